@@ -1,0 +1,1 @@
+"""The domain: what the service knows and decides, without HTTP and without torch."""

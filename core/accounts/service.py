@@ -1,0 +1,140 @@
+"""Who is calling: API keys, one-time links and browser sessions."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.orm import Session
+
+from core.accounts import queries
+from core.accounts.models import ApiKey, BrowserSession, Organization, SignInLink, User
+from core.accounts.tokens import API_KEY_PREFIX, SHOWN_CHARACTERS, hash_token, new_token
+from core.db.base import utc_now
+from core.errors import AuthenticationError, NotFoundError, PermissionDeniedError
+from core.ids import new_id
+
+LAST_USED_RESOLUTION = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who a request acts for. `credential` tells callers apart where retries are recognised."""
+
+    organization_id: str
+    user_id: str
+    is_admin: bool
+    credential: str
+
+
+@dataclass(frozen=True)
+class NewApiKey:
+    """A key just made, with the secret that is shown this once."""
+
+    key: ApiKey
+    secret: str
+
+
+def ensure_owner(session: Session) -> User:
+    """The owner of this installation, made on the first start."""
+    owner = queries.first_user(session)
+    if owner is None:
+        organization = Organization(id=new_id("org-"), name="Personal")
+        owner = User(id=new_id("user-"), organization_id=organization.id, name="Owner", is_admin=True)
+        session.add(organization)
+        session.flush()
+        session.add(owner)
+        session.flush()
+    return owner
+
+
+def create_api_key(session: Session, user: User, name: str) -> NewApiKey:
+    """A new key for the user."""
+    secret = new_token(API_KEY_PREFIX)
+    key = ApiKey(
+        id=new_id("key_"),
+        organization_id=user.organization_id,
+        user_id=user.id,
+        name=name,
+        prefix=secret[:SHOWN_CHARACTERS],
+        secret_hash=hash_token(secret),
+    )
+    session.add(key)
+    session.flush()
+    return NewApiKey(key, secret)
+
+
+def create_api_key_for(session: Session, actor: Actor, name: str) -> NewApiKey:
+    """A new key for the caller."""
+    user = session.get_one(User, actor.user_id)
+    return create_api_key(session, user, name)
+
+
+def list_api_keys(session: Session, actor: Actor) -> list[ApiKey]:
+    """The organization's keys, newest first; secrets are not among what is kept."""
+    return queries.keys_of(session, actor.organization_id)
+
+
+def revoke_api_key(session: Session, actor: Actor, key_id: str) -> ApiKey:
+    """Make a key unusable from now on. Raises NotFoundError."""
+    key = session.get(ApiKey, key_id)
+    if key is None or key.organization_id != actor.organization_id:
+        raise NotFoundError(f"No API key {key_id!r}.", param="key_id")
+    key.revoked_at = key.revoked_at or utc_now()
+    return key
+
+
+def authenticate_key(session: Session, secret: str) -> Actor:
+    """The actor behind a bearer token. Raises AuthenticationError."""
+    found = queries.api_key_by_hash(session, hash_token(secret))
+    now = utc_now()
+    if found is None:
+        raise AuthenticationError("Incorrect API key provided. Create one with `tunewright keys create`.")
+    key, user = found
+    if key.revoked_at is not None:
+        raise AuthenticationError(f"The API key {key.prefix}… was revoked on {key.revoked_at:%Y-%m-%d}.")
+    if key.expires_at is not None and key.expires_at <= now:
+        raise AuthenticationError(f"The API key {key.prefix}… expired on {key.expires_at:%Y-%m-%d}.")
+    return Actor(key.organization_id, user.id, user.is_admin, credential=key.id)
+
+
+def note_key_use(session: Session, key_id: str) -> None:
+    """Remember when a key was last used, to the minute: not a write per request."""
+    key = session.get(ApiKey, key_id)
+    now = utc_now()
+    if key is not None and (key.last_used_at is None or now - key.last_used_at > LAST_USED_RESOLUTION):
+        queries.touch_key(session, key_id, now)
+
+
+def create_sign_in_link(session: Session, user: User, seconds: int) -> str:
+    """The token of a link that signs the user in once."""
+    token = new_token()
+    expires_at = utc_now() + timedelta(seconds=seconds)
+    session.add(SignInLink(token_hash=hash_token(token), user_id=user.id, expires_at=expires_at))
+    return token
+
+
+def sign_in_with_link(session: Session, token: str, seconds: int) -> str:
+    """Spend a one-time link; returns the token of a new browser session. Raises PermissionDeniedError."""
+    now = utc_now()
+    user_id = queries.spend_link(session, hash_token(token), now)
+    if user_id is None:
+        raise PermissionDeniedError(
+            "This sign-in link was used already or has expired. Restart `tunewright up`, or run `tunewright link`, "
+            "for a new one.",
+            code="sign_in_link_spent",
+        )
+    session_token = new_token()
+    session.add(
+        BrowserSession(
+            token_hash=hash_token(session_token), user_id=user_id, expires_at=now + timedelta(seconds=seconds)
+        )
+    )
+    return session_token
+
+
+def authenticate_session(session: Session, token: str) -> Actor:
+    """The actor behind a browser session's cookie. Raises AuthenticationError."""
+    token_hash = hash_token(token)
+    user = queries.session_user(session, token_hash, utc_now())
+    if user is None:
+        raise AuthenticationError("Your session has ended. Sign in again with a new link.", code="session_expired")
+    return Actor(user.organization_id, user.id, user.is_admin, credential=token_hash)

@@ -1,0 +1,105 @@
+"""Engine, transactions and the rule that messages leave only after the commit that made them true.
+
+SQLite opens a write transaction with BEGIN IMMEDIATE: two writers then queue at the start, where waiting is safe,
+instead of failing in the middle when both try to upgrade a read lock. Readers use a plain BEGIN and never wait (WAL).
+PostgreSQL relies on row locks taken by the queries themselves.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import uniform
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from core.queue.messages import Message, Publisher
+
+BUSY_TIMEOUT_MILLISECONDS = 30_000
+_RETRIED_SQLSTATES = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+_ATTEMPTS = 5
+
+Result = TypeVar("Result")
+
+
+class Database:
+    """Sessions over one engine. `publish` sends the messages a committed transaction collected."""
+
+    def __init__(self, url: str, publish: Publisher) -> None:
+        self.engine = open_engine(url)
+        self._publish = publish
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """One write transaction: commits when the block ends, rolls back when it raises, then sends messages."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            with session.begin():
+                yield session
+            messages: list[Message] = session.info.pop("messages", [])
+        if messages:
+            self._publish(messages)
+
+    def run(self, work: Callable[[Session], Result]) -> Result:
+        """`work` in a transaction of its own, again after a deadlock or a serialization failure."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self.transaction() as session:
+                    return work(session)
+            except DBAPIError as error:
+                if attempt == _ATTEMPTS or not is_transient(error):
+                    raise
+                time.sleep(uniform(0.01, 0.05) * 2**attempt)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session for reading only: no write lock on SQLite, rolled back at the end."""
+        options = {"tunewright_read_only": True}
+        with Session(self.engine.execution_options(**options), expire_on_commit=False) as session:
+            yield session
+
+    def ping(self) -> None:
+        """Raise `OperationalError` where the database does not answer."""
+        with self.engine.connect() as connection:
+            connection.execute(text("select 1"))
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def is_transient(error: DBAPIError) -> bool:
+    """Whether the same transaction may well succeed when it is run again."""
+    if isinstance(error, OperationalError) and "database is locked" in str(error.orig):
+        return True
+    return getattr(error.orig, "sqlstate", None) in _RETRIED_SQLSTATES
+
+
+def open_engine(url: str) -> Engine:
+    """An engine with the pragmas and transaction starts this module promises."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MILLISECONDS / 1000})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver must not start transactions of its own
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}",
+        "journal_mode = WAL",
+        "foreign_keys = ON",
+        "synchronous = FULL",
+    ):
+        cursor.execute(f"pragma {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get("tunewright_read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

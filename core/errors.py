@@ -1,0 +1,208 @@
+"""Every error the service means to show someone.
+
+    TunewrightError                      500  internal_error
+    ├── InvalidRequestError              400  invalid_request_error
+    │   ├── InvalidDatasetError          400  invalid_dataset
+    │   ├── InvalidModelError            400  invalid_model
+    │   └── PlanDoesNotFitError          400  plan_does_not_fit
+    ├── AuthenticationError              401  invalid_api_key
+    ├── InsufficientCreditsError         402  insufficient_credits
+    ├── PermissionDeniedError            403  permission_denied
+    ├── NotFoundError                    404  not_found
+    │   └── ModelNotFoundError           404  model_not_found
+    ├── ConflictError                    409  conflict
+    ├── FileTooLargeError                413  file_too_large
+    ├── UnsupportedMediaTypeError        415  unsupported_media_type
+    ├── RateLimitError                   429  rate_limit_exceeded
+    ├── ServiceUnavailableError          503  service_unavailable
+    │   └── StoreError                   503  store_unavailable
+    ├── TrainingError                    500  training_failed
+    └── StaleLeaseError                  409  stale_lease
+
+Each carries the HTTP status and OpenAI's error `type` as class attributes and a stable snake_case `code`, which an
+instance may narrow. The message says what happened, the number involved and what to do next.
+"""
+
+from dataclasses import dataclass
+
+__all__ = [
+    "AuthenticationError",
+    "ConflictError",
+    "ErrorBody",
+    "FileTooLargeError",
+    "InsufficientCreditsError",
+    "InvalidDatasetError",
+    "InvalidModelError",
+    "InvalidRequestError",
+    "ModelNotFoundError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "PlanDoesNotFitError",
+    "RateLimitError",
+    "ServiceUnavailableError",
+    "StaleLeaseError",
+    "StoreError",
+    "TrainingError",
+    "TunewrightError",
+    "UnsupportedMediaTypeError",
+]
+
+
+@dataclass(frozen=True)
+class ErrorBody:
+    """The error object of the wire, and what a failed job stores as its `error`."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class TunewrightError(Exception):
+    """Base of all expected errors. Picklable, so that it survives a process boundary."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.code, self.param)
+
+    @property
+    def body(self) -> ErrorBody:
+        """The error as the wire shows it."""
+        return ErrorBody(message=self.message, type=self.type, param=self.param, code=self.code)
+
+
+def _rebuild(cls: type[TunewrightError], message: str, code: str, param: str | None) -> TunewrightError:
+    return cls(message, code=code, param=param)
+
+
+class InvalidRequestError(TunewrightError):
+    """Raised when a request cannot mean anything: a missing field, a value out of range, a contradiction."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request_error"
+
+
+class InvalidDatasetError(InvalidRequestError):
+    """Raised when a data set cannot be read or would train nothing. Names the row or line."""
+
+    code = "invalid_dataset"
+
+
+class InvalidModelError(InvalidRequestError):
+    """Raised when a base model exists but cannot be used: pickle weights, no tokenizer, unknown architecture."""
+
+    code = "invalid_model"
+
+
+class PlanDoesNotFitError(InvalidRequestError):
+    """Raised when no method fits any device. Names the smallest change or GPU that would."""
+
+    code = "plan_does_not_fit"
+
+
+class AuthenticationError(TunewrightError):
+    """Raised when the API key or session is missing, unknown, expired or revoked."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class InsufficientCreditsError(TunewrightError):
+    """Raised when a quote is larger than the available balance."""
+
+    status = 402
+    type = "insufficient_quota"
+    code = "insufficient_credits"
+
+
+class PermissionDeniedError(TunewrightError):
+    """Raised when the caller is known but may not do this."""
+
+    status = 403
+    type = "permission_error"
+    code = "permission_denied"
+
+
+class NotFoundError(TunewrightError):
+    """Raised when an object does not exist or belongs to another organization: the two look the same."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFoundError(NotFoundError):
+    """Raised when a model id is neither in the catalogue, nor on the hub, nor under the models folder."""
+
+    code = "model_not_found"
+
+
+class ConflictError(TunewrightError):
+    """Raised when the object is not in a state that allows the request. Retrying alone does not help."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
+class FileTooLargeError(TunewrightError):
+    """Raised while streaming, at the first byte above the limit. Nothing is kept."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "file_too_large"
+
+
+class UnsupportedMediaTypeError(TunewrightError):
+    """Raised when the body is not of the content type the route reads."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class RateLimitError(TunewrightError):
+    """Raised when a key or address asks too often, or an organization is at one of its limits."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class ServiceUnavailableError(TunewrightError):
+    """Raised when a part of the service is away: no worker, no broker, no database."""
+
+    status = 503
+    type = "server_error"
+    code = "service_unavailable"
+
+
+class StoreError(ServiceUnavailableError):
+    """Raised when the artifact store cannot be read or written."""
+
+    code = "store_unavailable"
+
+
+class TrainingError(TunewrightError):
+    """Raised when a run cannot go on. Its body becomes the job's `error`; the job costs nothing."""
+
+    code = "training_failed"
+
+
+class StaleLeaseError(TunewrightError):
+    """Raised when a worker writes under a lease it no longer holds. Its write is thrown away."""
+
+    status = 409
+    code = "stale_lease"

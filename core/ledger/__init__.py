@@ -1,0 +1,1 @@
+"""Double-entry credits: immutable rows, integer amounts, a quote that is a cap."""

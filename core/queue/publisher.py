@@ -1,0 +1,55 @@
+"""Sending messages: Celery for nudges, Redis publish for wake-ups. A broker that is away loses nothing but time."""
+
+from collections.abc import Sequence
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from core.queue.messages import Message, Nudge
+
+log = structlog.get_logger()
+
+
+def celery_client(redis_url: str) -> Celery:
+    """A Celery application that can send tasks by name but knows none. Accepts JSON only."""
+    app = Celery("tunewright", broker=redis_url)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        result_backend=None,
+        task_ignore_result=True,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 5},
+    )
+    return app
+
+
+class QueuePublisher:
+    """The `Publisher` of a real process. What cannot be sent now is sent by the sweep later."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._celery = celery_client(redis_url)
+        self._redis = Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=5)
+
+    def __call__(self, messages: Sequence[Message]) -> None:
+        """Send every message; log those that the broker did not take."""
+        for message in messages:
+            try:
+                if isinstance(message, Nudge):
+                    self._celery.send_task(message.task, args=[message.argument], queue=message.queue, retry=False)
+                else:
+                    self._redis.publish(message.channel, b"1")
+            except (BrokerError, RedisError) as error:
+                log.warning("message_not_sent", message=str(message), error=str(error))
+
+    def ping(self) -> None:
+        """Raise `RedisError` where the broker does not answer."""
+        self._redis.ping()
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._celery.close()
+        self._redis.close()

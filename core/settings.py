@@ -1,0 +1,88 @@
+"""Settings, read from `TUNEWRIGHT_*` variables. The defaults are the embedded service on one machine."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GIB = 1024**3
+
+
+class Settings(BaseSettings):
+    """One value for every process of the service. Times in seconds, sizes in bytes, prices in credits per hour."""
+
+    model_config = SettingsConfigDict(env_prefix="TUNEWRIGHT_", env_nested_delimiter="__", extra="ignore")
+
+    data_dir: Path = Field(Path("var"), description="State of the embedded service: database, artifacts, models, runs.")
+    database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; SQLite under data_dir when unset.")
+    redis_url: SecretStr | None = Field(
+        None, description="Broker URL; `tunewright up` starts a private one when unset."
+    )
+    store_url: str | None = Field(None, description="file:///dir or s3://bucket/prefix; data_dir/artifacts when unset.")
+    s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store.")
+    models_dir: Path | None = Field(
+        None, description="Local base models, one directory each; data_dir/models if unset."
+    )
+    public_url: str | None = Field(
+        None, description="Where browsers reach the service, for links; none: the request's own."
+    )
+
+    log_level: str = "INFO"
+    log_json: bool = True
+
+    max_upload_bytes: int = Field(512 * 1024**2, description="Largest file accepted, as OpenAI's.")
+    max_request_bytes: int = Field(1024**2, description="Largest JSON body accepted.")
+    inline_inspection_bytes: int = Field(32 * 1024**2, description="Files up to this size are inspected when needed.")
+    retry_window_seconds: int = Field(600, description="How long a retried create returns the first result.")
+    session_seconds: int = Field(14 * 86400, description="How long a browser stays signed in.")
+    sign_in_link_seconds: int = Field(3600, description="How long a one-time link works.")
+
+    prices: dict[str, int] = Field(
+        default={"default": 2000, "cpu": 600},
+        description="Credits per device-hour by device class; `default` for classes not listed.",
+    )
+    quote_seconds: int = Field(900, description="How long a quote stands.")
+
+    lease_seconds: float = Field(
+        30.0, description="A worker that has not renewed its lease this long has lost the job."
+    )
+    heartbeat_seconds: float = Field(5.0, description="How often a worker renews its lease and reports its devices.")
+    sweep_seconds: float = Field(10.0, description="How often lost messages and leases are looked for.")
+    checkpoint_seconds: float = Field(60.0, description="At most this much training is lost to a crash.")
+    stop_grace_seconds: float = Field(20.0, description="From SIGTERM to SIGKILL of a training child.")
+    max_attempts: int = Field(5, description="Starts of one job before it fails.")
+
+    @model_validator(mode="after")
+    def _heartbeat_is_inside_lease(self) -> Self:
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError("lease_seconds must be at least twice heartbeat_seconds, or healthy workers lose jobs")
+        return self
+
+    @cached_property
+    def resolved_database_url(self) -> str:
+        """The database URL in force."""
+        if self.database_url:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{(self.data_dir / 'tunewright.db').absolute()}"
+
+    @cached_property
+    def resolved_redis_url(self) -> str:
+        """The broker URL in force."""
+        return self.redis_url.get_secret_value() if self.redis_url else "redis://127.0.0.1:6379/0"
+
+    @cached_property
+    def resolved_store_url(self) -> str:
+        """The artifact store URL in force."""
+        return self.store_url or (self.data_dir / "artifacts").absolute().as_uri()
+
+    @cached_property
+    def resolved_models_dir(self) -> Path:
+        """The folder of local base models."""
+        return (self.models_dir or self.data_dir / "models").absolute()
+
+    @cached_property
+    def runs_dir(self) -> Path:
+        """Scratch space of running jobs: data, checkpoints, exports."""
+        return (self.data_dir / "runs").absolute()
