@@ -9,8 +9,9 @@ from core.accounts import queries
 from core.accounts.models import ApiKey, BrowserSession, Organization, SignInLink, User
 from core.accounts.tokens import API_KEY_PREFIX, SHOWN_CHARACTERS, hash_token, new_token
 from core.db.base import utc_now
-from core.errors import AuthenticationError, NotFoundError, PermissionDeniedError
+from core.errors import AuthenticationError, ConflictError, NotFoundError, PermissionDeniedError
 from core.ids import new_id
+from core.retries.service import CreateRequest, once
 
 LAST_USED_RESOLUTION = timedelta(minutes=1)
 
@@ -31,6 +32,14 @@ class NewApiKey:
 
     key: ApiKey
     secret: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """A caller and the organization it acts for."""
+
+    organization: Organization
+    user: User
 
 
 def ensure_owner(session: Session) -> User:
@@ -68,6 +77,36 @@ def create_api_key_for(session: Session, actor: Actor, name: str) -> NewApiKey:
     return create_api_key(session, user, name)
 
 
+def create_api_key_once(session: Session, actor: Actor, name: str, request: CreateRequest) -> NewApiKey:
+    """As `create_api_key_for`; a retried create gets the first key with a fresh secret, because nobody saw the first.
+
+    Raises ConflictError where the key was used since: whoever has its secret must keep it.
+    """
+    made: list[NewApiKey] = []
+
+    def make() -> str:
+        made.append(create_api_key_for(session, actor, name))
+        return made[0].key.id
+
+    key = session.get_one(ApiKey, once(session, request, make))
+    if made:
+        return made[0]
+    if key.last_used_at is not None or key.revoked_at is not None:
+        raise ConflictError(
+            f"The API key {key.prefix}… was made by this request and used since; its secret cannot be shown again. "
+            "Create another key.",
+            code="api_key_in_use",
+        )
+    secret = new_token(API_KEY_PREFIX)
+    key.prefix, key.secret_hash = secret[:SHOWN_CHARACTERS], hash_token(secret)
+    return NewApiKey(key, secret)
+
+
+def get_account(session: Session, actor: Actor) -> Account:
+    """The caller and the organization it acts for."""
+    return Account(session.get_one(Organization, actor.organization_id), session.get_one(User, actor.user_id))
+
+
 def list_api_keys(session: Session, actor: Actor) -> list[ApiKey]:
     """The organization's keys, newest first; secrets are not among what is kept."""
     return queries.keys_of(session, actor.organization_id)
@@ -77,7 +116,7 @@ def revoke_api_key(session: Session, actor: Actor, key_id: str) -> ApiKey:
     """Make a key unusable from now on. Raises NotFoundError."""
     key = session.get(ApiKey, key_id)
     if key is None or key.organization_id != actor.organization_id:
-        raise NotFoundError(f"No API key {key_id!r}.", param="key_id")
+        raise NotFoundError(f"No API key {key_id!r}.", code="api_key_not_found", param="key_id")
     key.revoked_at = key.revoked_at or utc_now()
     return key
 

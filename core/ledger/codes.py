@@ -10,6 +10,7 @@ from core.errors import ConflictError, InvalidRequestError, NotFoundError
 from core.ids import new_id
 from core.ledger import queries, service
 from core.ledger.models import CodeRedemption, CreditCode
+from core.retries.service import CreateRequest, once
 
 LONGEST_CODE = 64
 
@@ -18,6 +19,8 @@ LONGEST_CODE = 64
 class Redemption:
     """What redeeming a code did."""
 
+    id: str
+    created_at: datetime
     code: str
     credits: int
     balance: service.Balance
@@ -90,18 +93,28 @@ def redeem(session: Session, organization_id: str, code: str) -> Redemption:
         idempotency_key=f"redeem:{row.id}:{organization_id}:{mine + 1}",
         code_id=row.id,
     )
-    session.add(
-        CodeRedemption(
-            id=new_id("redm_"),
-            code_id=row.id,
-            organization_id=organization_id,
-            ordinal=total + 1,
-            organization_ordinal=mine + 1,
-            transaction_id=transaction.id,
-        )
+    use = CodeRedemption(
+        id=new_id("redm_"),
+        code_id=row.id,
+        organization_id=organization_id,
+        ordinal=total + 1,
+        organization_ordinal=mine + 1,
+        transaction_id=transaction.id,
     )
+    session.add(use)
     session.flush()
-    return Redemption(row.code, row.credits, service.balance(session, organization_id))
+    return _redemption(session, use)
+
+
+def redeem_once(session: Session, organization_id: str, code: str, request: CreateRequest) -> Redemption:
+    """As `redeem`; a retried redemption returns the first result."""
+    use_id = once(session, request, lambda: redeem(session, organization_id, code).id)
+    return _redemption(session, session.get_one(CodeRedemption, use_id))
+
+
+def _redemption(session: Session, use: CodeRedemption) -> Redemption:
+    code = session.get_one(CreditCode, use.code_id)
+    return Redemption(use.id, use.created_at, code.code, code.credits, service.balance(session, use.organization_id))
 
 
 def redeem_for_job(session: Session, organization_id: str, code: str) -> None:

@@ -15,6 +15,7 @@ from core.ledger.models import (
     LedgerTransaction,
     TransactionKind,
 )
+from core.paging import Page
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ def balance(session: Session, organization_id: str) -> Balance:
         for account in [queries.account(session, kind, organization_id)]
     ]
     return Balance(*amounts)
+
+
+def list_transactions(
+    session: Session, organization_id: str, *, after: str | None, limit: int
+) -> Page[LedgerTransaction]:
+    """A page of the organization's transactions, newest first."""
+    return Page.of(queries.transactions(session, organization_id, after, limit + 1), limit)
 
 
 def grant(

@@ -1,6 +1,7 @@
 """Sending messages: Celery for nudges, Redis publish for wake-ups. A broker that is away loses nothing but time."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import structlog
 from celery import Celery
@@ -48,6 +49,10 @@ class QueuePublisher:
     def ping(self) -> None:
         """Raise `RedisError` where the broker does not answer."""
         self._redis.ping()
+
+    def depth(self, queue: str) -> int:
+        """Messages waiting in a queue. Raises `RedisError` where the broker does not answer."""
+        return int(cast(int, self._redis.llen(queue)))
 
     def close(self) -> None:
         """Give all connections back."""

@@ -37,6 +37,15 @@ class CreateRequest:
         return hashlib.sha256("\n".join([self.credential, self.path, distinct]).encode()).hexdigest()
 
 
+def earlier(session: Session, request: CreateRequest) -> str | None:
+    """The id of the object this create made before; None where it is new. For a look before expensive work.
+
+    Raises ConflictError where an `Idempotency-Key` comes back with another body.
+    """
+    record = session.get(RememberedCreate, request.key)
+    return _repeated(record, request) if record is not None else None
+
+
 def once(session: Session, request: CreateRequest, make: Callable[[], str]) -> str:
     """The id of the object this create made before, or else of the one that `make` makes now.
 
@@ -44,16 +53,9 @@ def once(session: Session, request: CreateRequest, make: Callable[[], str]) -> s
     """
     key = request.key
     if not insert_or_ignore(session, RememberedCreate, key=key, body_sha256=request.body_sha256, created_at=utc_now()):
-        earlier = session.get_one(RememberedCreate, key, with_for_update=True)
-        fresh = utc_now() - earlier.created_at < timedelta(seconds=request.window_seconds)
-        if fresh and request.idempotency_key and earlier.body_sha256 != request.body_sha256:
-            raise ConflictError(
-                "This Idempotency-Key was used with another body. Use a new key for a new request.",
-                code="idempotency_key_reused",
-                param="Idempotency-Key",
-            )
-        if fresh and earlier.object_id and (request.idempotency_key or request.is_retry):
-            return earlier.object_id
+        known = _repeated(session.get_one(RememberedCreate, key, with_for_update=True), request)
+        if known is not None:
+            return known
     record = session.get_one(RememberedCreate, key)
     record.object_id = make()
     record.body_sha256, record.created_at = request.body_sha256, utc_now()
@@ -64,3 +66,15 @@ def once(session: Session, request: CreateRequest, make: Callable[[], str]) -> s
 def forget_before(session: Session, oldest: datetime) -> None:
     """Drop what was remembered before `oldest`."""
     session.execute(delete(RememberedCreate).where(RememberedCreate.created_at < oldest))
+
+
+def _repeated(record: RememberedCreate, request: CreateRequest) -> str | None:
+    if utc_now() - record.created_at >= timedelta(seconds=request.window_seconds):
+        return None
+    if request.idempotency_key and record.body_sha256 != request.body_sha256:
+        raise ConflictError(
+            "This Idempotency-Key was used with another body. Use a new key for a new request.",
+            code="idempotency_key_reused",
+            param="Idempotency-Key",
+        )
+    return record.object_id if request.idempotency_key or request.is_retry else None

@@ -1,0 +1,157 @@
+"""Objects in a bucket of S3 or any service that speaks its protocol."""
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import quote
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from core.artifacts.objects import Meter, StoredObject, check_key, file_chunks
+from core.errors import NotFoundError, StoreError
+
+__all__ = ["S3Store"]
+
+PART_BYTES = 16 * 1024**2  # S3 allows 10,000 parts of at least 5 MiB: objects up to 156 GiB
+_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+
+
+class S3Store:
+    """A bucket, or the part of it under `prefix`. Credentials and region come from the environment."""
+
+    def __init__(self, bucket: str, *, prefix: str = "", endpoint_url: str | None = None) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        config = Config(
+            signature_version="s3v4",
+            retries={"mode": "standard", "max_attempts": 4},
+            connect_timeout=5,
+            read_timeout=60,
+            # Own endpoints rarely have a DNS name per bucket, nor the checksums that AWS added in 2025.
+            s3={"addressing_style": "path" if endpoint_url else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        self._client: Any = boto3.client("s3", endpoint_url=endpoint_url, config=config)
+
+    def put(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> StoredObject:
+        """Store a stream; above one part as a multipart upload, which is aborted when anything fails.
+
+        Raises FileTooLargeError and StoreError.
+        """
+        name = self._name(key)
+        meter = Meter(key, max_bytes)
+        parts = _parts(meter.measure(chunks))
+        first = next(parts, b"")
+        second = next(parts, None)
+        if second is None:
+            with self._errors(key):
+                self._client.put_object(Bucket=self._bucket, Key=name, Body=first)
+        else:
+            self._put_parts(key, name, _chain(first, second, parts))
+        return meter.receipt()
+
+    def _put_parts(self, key: str, name: str, parts: Iterator[bytes]) -> None:
+        target = {"Bucket": self._bucket, "Key": name}
+        with self._errors(key):
+            target["UploadId"] = self._client.create_multipart_upload(**target)["UploadId"]
+        is_complete = False
+        try:
+            done: list[dict[str, Any]] = []
+            for number, part in enumerate(parts, start=1):
+                with self._errors(key):
+                    answer = self._client.upload_part(**target, PartNumber=number, Body=part)
+                done.append({"PartNumber": number, "ETag": answer["ETag"]})
+            with self._errors(key):
+                self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": done})
+            is_complete = True
+        finally:
+            if not is_complete:  # the first error is the one to tell
+                with suppress(StoreError, NotFoundError), self._errors(key):
+                    self._client.abort_multipart_upload(**target)
+
+    def put_file(self, key: str, path: Path) -> StoredObject:
+        """Store a local file. Raises StoreError."""
+        return self.put(key, file_chunks(path))
+
+    def open(self, key: str) -> BinaryIO:
+        """The object as a stream. Raises NotFoundError and StoreError."""
+        with self._errors(key):
+            body = self._client.get_object(Bucket=self._bucket, Key=self._name(key))["Body"]
+        return cast(BinaryIO, io.BufferedReader(body, PART_BYTES // 16))
+
+    def materialize(self, key: str, directory: Path) -> Path:
+        """The object downloaded into `directory`. Raises NotFoundError and StoreError."""
+        target = directory / key.rsplit("/", 1)[-1]
+        with self._errors(key):
+            name = self._name(key)
+            directory.mkdir(parents=True, exist_ok=True)
+            self._client.download_file(self._bucket, name, str(target))
+        return target
+
+    def delete(self, key: str) -> None:
+        """Remove the object if it exists. Raises StoreError."""
+        with self._errors(key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._name(key))
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is in the store. Raises StoreError."""
+        try:
+            with self._errors(key):
+                self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+        except NotFoundError:
+            return False
+        return True
+
+    def download_url(self, key: str, filename: str, expires_seconds: int) -> str | None:
+        """A presigned link. Raises StoreError where there are no credentials."""
+        plain = re.sub(r'[^ -~]|["\\]', "_", filename)
+        disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
+        parameters = {"Bucket": self._bucket, "Key": self._name(key), "ResponseContentDisposition": disposition}
+        with self._errors(key):
+            url: str = self._client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=expires_seconds)
+        return url
+
+    def check(self) -> None:
+        """Raises StoreError unless an object can be written."""
+        probe = f"{self._prefix}.check"
+        with self._errors(probe):
+            self._client.put_object(Bucket=self._bucket, Key=probe, Body=b"")
+
+    def _name(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in _MISSING:
+                raise NotFoundError(f"There is no stored object {key!r}.", code="object_not_found") from error
+            raise StoreError(f"The bucket {self._bucket!r} answers {code}: {error}.") from error
+        except (BotoCoreError, boto3.exceptions.Boto3Error, OSError) as error:
+            raise StoreError(f"The bucket {self._bucket!r} cannot be reached: {error}.") from error
+
+
+def _parts(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The stream cut anew: parts of `PART_BYTES`, the last one shorter."""
+    buffer = bytearray()
+    for chunk in chunks:
+        buffer += chunk
+        while len(buffer) >= PART_BYTES:
+            yield bytes(buffer[:PART_BYTES])
+            del buffer[:PART_BYTES]
+    if buffer:
+        yield bytes(buffer)
+
+
+def _chain(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield second
+    yield from rest

@@ -1,0 +1,222 @@
+"""Examples to token ids, exactly as transformers makes them, with what is trained known token by token."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from tokenizers import Encoding, Tokenizer
+
+from core.datasets.examples import EncodedExample, Example, Message
+from core.datasets.formats import RowError
+from core.datasets.spans import Rendering, SpecialTokens, probe_template, render_example
+from core.datasets.templates import ChatTemplate, TemplateRejectedError, template_message
+from core.datasets.tokenizer_files import TokenizerFiles, read_tokenizer_files
+from core.errors import InvalidRequestError
+
+__all__ = ["Encoder", "Segment", "load_encoder"]
+
+_BATCH = 256
+Segment = tuple[str, bool]  # a stretch of text, and whether it is trained
+
+
+def load_encoder(tokenizer_directory: Path) -> "Encoder":
+    """The encoder of the model in `tokenizer_directory`.
+
+    Reads `tokenizer.json`, and where present `tokenizer_config.json`, `chat_template.jinja`,
+    `special_tokens_map.json`, `config.json` and `generation_config.json`. Raises InvalidModelError.
+    """
+    return Encoder(read_tokenizer_files(tokenizer_directory))
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An example as text. `splits_at`: where a prompt without template ends and its completion begins."""
+
+    row: int
+    rendering: Rendering
+    adds_special_tokens: bool
+    splits_at: int | None = None
+
+
+class Encoder:
+    """A tokenizer with its chat template. Safe to share between threads; give each process its own."""
+
+    def __init__(self, files: TokenizerFiles) -> None:
+        self._tokenizer: Tokenizer = files.tokenizer
+        self._template = files.template
+        self.eos_token_id: int = files.eos_token_id
+        self.pad_token_id: int = files.pad_token_id
+        self.vocab_size: int = files.tokenizer.get_vocab_size()
+        ends = {token for i in files.stop_token_ids if (token := files.tokenizer.id_to_token(i)) is not None}
+        self._special = SpecialTokens(files.special_tokens, frozenset(ends))
+        self._header = ""
+        if self._template:
+            self._header, end_of_turn = probe_template(self._template, self._special)
+            if end_of_turn:
+                self._special = SpecialTokens(files.special_tokens, frozenset({*ends, end_of_turn}))
+        stop_ids = (files.tokenizer.token_to_id(token) for token in self._special.ends)
+        self.stop_token_ids: frozenset[int] = frozenset(i for i in stop_ids if i is not None)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model comes with a chat template. Without one only prompts with completions and text work."""
+        return self._template is not None
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's chat template."""
+        return self._template
+
+    def encode(self, example: Example, max_length: int | None = None) -> EncodedExample:
+        """The example's token ids and which of them are trained; tokens from `max_length` on are cut off.
+
+        Chat: ids equal transformers' `apply_chat_template`; trained is what the assistant writes, each turn through
+        its end-of-turn token. Without template: prompt, trained completion, trained EOS. Text: all of it and EOS.
+        Position 0 has nothing before it to be predicted from, whatever is said of it here.
+        Raises RowError where the template rejects the conversation.
+        """
+        prepared = self._prepare(example)
+        encoding = self._tokenizer.encode(prepared.rendering.text, add_special_tokens=prepared.adds_special_tokens)
+        return self._finish(prepared, encoding, max_length)
+
+    def encode_batch(self, examples: Iterable[Example], max_length: int | None = None) -> Iterator[EncodedExample]:
+        """As `encode`, in order, a few hundred at a time on all cores. Raises RowError at the first bad row."""
+        for batch in _batched(examples, _BATCH):
+            prepared = [self._prepare(example) for example in batch]
+            for adds_special_tokens, group in groupby(prepared, key=lambda one: one.adds_special_tokens):
+                same = list(group)
+                encodings = self._tokenizer.encode_batch(
+                    [one.rendering.text for one in same], add_special_tokens=adds_special_tokens
+                )
+                for one, encoding in zip(same, encodings, strict=True):
+                    yield self._finish(one, encoding, max_length)
+
+    def segments(self, example: Example) -> tuple[Segment, ...]:
+        """The whole example as the model reads it, in stretches that are trained or not."""
+        rendering = self._prepare(example).rendering
+        segments: list[Segment] = []
+        position = 0
+        for start, end in rendering.spans:
+            segments += [(rendering.text[position:start], False), (rendering.text[start:end], True)]
+            position = end
+        segments.append((rendering.text[position:], False))
+        if rendering.append_eos:
+            segments.append((self._tokenizer.id_to_token(self.eos_token_id) or "", bool(rendering.spans)))
+        return tuple((text, trained) for text, trained in segments if text)
+
+    def render_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Token ids after which the model writes its next turn: what training puts before a trained span.
+
+        Without template only a single user message works. Raises InvalidRequestError.
+        """
+        if self._template is None:
+            if len(messages) != 1 or messages[0].role != "user":
+                raise InvalidRequestError(
+                    "The model has no chat template, so it takes one user message at a time.",
+                    code="no_chat_template",
+                    param="messages",
+                )
+            encoding = self._tokenizer.encode(messages[0].content, add_special_tokens=True)
+            ids = list(encoding.ids)
+            while ids and ids[-1] == self.eos_token_id:
+                ids.pop()
+            return tuple(ids)
+        try:
+            text = self._template.render([template_message(m) for m in messages], prompt=True)
+        except TemplateRejectedError as error:
+            raise InvalidRequestError(
+                f"The model's chat template rejects these messages: {error}.",
+                code="template_rejected",
+                param="messages",
+            ) from error
+        return tuple(self._tokenizer.encode(text + self._header, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def _prepare(self, example: Example) -> _Prepared:
+        if example.text is not None:
+            spans = ((0, len(example.text)),) if example.text.strip() else ()
+            rendering = Rendering(example.text, spans, append_eos=bool(spans))
+            return _Prepared(example.row, rendering, adds_special_tokens=True)
+        if self._template is not None:
+            rendering = render_example(self._template, example, self._special)
+            return _Prepared(example.row, rendering, adds_special_tokens=False)
+        roles = [message.role for message in example.messages]
+        if roles != ["user", "assistant"]:
+            raise RowError(
+                example.row,
+                f"the model has no chat template, and the row is a conversation ({', '.join(roles[:6])}).",
+                "messages",
+                "Use rows with one prompt and one completion, or choose an instruction-tuned model.",
+                code="no_chat_template",
+            )
+        prompt, completion = example.messages
+        text = prompt.content + completion.content
+        spans = ((len(prompt.content), len(text)),) if completion.trained else ()
+        rendering = Rendering(text, spans, append_eos=bool(spans))
+        return _Prepared(example.row, rendering, adds_special_tokens=True, splits_at=len(prompt.content))
+
+    def _finish(self, prepared: _Prepared, encoding: Encoding, max_length: int | None) -> EncodedExample:
+        rendering = prepared.rendering
+        ids = list(encoding.ids)
+        trained = _mark(rendering, encoding, has_added_tokens=prepared.adds_special_tokens)
+        if prepared.splits_at is not None and _is_crossed(encoding, prepared.splits_at):
+            ids, trained = self._encode_apart(rendering, prepared.splits_at)
+        if rendering.append_eos:
+            if ids and ids[-1] == self.eos_token_id and prepared.adds_special_tokens:
+                trained[-1] = True
+            else:
+                ids.append(self.eos_token_id)
+                trained.append(True)
+        if prepared.adds_special_tokens and rendering.spans == ((0, len(rendering.text)),):
+            trained = [True] * len(ids)
+        total = len(ids)
+        if max_length is not None and total > max_length:
+            ids, trained = ids[:max_length], trained[:max_length]
+        return EncodedExample(prepared.row, tuple(ids), tuple(trained), total - len(ids))
+
+    def _encode_apart(self, rendering: Rendering, splits_at: int) -> tuple[list[int], list[bool]]:
+        """Prompt and completion tokenized on their own, because one token would hold the end of the one and the
+        start of the other: generation starts from the prompt's own tokens."""
+        prompt = self.render_prompt([Message("user", rendering.text[:splits_at], trained=False)])
+        completion = self._tokenizer.encode(rendering.text[splits_at:], add_special_tokens=False).ids
+        return [*prompt, *completion], [False] * len(prompt) + [bool(rendering.spans)] * len(completion)
+
+
+def _mark(rendering: Rendering, encoding: Encoding, *, has_added_tokens: bool) -> list[bool]:
+    """Which tokens are trained: those that begin inside a span, and one that crosses into it carrying only blanks."""
+    offsets = encoding.offsets
+    trained = [False] * len(offsets)
+    starts = [start for start, _ in offsets]
+    length = len(starts)
+    if has_added_tokens:  # those behind the text have offset 0, and the search needs ascending ones
+        is_added = encoding.special_tokens_mask
+        while length and is_added[length - 1]:
+            length -= 1
+    for start, end in rendering.spans:
+        first = bisect_left(starts, start, hi=length)
+        last = bisect_left(starts, end, lo=first, hi=length)
+        if first and (crossing := offsets[first - 1])[1] > start and not rendering.text[crossing[0] : start].strip():
+            first -= 1
+        trained[first:last] = [True] * (last - first)
+    return trained
+
+
+def _is_crossed(encoding: Encoding, position: int) -> bool:
+    return any(start < position < end for start, end in encoding.offsets)
+
+
+def _batched(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    batch: list[Example] = []
+    for example in examples:
+        batch.append(example)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,61 @@
+"""One training example in the vocabulary of the trainer, and how a file's columns map to it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class DataKind(StrEnum):
+    """What one row means."""
+
+    CHAT = "chat"  # turns; the assistant's are trained
+    COMPLETION = "completion"  # a prompt and its completion; the completion is trained
+    TEXT = "text"  # raw text; everything is trained
+
+
+@dataclass(frozen=True)
+class DataFormat:
+    """How rows of a file become examples. Detected from content, editable by the user.
+
+    `shape` names the layout (`messages`, `prompt_completion`, `alpaca`, `sharegpt`, `question_answer`, `text`);
+    `columns` maps each role of that layout to the column that holds it, e.g. `{"prompt": "question",
+    "completion": "answer"}`.
+    """
+
+    shape: str
+    kind: DataKind
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `trained` is False where the row's `weight` is 0 or the role is not the assistant's."""
+
+    role: str
+    content: str
+    trained: bool
+    extra: dict[str, Any] = field(default_factory=dict)  # tool_calls, name, tool_call_id, as the template expects
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, ready for a chat template or a tokenizer.
+
+    `messages` for chat and completion rows (a completion row becomes a user turn and an assistant turn), `text` for
+    raw text. `row` is the 1-based number of the row (the line number for JSON Lines).
+    """
+
+    row: int
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """Token ids and, for each, whether it is trained. `truncated_tokens` counts what `max_length` cut off."""
+
+    row: int
+    input_ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+    truncated_tokens: int = 0

@@ -1,0 +1,280 @@
+"""What is in a data file, found before anything is charged: its structure, and its tokens under one model."""
+
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from core.datasets.examples import DataFormat, Example
+from core.datasets.formats import RowError, detect_format, to_example
+from core.datasets.measurement import TokenHistogram, TokenInspection, measure_tokens
+from core.datasets.reading import Layout, detect_layout, scan_rows
+from core.errors import InvalidDatasetError
+
+__all__ = [
+    "Inspection",
+    "Overlap",
+    "RowIssue",
+    "TokenHistogram",
+    "TokenInspection",
+    "check_structure",
+    "check_trainable",
+    "fingerprint",
+    "inspect_file",
+    "measure_tokens",
+    "overlap",
+]
+
+MIN_EXAMPLES = 2
+_DETECTION_ROWS = 100
+_PREVIEW_ROWS = 5
+_PREVIEW_CHARACTERS = 2000
+_SHOWN_ROWS = 20
+_REMEMBERED_ROWS = 1_000_000  # rows among which the places of duplicates are told; their number is exact beyond
+
+
+@dataclass(frozen=True)
+class RowIssue:
+    """One row that cannot be used. `row` is the line for JSON Lines."""
+
+    row: int
+    message: str
+    fix: str
+    param: str | None = None
+
+    def __str__(self) -> str:
+        return f"Row {self.row}: {self.message} {self.fix}".rstrip()
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The structure of a data file. Every row was read.
+
+    `rows` counts all that are not blank, broken ones included; `errors` holds the first of `error_count`.
+    `duplicates` counts rows that repeat an earlier one; `untrainable_rows` those in which nothing would be trained.
+    `data_format` is None, and `format_problem` says why, where the columns mean nothing without a column mapping.
+    """
+
+    data_format: DataFormat | None
+    container: str
+    columns: tuple[str, ...]
+    rows: int
+    size_bytes: int
+    errors: tuple[RowIssue, ...] = ()
+    error_count: int = 0
+    duplicates: int = 0
+    duplicate_rows: tuple[int, ...] = ()
+    untrainable_rows: int = 0
+    first_untrainable_rows: tuple[int, ...] = ()
+    preview: tuple[Example, ...] = ()
+    format_problem: str = ""
+
+    def require_format(self) -> DataFormat:
+        """The detected format. Raises InvalidDatasetError (`unknown_format`)."""
+        if self.data_format is None:
+            raise InvalidDatasetError(self.format_problem, code="unknown_format", param="format")
+        return self.data_format
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Validation rows that are also in the training file: `count` of them, the first by number."""
+
+    count: int
+    rows: tuple[int, ...]
+
+
+class _Survey:
+    """What is gathered while rows pass by."""
+
+    def __init__(self, data_format: DataFormat | None, max_errors: int) -> None:
+        self.data_format = data_format
+        self.max_errors = max_errors
+        self.rows = self.error_count = self.untrainable = 0
+        self.errors: list[RowIssue] = []
+        self.first_untrainable: list[int] = []
+        self.columns: dict[str, None] = {}
+        self.preview: list[Example] = []
+        self.fingerprints = array("q")
+        self.seen: set[int] = set()
+        self.duplicate_rows: list[int] = []
+        self._last_keys: object = None
+
+    def take(self, number: int, row: Mapping[str, Any] | RowError) -> None:
+        self.rows += 1
+        if isinstance(row, RowError):
+            self._note_error(row)
+            return
+        keys = row.keys()
+        if keys != self._last_keys:
+            self._last_keys = keys
+            self.columns.update(dict.fromkeys(keys))
+        if self.data_format is None:
+            return
+        try:
+            example = to_example(row, number, self.data_format)
+        except RowError as error:
+            self._note_error(error)
+            return
+        self._take_example(example)
+
+    def _take_example(self, example: Example) -> None:
+        if not _is_trainable(example):
+            self.untrainable += 1
+            if len(self.first_untrainable) < _SHOWN_ROWS:
+                self.first_untrainable.append(example.row)
+        if len(self.preview) < _PREVIEW_ROWS:
+            self.preview.append(_clipped(example))
+        mark = fingerprint(example)
+        self.fingerprints.append(mark)
+        if len(self.seen) < _REMEMBERED_ROWS and len(self.duplicate_rows) < _SHOWN_ROWS:
+            if mark in self.seen:
+                self.duplicate_rows.append(example.row)
+            else:
+                self.seen.add(mark)
+
+    def _note_error(self, error: RowError) -> None:
+        self.error_count += 1
+        if len(self.errors) < self.max_errors:
+            self.errors.append(RowIssue(error.row, error.problem, error.fix, error.param))
+
+    def duplicates(self) -> int:
+        if not self.fingerprints:
+            return 0
+        marks = pa.Array.from_buffers(pa.int64(), len(self.fingerprints), [None, pa.py_buffer(self.fingerprints)])
+        return len(self.fingerprints) - int(pc.count_distinct(marks).as_py())
+
+
+def inspect_file(path: Path, *, data_format: DataFormat | None = None, max_errors: int = 20) -> Inspection:
+    """Read every row and check that it can become an example, in bounded memory.
+
+    `data_format` overrides detection. Bad rows are collected; raises InvalidDatasetError only where the file as a
+    whole cannot be read: empty, not UTF-8, damaged, binary.
+    """
+    layout = detect_layout(path)
+    problem = ""
+    if data_format is None:
+        data_format, problem = _detect(path, layout)
+    survey = _Survey(data_format, max_errors)
+    for number, row in scan_rows(path, layout):
+        survey.take(number, row)
+    if survey.rows == 0:
+        raise InvalidDatasetError("The file holds no rows. Upload one with at least 2.", code="empty_file")
+    return Inspection(
+        data_format=data_format,
+        container=layout.container.value,
+        columns=tuple(survey.columns),
+        rows=survey.rows,
+        size_bytes=path.stat().st_size,
+        errors=tuple(survey.errors),
+        error_count=survey.error_count,
+        duplicates=survey.duplicates(),
+        duplicate_rows=tuple(survey.duplicate_rows),
+        untrainable_rows=survey.untrainable,
+        first_untrainable_rows=tuple(survey.first_untrainable),
+        preview=tuple(survey.preview),
+        format_problem=problem,
+    )
+
+
+def _detect(path: Path, layout: Layout) -> tuple[DataFormat | None, str]:
+    sample: list[Mapping[str, Any]] = []
+    for number, row in scan_rows(path, layout):
+        if not isinstance(row, RowError):
+            sample.append(row)
+        if len(sample) == _DETECTION_ROWS or number >= 10 * _DETECTION_ROWS:
+            break
+    if not sample:
+        return None, "No row could be read, so the format is not known."
+    try:
+        return detect_format(sample), ""
+    except InvalidDatasetError as error:
+        return None, error.message
+
+
+def _is_trainable(example: Example) -> bool:
+    if example.text is not None:
+        return bool(example.text) and not example.text.isspace()
+    return any(message.trained for message in example.messages)
+
+
+def _clipped(example: Example) -> Example:
+    text = example.text[:_PREVIEW_CHARACTERS] if example.text is not None else None
+    messages = tuple(
+        replace(message, content=message.content[:_PREVIEW_CHARACTERS]) for message in example.messages[:20]
+    )
+    return replace(example, text=text, messages=messages, tools=example.tools[:5])
+
+
+def fingerprint(example: Example) -> int:
+    """64 bits that are equal for equal examples within one process, whatever file and format they came in."""
+    turns = [(message.role, message.content) for message in example.messages]
+    calls = [str(message.extra) for message in example.messages if message.extra]
+    return hash((example.text, tuple(turns), tuple(calls)))
+
+
+def overlap(train: Iterable[Example], validation: Iterable[Example]) -> Overlap:
+    """Which validation examples are also trained on. Holds 64 bits of each validation example."""
+    places: dict[int, list[int]] = {}
+    for example in validation:
+        places.setdefault(fingerprint(example), []).append(example.row)
+    found = {mark for mark in map(fingerprint, train) if mark in places}
+    rows = sorted(row for mark in found for row in places[mark])
+    return Overlap(len(rows), tuple(rows[:_SHOWN_ROWS]))
+
+
+def check_structure(inspection: Inspection, *, param: str | None = None) -> None:
+    """Refuse a file whose rows cannot be trained on by any model. Raises InvalidDatasetError.
+
+    Codes: `invalid_dataset` (broken rows), `unknown_format`, `too_few_examples`, `no_trainable_tokens`.
+    """
+    if inspection.error_count:
+        shown = " ".join(str(issue) for issue in inspection.errors[:3])
+        more = f" And {inspection.error_count - 3} more." if inspection.error_count > 3 else ""
+        message = f"{inspection.error_count} of {inspection.rows} rows cannot be used. {shown}{more}"
+        raise InvalidDatasetError(message, param=param)
+    inspection.require_format()
+    _check_count(inspection.rows, param)
+    if inspection.untrainable_rows == inspection.rows:
+        raise InvalidDatasetError(
+            f"None of the {inspection.rows} rows holds anything to train: no assistant message with text and a weight "
+            "other than 0, no completion, no text. Add the answers the model should learn.",
+            code="no_trainable_tokens",
+            param=param,
+        )
+
+
+def check_trainable(tokens: TokenInspection, *, param: str | None = None) -> None:
+    """Refuse a file that would train nothing under this model. Raises InvalidDatasetError.
+
+    Codes: `too_few_examples`, `no_trainable_tokens`.
+    """
+    _check_count(tokens.statistics.examples, param)
+    if tokens.statistics.trained_tokens > 0:
+        return
+    cut = (
+        f" {tokens.truncated_rows} rows are cut off at {tokens.max_length} tokens, before their answer ends: "
+        "raise max_length."
+        if tokens.truncated_rows
+        else ""
+    )
+    raise InvalidDatasetError(
+        f"None of the {tokens.statistics.tokens:,} tokens in {tokens.statistics.examples} rows would be trained: no "
+        "assistant message with text and a weight other than 0, no completion, no text. "
+        f"Add the answers the model should learn.{cut}",
+        code="no_trainable_tokens",
+        param=param,
+    )
+
+
+def _check_count(examples: int, param: str | None) -> None:
+    if examples < MIN_EXAMPLES:
+        raise InvalidDatasetError(
+            f"The file holds {examples} example; at least {MIN_EXAMPLES} are needed, and 50 or more are useful.",
+            code="too_few_examples",
+            param=param,
+        )

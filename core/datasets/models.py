@@ -1,0 +1,44 @@
+"""Table of uploaded and produced files."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.base import Base, Id, utc_now
+
+
+class FilePurpose(StrEnum):
+    """What a file is for. Only `fine-tune` can be uploaded."""
+
+    FINE_TUNE = "fine-tune"
+    FINE_TUNE_RESULTS = "fine-tune-results"
+
+
+class FileStatus(StrEnum):
+    """How far the inspection of a file has come."""
+
+    UPLOADED = "uploaded"  # stored, not looked into yet
+    PROCESSED = "processed"  # inspected: every row can be used
+    ERROR = "error"  # inspected: `status_details` says what is wrong with which row
+
+
+class StoredFile(Base):
+    """A file of an organization; its bytes are in the artifact store."""
+
+    __tablename__ = "files"
+    __table_args__ = (Index("ix_files_organization_id_id", "organization_id", "id"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    filename: Mapped[str] = mapped_column(String(255))
+    purpose: Mapped[FilePurpose] = mapped_column(String(30))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(300))
+    status: Mapped[FileStatus] = mapped_column(String(20))
+    status_details: Mapped[str | None] = mapped_column(String(2000))
+    inspection: Mapped[dict[str, Any] | None]  # core.datasets.inspection.Inspection
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -1,0 +1,170 @@
+"""Files: stored while they are hashed, inspected before anything is charged, deleted only when no job needs them."""
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from core.artifacts.store import ArtifactStore, StoredObject
+from core.datasets import queries
+from core.datasets.inspection import Inspection, inspect_file
+from core.datasets.models import FilePurpose, FileStatus, StoredFile
+from core.db.plain import from_plain, to_plain
+from core.errors import ConflictError, InvalidDatasetError, InvalidRequestError, NotFoundError
+from core.ids import new_id
+from core.paging import Page
+from core.queue.messages import INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, collect
+from core.retries.service import CreateRequest, once
+from core.runtime import Runtime
+
+LONGEST_FILENAME = 255
+LONGEST_DETAILS = 2000
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file whose bytes are stored and whose row is not written yet."""
+
+    id: str
+    filename: str
+    stored: StoredObject
+
+
+def store_upload(
+    store: ArtifactStore, organization_id: str, filename: str, chunks: Iterable[bytes], max_bytes: int
+) -> Upload:
+    """Stream a file into the store. Raises FileTooLargeError, InvalidDatasetError for an empty one, StoreError."""
+    file_id = new_id("file-")
+    name = Path(filename.replace("\\", "/")).name[:LONGEST_FILENAME] or "file"
+    stored = store.put(f"{organization_id}/files/{file_id}", chunks, max_bytes=max_bytes)
+    if stored.size_bytes == 0:
+        store.delete(stored.key)
+        raise InvalidDatasetError(f"The file {name!r} is empty.", code="empty_file", param="file")
+    return Upload(file_id, name, stored)
+
+
+def upload_purpose(purpose: str) -> FilePurpose:
+    """The purpose of an uploaded file. Raises InvalidRequestError for any but `fine-tune`."""
+    if purpose != FilePurpose.FINE_TUNE:
+        raise InvalidRequestError(
+            f"purpose must be 'fine-tune'; got {purpose!r}.", code="invalid_purpose", param="purpose"
+        )
+    return FilePurpose.FINE_TUNE
+
+
+def create_file(
+    session: Session, organization_id: str, upload: Upload, purpose: FilePurpose = FilePurpose.FINE_TUNE
+) -> StoredFile:
+    """The row of a stored file; its inspection starts after the commit."""
+    produced = purpose is FilePurpose.FINE_TUNE_RESULTS
+    file = StoredFile(
+        id=upload.id,
+        organization_id=organization_id,
+        filename=upload.filename,
+        purpose=purpose,
+        size_bytes=upload.stored.size_bytes,
+        sha256=upload.stored.sha256,
+        storage_key=upload.stored.key,
+        status=FileStatus.PROCESSED if produced else FileStatus.UPLOADED,
+    )
+    session.add(file)
+    session.flush()
+    if not produced:
+        collect(session, Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file.id))
+    return file
+
+
+def register_upload(
+    runtime: Runtime, organization_id: str, upload: Upload, purpose: FilePurpose, create_request: CreateRequest
+) -> StoredFile:
+    """The row of an upload; a retried upload returns the first file. The bytes stay only if their row does.
+
+    Raises ConflictError where an `Idempotency-Key` comes back with another file.
+    """
+    file_id = None
+    try:
+        file_id = runtime.database.run(
+            lambda session: once(
+                session, create_request, lambda: create_file(session, organization_id, upload, purpose).id
+            )
+        )
+    finally:
+        if file_id != upload.id:
+            runtime.store.delete(upload.stored.key)
+    with runtime.database.read() as session:
+        return get_file(session, organization_id, file_id)
+
+
+def get_file(session: Session, organization_id: str, file_id: str, *, param: str = "file_id") -> StoredFile:
+    """The organization's file. Raises NotFoundError."""
+    file = queries.file_of(session, organization_id, file_id)
+    if file is None:
+        raise NotFoundError(f"No file {file_id!r}.", code="file_not_found", param=param)
+    return file
+
+
+def list_files(
+    session: Session,
+    organization_id: str,
+    *,
+    purpose: FilePurpose | None = None,
+    after: str | None = None,
+    limit: int = 100,
+    newest: bool = True,
+) -> Page[StoredFile]:
+    """A page of the organization's files."""
+    rows = queries.page(session, organization_id, purpose=purpose, after=after, limit=limit + 1, newest=newest)
+    return Page.of(rows, limit)
+
+
+def delete_file(session: Session, organization_id: str, file_id: str) -> str:
+    """Forget a file; returns the key of its bytes. Raises NotFoundError, ConflictError while a job needs it."""
+    file = get_file(session, organization_id, file_id)
+    job_id = queries.unfinished_job_using(session, file_id)
+    if job_id is not None:
+        raise ConflictError(
+            f"The job {job_id} still needs this file. Cancel the job or wait for its end.", code="file_in_use"
+        )
+    session.delete(file)
+    session.flush()
+    return file.storage_key
+
+
+def inspection_of(file: StoredFile) -> Inspection | None:
+    """What the inspection found; None where it has not run."""
+    return from_plain(Inspection, file.inspection) if file.inspection is not None else None
+
+
+def ensure_inspected(runtime: Runtime, file_id: str) -> None:
+    """Inspect the file unless that was done. Runs outside any transaction; losing a race with another is harmless."""
+    with runtime.database.read() as session:
+        file = session.get(StoredFile, file_id)
+        if file is None or file.status is not FileStatus.UPLOADED:
+            return
+    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
+        path = runtime.store.materialize(file.storage_key, Path(directory))
+        try:
+            inspection: Inspection | None = inspect_file(path)
+            details = _details(inspection) if inspection else None
+        except InvalidDatasetError as error:
+            inspection, details = None, error.message
+    runtime.database.run(lambda session: _record(session, file_id, inspection, details))
+
+
+def _details(inspection: Inspection) -> str | None:
+    if not inspection.error_count:
+        return None
+    more = inspection.error_count - len(inspection.errors)
+    lines = [*map(str, inspection.errors), *([f"And {more} more rows."] if more else [])]
+    return "\n".join(lines)[:LONGEST_DETAILS]
+
+
+def _record(session: Session, file_id: str, inspection: Inspection | None, details: str | None) -> None:
+    file = session.get(StoredFile, file_id, with_for_update=True)
+    if file is None:
+        return
+    file.inspection = to_plain(inspection) if inspection else None
+    file.status = FileStatus.ERROR if details is not None else FileStatus.PROCESSED
+    file.status_details = details

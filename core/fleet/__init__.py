@@ -1,0 +1,1 @@
+"""The workers and their devices, as they last reported themselves."""

@@ -1,0 +1,68 @@
+"""Workers report themselves and their devices; plans are made against what they reported."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.orm import Session
+
+from core.db.base import utc_now
+from core.db.plain import from_plain, to_plain
+from core.fleet import queries
+from core.fleet.models import WorkerRow
+from core.settings import Settings
+from planner.devices import Device
+
+HEARTBEATS_MISSED = 4  # a worker is taken for gone after this many
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What a worker says of itself with each heartbeat."""
+
+    worker_id: str
+    hostname: str
+    process_id: int
+    device: Device
+    used_bytes: int | None
+    tokens_per_second: float | None
+    versions: dict[str, str]
+    job_id: str | None
+
+
+def report(session: Session, said: WorkerReport) -> None:
+    """Record a heartbeat."""
+    row = session.get(WorkerRow, said.worker_id)
+    if row is None:
+        row = WorkerRow(id=said.worker_id, hostname=said.hostname, process_id=said.process_id, versions=said.versions)
+        session.add(row)
+    row.device = to_plain(said.device)
+    row.device_class = said.device.device_class
+    row.used_bytes = said.used_bytes
+    row.tokens_per_second = said.tokens_per_second
+    row.job_id = said.job_id
+    row.heartbeat_at = utc_now()
+    row.stopped_at = None
+
+
+def stop(session: Session, worker_id: str) -> None:
+    """Record that a worker left in good order."""
+    row = session.get(WorkerRow, worker_id)
+    if row is not None:
+        row.stopped_at = utc_now()
+        row.job_id = None
+
+
+def workers(session: Session, settings: Settings) -> Sequence[WorkerRow]:
+    """The workers heard of lately."""
+    return queries.alive(session, utc_now() - timedelta(seconds=HEARTBEATS_MISSED * settings.heartbeat_seconds))
+
+
+def devices(session: Session, settings: Settings) -> list[Device]:
+    """The devices of the workers heard of lately."""
+    return [device_of(row) for row in workers(session, settings)]
+
+
+def device_of(row: WorkerRow) -> Device:
+    """The device a worker reported."""
+    return from_plain(Device, row.device)

@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: one table of states, leases that fence, and the verbs users and workers have."""

@@ -1,0 +1,155 @@
+"""What a worker does with a job: claim it, keep it, write to it, let go of it.
+
+The database decides who runs a job. A claim sets a fresh token; every later write takes the job's row and compares
+tokens first, so that a worker that was taken for dead, or really was, can never write over its successor.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.orm import Session
+
+from core.db.base import utc_now
+from core.db.plain import to_plain
+from core.errors import ErrorBody, StaleLeaseError
+from core.events import service as events
+from core.events.models import EventLevel
+from core.ids import new_id
+from core.jobs import queries
+from core.jobs.models import Job
+from core.jobs.settlement import settle
+from core.jobs.states import JobStatus
+from core.jobs.transitions import move
+from core.settings import Settings
+from planner.setup import TrainingSetup
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write to one job."""
+
+    job_id: str
+    token: str
+
+
+def claim_next(session: Session, settings: Settings, worker_id: str, device_class: str) -> tuple[Lease, Job] | None:
+    """Claim the queued job that is next for this class of device; None where there is none.
+
+    A job whose attempts are used up is failed on the way, and the one behind it considered.
+    """
+    while (job := queries.next_queued(session, device_class)) is not None:
+        if job.attempts >= settings.max_attempts:
+            fail_job(session, job, _worn_out(job.attempts))
+            continue
+        job.attempts += 1
+        job.worker_id = worker_id
+        job.lease_token = new_id("lease_")
+        job.lease_expires_at = utc_now() + timedelta(seconds=settings.lease_seconds)
+        job.started_at = job.started_at or utc_now()
+        message = "Fine-tuning job started" if job.attempts == 1 else f"Fine-tuning job goes on (start {job.attempts})"
+        move(session, job, JobStatus.RUNNING, message)
+        return Lease(job.id, job.lease_token), job
+    return None
+
+
+def hold_job(session: Session, lease: Lease) -> Job:
+    """The leased job, its row held until the transaction ends. Raises StaleLeaseError."""
+    job = queries.lock_job(session, lease.job_id)
+    if job is None or job.lease_token != lease.token or job.status not in JobStatus.leased():
+        raise StaleLeaseError(f"The lease on {lease.job_id} is no longer this worker's.")
+    return job
+
+
+def renew(session: Session, settings: Settings, lease: Lease, used_seconds: float) -> JobStatus:
+    """Keep the lease and account for device time; returns the status, which says whether to stop.
+
+    `used_seconds` is what this attempt added since the last call. Raises StaleLeaseError.
+    """
+    job = hold_job(session, lease)
+    job.lease_expires_at = utc_now() + timedelta(seconds=settings.lease_seconds)
+    job.used_seconds += used_seconds
+    return job.status
+
+
+def step_down(session: Session, lease: Lease, setup: TrainingSetup, message: str) -> None:
+    """Record a smaller micro-batch. Raises StaleLeaseError."""
+    job = hold_job(session, lease)
+    job.setup = to_plain(setup)
+    events.append(session, job.id, message, level=EventLevel.WARN)
+
+
+def start_again(session: Session, settings: Settings, lease: Lease, cause: str) -> bool:
+    """Count another start after the child died without a word; False where its starts are used up or it is to stop.
+
+    Raises StaleLeaseError.
+    """
+    job = hold_job(session, lease)
+    if job.status is not JobStatus.RUNNING:
+        _let_go(session, job, cause)
+        return False
+    if job.attempts >= settings.max_attempts:
+        fail_job(session, job, _worn_out(job.attempts))
+        return False
+    job.attempts += 1
+    message = f"The training process died ({cause}); going on from the last checkpoint (start {job.attempts})"
+    events.append(session, job.id, message, level=EventLevel.WARN)
+    return True
+
+
+def let_go(session: Session, lease: Lease, reason: str) -> None:
+    """End a lease without an end of the job: as its owner asked, or back into the queue. Raises StaleLeaseError."""
+    _let_go(session, hold_job(session, lease), reason)
+
+
+def fail(session: Session, lease: Lease, error: ErrorBody) -> None:
+    """The job cannot go on. It costs nothing. Raises StaleLeaseError."""
+    job = hold_job(session, lease)
+    if job.status is JobStatus.CANCELLING:
+        _let_go(session, job, error.message)
+    else:
+        fail_job(session, job, error)
+
+
+def fail_job(session: Session, job: Job, error: ErrorBody) -> None:
+    """Fail a job whose row is held, and give its credits back."""
+    job.error = to_plain(error)
+    move(session, job, JobStatus.FAILED, f"The job failed: {error.message}", level=EventLevel.ERROR)
+    settle(session, job)
+
+
+def reclaim_expired(session: Session, settings: Settings) -> list[str]:
+    """Take jobs from workers that stopped renewing; returns their ids."""
+    reclaimed = []
+    for job_id in queries.expired_leases(session, utc_now()):
+        job = queries.lock_job(session, job_id)
+        if job is None or job.status not in JobStatus.leased():
+            continue
+        if job.lease_expires_at is not None and job.lease_expires_at > utc_now():
+            continue
+        if job.status is JobStatus.RUNNING and job.attempts >= settings.max_attempts:
+            fail_job(session, job, _worn_out(job.attempts))
+        else:
+            _let_go(session, job, "Its worker was lost; going on from the last checkpoint")
+        reclaimed.append(job_id)
+    return reclaimed
+
+
+def _let_go(session: Session, job: Job, reason: str) -> None:
+    match job.status:
+        case JobStatus.CANCELLING:
+            move(session, job, JobStatus.CANCELLED, "Cancelled by its owner")
+            settle(session, job)
+        case JobStatus.PAUSING:
+            move(session, job, JobStatus.PAUSED, "Paused behind a checkpoint")
+        case _:
+            move(session, job, JobStatus.QUEUED, reason, level=EventLevel.WARN)
+
+
+def _worn_out(attempts: int) -> ErrorBody:
+    return ErrorBody(
+        message=f"The job was started {attempts} times and lost each time; its workers died or were killed. "
+        "Nothing is charged. See the events for the steps reached.",
+        type="server_error",
+        param=None,
+        code="too_many_attempts",
+    )

@@ -1,0 +1,95 @@
+"""Tables of jobs, their checkpoints and what they published."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from core.db.base import Base, Id, utc_now
+from core.jobs.states import JobStatus
+from core.plans.models import Plan
+
+
+class Job(Base):
+    """One fine-tuning job. Its plan is frozen when it is accepted; its lease says who may write to it."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_organization_id_id", "organization_id", "id"),
+        Index("ix_jobs_status_device_class_id", "status", "device_class", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    # What was asked for.
+    model: Mapped[str] = mapped_column(String(300))
+    training_file_id: Mapped[str] = mapped_column(Id)
+    validation_file_id: Mapped[str | None] = mapped_column(Id)
+    suffix: Mapped[str | None] = mapped_column(String(64))
+    seed: Mapped[int] = mapped_column(BigInteger)
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata")
+    integrations: Mapped[list[Any] | None]
+
+    # What was decided. `setup` (planner.setup.TrainingSetup) starts as the plan's; only its micro-batch ever changes.
+    plan_id: Mapped[str] = mapped_column(ForeignKey("plans.id"))
+    plan: Mapped[Plan] = relationship(lazy="joined", innerjoin=True)
+    setup: Mapped[dict[str, Any]]
+    device_class: Mapped[str] = mapped_column(String(100))
+    quote_credits: Mapped[int] = mapped_column(BigInteger)
+
+    # How it goes.
+    status: Mapped[JobStatus] = mapped_column(String(20))
+    phase: Mapped[str | None] = mapped_column(String(20))
+    step: Mapped[int] = mapped_column(default=0)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    estimated_finish_at: Mapped[datetime | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    used_seconds: Mapped[float] = mapped_column(Float, default=0.0)  # of device time, over all attempts
+    memory_measured: Mapped[dict[str, Any] | None]  # worker.protocol.MemoryReport without its type
+    error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody
+    fine_tuned_model: Mapped[str | None] = mapped_column(String(500))
+    result_file_id: Mapped[str | None] = mapped_column(Id)
+    charged_credits: Mapped[int | None] = mapped_column(BigInteger)
+
+    # Who holds it. Every write of a worker is guarded by the token.
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_token: Mapped[str | None] = mapped_column(Id)
+    lease_expires_at: Mapped[datetime | None]
+    worker_id: Mapped[str | None] = mapped_column(Id)
+
+
+class Checkpoint(Base):
+    """A point a job can go on from, as the wire shows it."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "step"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    step: Mapped[int]
+    train_loss: Mapped[float | None] = mapped_column(Float)
+    valid_loss: Mapped[float | None] = mapped_column(Float)
+    valid_mean_token_accuracy: Mapped[float | None] = mapped_column(Float)
+    storage_key: Mapped[str | None] = mapped_column(String(300))  # None once it was pruned
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class JobArtifact(Base):
+    """Something a job published."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (UniqueConstraint("job_id", "name"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    position: Mapped[int]  # adapter first
+    name: Mapped[str] = mapped_column(String(100))
+    storage_key: Mapped[str] = mapped_column(String(300))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

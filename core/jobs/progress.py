@@ -1,0 +1,172 @@
+"""What a running job tells while it runs, and what it leaves behind when it is done. All guarded by the lease."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from core.artifacts.store import StoredObject
+from core.datasets import service as files
+from core.datasets.models import FilePurpose
+from core.db.base import utc_now
+from core.events import queries as event_queries
+from core.events import service as events
+from core.events.models import EventLevel, EventType
+from core.ids import new_id
+from core.jobs import queries
+from core.jobs.lease import Lease, hold_job
+from core.jobs.models import Checkpoint, Job, JobArtifact
+from core.jobs.settlement import settle
+from core.jobs.states import JobStatus
+from core.jobs.transitions import move
+from core.registry.models import FineTunedModel
+
+CHECKPOINTS_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The numbers of one step, as the wire shows them, and the tokens trained on so far."""
+
+    data: Mapping[str, Any]
+    trained_tokens: int
+
+    @property
+    def step(self) -> int:
+        """The optimizer step, from 1."""
+        return int(self.data["step"])
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file in the store that the job publishes under `name`."""
+
+    name: str
+    stored: StoredObject
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves behind. `files` are in the order of their importance, `metrics.csv` among them."""
+
+    files: Sequence[PublishedFile]
+    trained_tokens: int
+    message: str
+
+
+def enter_phase(session: Session, lease: Lease, phase: str, message: str) -> None:
+    """Record that the run entered a phase. Raises StaleLeaseError."""
+    job = hold_job(session, lease)
+    job.phase = phase
+    events.append(session, job.id, message)
+
+
+def say(session: Session, lease: Lease, message: str, level: EventLevel = EventLevel.INFO) -> None:
+    """Tell the owner something. Raises StaleLeaseError."""
+    events.append(session, hold_job(session, lease).id, message, level=level)
+
+
+def record_metrics(session: Session, lease: Lease, metrics: Sequence[Metrics], seconds_left: float | None) -> None:
+    """Append the steps' numbers, each step once however often it is reported. Raises StaleLeaseError."""
+    job = hold_job(session, lease)
+    known = event_queries.metrics_since(session, job.id, min(item.step for item in metrics))
+    for item in metrics:
+        evaluation = item.data.get("valid_loss") is not None
+        if (item.step, evaluation) in known:
+            continue
+        known.add((item.step, evaluation))
+        events.append(session, job.id, _sentence(item), type=EventType.METRICS, data=item.data)
+        job.step = max(job.step, item.step)
+        job.trained_tokens = item.trained_tokens
+    if seconds_left is not None:
+        job.estimated_finish_at = utc_now() + timedelta(seconds=seconds_left)
+
+
+def record_memory(session: Session, lease: Lease, measured: Mapping[str, Any]) -> None:
+    """Record the measured peak. Raises StaleLeaseError."""
+    job = hold_job(session, lease)
+    job.memory_measured = dict(measured)
+
+
+def record_checkpoint(
+    session: Session,
+    lease: Lease,
+    step: int,
+    storage_key: str,
+    *,
+    train_loss: float | None,
+    valid_loss: float | None,
+    valid_mean_token_accuracy: float | None,
+) -> list[str]:
+    """Record a stored checkpoint; returns the store's keys that are to be deleted now. Raises StaleLeaseError."""
+    job = hold_job(session, lease)
+    stored = queries.stored_checkpoints(session, job.id)
+    row = next((checkpoint for checkpoint in stored if checkpoint.step == step), None)
+    if row is None:
+        row = Checkpoint(id=new_id("ftckpt_"), job_id=job.id, step=step)
+        session.add(row)
+        stored = [row, *stored]
+    row.storage_key = storage_key
+    row.train_loss, row.valid_loss = train_loss, valid_loss
+    row.valid_mean_token_accuracy = valid_mean_token_accuracy
+    pruned = []
+    for old in sorted(stored, key=lambda checkpoint: -checkpoint.step)[CHECKPOINTS_KEPT:]:
+        if old.storage_key is not None:
+            pruned.append(old.storage_key)
+            old.storage_key = None
+    session.flush()
+    return pruned
+
+
+def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
+    """Publish, settle and end the job in one step. Raises StaleLeaseError."""
+    job = hold_job(session, lease)
+    if job.status is JobStatus.CANCELLING:
+        move(session, job, JobStatus.CANCELLED, "Cancelled by its owner")
+        settle(session, job)
+        return job
+    for position, file in enumerate(outcome.files):
+        session.add(
+            JobArtifact(
+                id=new_id("artifact_"),
+                job_id=job.id,
+                position=position,
+                name=file.name,
+                storage_key=file.stored.key,
+                size_bytes=file.stored.size_bytes,
+                sha256=file.stored.sha256,
+            )
+        )
+    metrics = next(file for file in outcome.files if file.name == "metrics.csv")
+    upload = files.Upload(new_id("file-"), f"{job.id}-metrics.csv", metrics.stored)
+    result = files.create_file(session, job.organization_id, upload, FilePurpose.FINE_TUNE_RESULTS)
+    job.result_file_id = result.id
+    job.trained_tokens = outcome.trained_tokens
+    job.fine_tuned_model = model_name(job)
+    session.add(
+        FineTunedModel(
+            id=job.fine_tuned_model, organization_id=job.organization_id, job_id=job.id, base_model=job.model
+        )
+    )
+    events.append(session, job.id, f"New fine-tuned model created: {job.fine_tuned_model}")
+    events.append(session, job.id, outcome.message)
+    move(session, job, JobStatus.SUCCEEDED, "The job has successfully completed")
+    settle(session, job)
+    return job
+
+
+def model_name(job: Job) -> str:
+    """The id of the model a job makes: `ft:{base}:{org}:{suffix}:{id}`."""
+    unique = job.id.removeprefix("ftjob-")[-8:].lower()
+    organization = job.organization_id.removeprefix("org-")[-8:].lower()
+    return f"ft:{job.model}:{organization}:{job.suffix or ''}:{unique}"
+
+
+def _sentence(metrics: Metrics) -> str:
+    data = metrics.data
+    if data.get("valid_loss") is not None:
+        return f"Step {data['step']}/{data['total_steps']}: validation loss={data['valid_loss']:.4f}"
+    loss = data.get("train_loss")
+    return f"Step {data['step']}/{data['total_steps']}: training loss=" + ("skipped" if loss is None else f"{loss:.4f}")

@@ -1,0 +1,94 @@
+"""SQL of jobs. Whatever changes a job takes its row first, so that changes of one job happen one after another."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from core.jobs.models import Checkpoint, Job, JobArtifact
+from core.jobs.states import JobStatus
+
+
+def lock_job(session: Session, job_id: str) -> Job | None:
+    """The job, its row held until the transaction ends."""
+    return session.scalars(
+        select(Job).where(Job.id == job_id).with_for_update(of=Job).execution_options(populate_existing=True)
+    ).first()
+
+
+def page(
+    session: Session, organization_id: str, *, after: str | None, limit: int, metadata: Mapping[str, str] | None
+) -> Sequence[Job]:
+    """A page of the organization's jobs, newest first, from just behind `after`. None: those without metadata."""
+    query = select(Job).where(Job.organization_id == organization_id)
+    if metadata is None:
+        query = query.where(Job.metadata_.is_(None))
+    for key, value in (metadata or {}).items():
+        query = query.where(Job.metadata_[key].as_string() == value)
+    if after is not None:
+        query = query.where(Job.id < after)
+    return session.scalars(query.order_by(Job.id.desc()).limit(limit)).all()
+
+
+def next_queued(session: Session, device_class: str) -> Job | None:
+    """The queued job to run next on a device of this class, its row held.
+
+    Fair between organizations: the one with the fewest running jobs comes first, then the oldest job.
+    """
+    other = aliased(Job)
+    running = (
+        select(func.count())
+        .select_from(other)
+        .where(other.organization_id == Job.organization_id, other.status.in_(JobStatus.leased()))
+        .scalar_subquery()
+    )
+    return session.scalars(
+        select(Job)
+        .where(Job.status == JobStatus.QUEUED, Job.device_class == device_class)
+        .order_by(running, Job.id)
+        .limit(1)
+        .with_for_update(of=Job, skip_locked=True)
+    ).first()
+
+
+def queued(session: Session) -> Sequence[tuple[str, str]]:
+    """Ids and device classes of all queued jobs, oldest first."""
+    query = select(Job.id, Job.device_class).where(Job.status == JobStatus.QUEUED).order_by(Job.id)
+    return [(job_id, device_class) for job_id, device_class in session.execute(query)]
+
+
+def expired_leases(session: Session, now: datetime) -> Sequence[str]:
+    """Ids of jobs whose worker has not renewed its lease in time."""
+    query = select(Job.id).where(
+        Job.status.in_(JobStatus.leased()), or_(Job.lease_expires_at.is_(None), Job.lease_expires_at <= now)
+    )
+    return session.scalars(query).all()
+
+
+def count_by_status(session: Session) -> dict[JobStatus, int]:
+    """How many jobs there are in each state."""
+    rows = session.execute(select(Job.status, func.count()).group_by(Job.status))
+    return {JobStatus(status): int(count) for status, count in rows}
+
+
+def checkpoints(session: Session, job_id: str, *, after_step: int | None, limit: int) -> Sequence[Checkpoint]:
+    """A page of a job's checkpoints, newest first."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job_id)
+    if after_step is not None:
+        query = query.where(Checkpoint.step < after_step)
+    return session.scalars(query.order_by(Checkpoint.step.desc()).limit(limit)).all()
+
+
+def stored_checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
+    """The checkpoints that can still be resumed from, newest first."""
+    return session.scalars(
+        select(Checkpoint)
+        .where(Checkpoint.job_id == job_id, Checkpoint.storage_key.is_not(None))
+        .order_by(Checkpoint.step.desc())
+    ).all()
+
+
+def artifacts(session: Session, job_id: str) -> Sequence[JobArtifact]:
+    """What a job published, adapter first."""
+    return session.scalars(select(JobArtifact).where(JobArtifact.job_id == job_id).order_by(JobArtifact.position)).all()

@@ -1,0 +1,206 @@
+"""What an owner does with jobs: create, look, cancel, pause, resume."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import SystemRandom
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from core.accounts.service import Actor
+from core.db.plain import to_plain
+from core.errors import InvalidRequestError, NotFoundError
+from core.events import service as events
+from core.ids import new_id
+from core.jobs import queries
+from core.jobs.models import Checkpoint, Job, JobArtifact
+from core.jobs.settlement import settle
+from core.jobs.states import JobStatus
+from core.jobs.transitions import move
+from core.ledger import codes
+from core.ledger import service as ledger
+from core.paging import Page
+from core.plans import service as plans
+from core.plans.models import Plan
+from core.plans.service import PlanDraft
+from core.queue.messages import Wake, collect, job_channel
+from core.retries.service import CreateRequest, once
+from core.runtime import Runtime
+
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a person or program asks to have run. Exactly one of `draft` and `plan_id` says what."""
+
+    draft: PlanDraft | None
+    plan_id: str | None
+    suffix: str | None = None
+    seed: int | None = None
+    metadata: Mapping[str, str] | None = None
+    integrations: Sequence[Any] | None = None
+    credit_code: str | None = None
+    max_credits: int | None = None
+
+
+def create_job(
+    session: Session, runtime: Runtime, actor: Actor, request: JobRequest, create_request: CreateRequest
+) -> Job:
+    """Accept a job: freeze its plan, redeem its code, hold its quote and queue it, all or nothing.
+
+    Raises InsufficientCreditsError, InvalidRequestError for a quote above `max_credits`, ConflictError for a plan
+    whose quote has expired, and what redeeming a code raises. A retried create returns the first job.
+    """
+    job_id = once(session, create_request, lambda: _create(session, runtime, actor, request).id)
+    return get_job(session, actor.organization_id, job_id)
+
+
+def _create(session: Session, runtime: Runtime, actor: Actor, request: JobRequest) -> Job:
+    plan = _frozen_plan(session, runtime, actor, request)
+    if request.max_credits is not None and plan.quote_credits > request.max_credits:
+        raise InvalidRequestError(
+            f"The quote is {plan.quote_credits:,} credits, above your max_credits of {request.max_credits:,}. Raise "
+            "it, or ask for a plan with priority 'economy'.",
+            code="quote_above_max_credits",
+            param="max_credits",
+        )
+    if request.credit_code:
+        codes.redeem_for_job(session, actor.organization_id, request.credit_code)
+    chosen = plans.training_plan(plan)
+    job = Job(
+        id=new_id("ftjob-"),
+        organization_id=actor.organization_id,
+        user_id=actor.user_id,
+        model=plan.model,
+        training_file_id=plan.training_file_id,
+        validation_file_id=plan.validation_file_id,
+        suffix=request.suffix,
+        seed=request.seed if request.seed is not None else SystemRandom().randint(0, MAX_SEED),
+        metadata_=dict(request.metadata) if request.metadata is not None else None,
+        integrations=list(request.integrations) if request.integrations is not None else None,
+        plan_id=plan.id,
+        plan=plan,
+        setup=to_plain(chosen.setup),
+        device_class=chosen.device.device_class,
+        quote_credits=plan.quote_credits,
+        status=JobStatus.VALIDATING_FILES,
+    )
+    ledger.hold(session, actor.organization_id, job.id, plan.quote_credits)
+    session.add(job)
+    session.flush()
+    events.append(session, job.id, f"Created fine-tuning job: {job.id}")
+    events.append(session, job.id, "Files validated: " + chosen.reasons[0])
+    move(
+        session,
+        job,
+        JobStatus.QUEUED,
+        f"Planned {chosen.setup.method} on {chosen.device.name}, quoted at no more than {plan.quote_credits:,} "
+        "credits; moved to the queue",
+    )
+    return job
+
+
+def _frozen_plan(session: Session, runtime: Runtime, actor: Actor, request: JobRequest) -> Plan:
+    if request.plan_id is not None:
+        return plans.standing_plan(session, actor, request.plan_id)
+    assert request.draft is not None, "a job needs a draft or a plan id"
+    return plans.save_plan(session, runtime, actor, request.draft)
+
+
+def get_job(session: Session, organization_id: str, job_id: str) -> Job:
+    """The organization's job. Raises NotFoundError."""
+    job = session.get(Job, job_id)
+    if job is None or job.organization_id != organization_id:
+        raise _not_found(job_id)
+    return job
+
+
+def list_jobs(
+    session: Session, organization_id: str, *, after: str | None, limit: int, metadata: Mapping[str, str] | None
+) -> Page[Job]:
+    """A page of the organization's jobs, newest first, of those with this metadata; None: with none at all."""
+    rows = queries.page(session, organization_id, after=after, limit=limit + 1, metadata=metadata)
+    return Page.of(rows, limit)
+
+
+def list_checkpoints(
+    session: Session, organization_id: str, job_id: str, *, after: str | None, limit: int
+) -> Page[Checkpoint]:
+    """A page of a job's checkpoints, newest first. Raises NotFoundError."""
+    get_job(session, organization_id, job_id)
+    step = None
+    if after is not None:
+        last = session.get(Checkpoint, after)
+        if last is None or last.job_id != job_id:
+            raise InvalidRequestError(f"{after!r} is not a checkpoint of this job.", param="after")
+        step = last.step
+    return Page.of(queries.checkpoints(session, job_id, after_step=step, limit=limit + 1), limit)
+
+
+def list_artifacts(session: Session, organization_id: str, job_id: str) -> Sequence[JobArtifact]:
+    """What the job published, adapter first. Raises NotFoundError."""
+    get_job(session, organization_id, job_id)
+    return queries.artifacts(session, job_id)
+
+
+def get_artifact(session: Session, organization_id: str, job_id: str, name: str) -> JobArtifact:
+    """One artifact by name. Raises NotFoundError."""
+    for artifact in list_artifacts(session, organization_id, job_id):
+        if artifact.name == name:
+            return artifact
+    raise NotFoundError(
+        f"The job {job_id} has no artifact {name!r}. It publishes them when it succeeds.",
+        code="artifact_not_found",
+        param="name",
+    )
+
+
+def cancel_job(session: Session, organization_id: str, job_id: str) -> Job:
+    """End a job. At once where no worker holds it, else as soon as its worker has let go.
+
+    Raises NotFoundError, ConflictError for a finished job. Cancelling twice is no error.
+    """
+    job = _held_job(session, organization_id, job_id)
+    if job.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
+        return job
+    if job.status in JobStatus.leased():
+        move(session, job, JobStatus.CANCELLING, "Cancellation requested; the worker is asked to stop")
+        collect(session, Wake(job_channel(job_id)))
+    else:
+        move(session, job, JobStatus.CANCELLED, "Cancelled by its owner")
+        settle(session, job)
+    return job
+
+
+def pause_job(session: Session, organization_id: str, job_id: str) -> Job:
+    """Stop a job behind a checkpoint. Raises NotFoundError, ConflictError where it is not queued or running."""
+    job = _held_job(session, organization_id, job_id)
+    if job.status in (JobStatus.PAUSING, JobStatus.PAUSED):
+        return job
+    if job.status is JobStatus.RUNNING:
+        move(session, job, JobStatus.PAUSING, "Pause requested; the worker stops behind a checkpoint")
+        collect(session, Wake(job_channel(job_id)))
+    else:
+        move(session, job, JobStatus.PAUSED, "Paused before it started")
+    return job
+
+
+def resume_job(session: Session, organization_id: str, job_id: str) -> Job:
+    """Queue a paused job again. Raises NotFoundError, ConflictError where it is not paused."""
+    job = _held_job(session, organization_id, job_id)
+    if job.status in (JobStatus.QUEUED, JobStatus.RUNNING):
+        return job
+    move(session, job, JobStatus.QUEUED, "Resumed; moved to the queue")
+    return job
+
+
+def _held_job(session: Session, organization_id: str, job_id: str) -> Job:
+    job = queries.lock_job(session, job_id)
+    if job is None or job.organization_id != organization_id:
+        raise _not_found(job_id)
+    return job
+
+
+def _not_found(job_id: str) -> NotFoundError:
+    return NotFoundError(f"No fine-tuning job {job_id!r}.", code="job_not_found", param="fine_tuning_job_id")

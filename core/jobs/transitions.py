@@ -1,0 +1,29 @@
+"""The one function that changes a job's status, and says so in an event."""
+
+from sqlalchemy.orm import Session
+
+from core.db.base import utc_now
+from core.errors import ConflictError
+from core.events import service as events
+from core.events.models import EventLevel
+from core.jobs.models import Job
+from core.jobs.states import JobStatus, can_move
+from core.queue.messages import RUN_JOB, Nudge, collect, training_queue
+
+
+def move(session: Session, job: Job, target: JobStatus, message: str, *, level: EventLevel = EventLevel.INFO) -> None:
+    """Move a job, whose row the caller holds, to `target`. Raises ConflictError for a move the table lacks."""
+    if not can_move(job.status, target):
+        raise ConflictError(
+            f"The job {job.id} is {job.status} and cannot become {target}.", code="invalid_job_state", param="job_id"
+        )
+    job.status = target
+    if target is JobStatus.QUEUED:
+        collect(session, Nudge(RUN_JOB, training_queue(job.device_class), job.id))
+    if target not in JobStatus.leased():
+        job.lease_token = job.lease_expires_at = job.worker_id = None
+        job.phase = None
+    if target.is_finished:
+        job.finished_at = utc_now()
+        job.estimated_finish_at = None
+    events.append(session, job.id, message, level=level)

@@ -1,0 +1,28 @@
+"""Table of plans."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.base import Base, Id, utc_now
+
+
+class Plan(Base):
+    """A plan as it was shown, with the request it answers and a quote that stands until `expires_at`."""
+
+    __tablename__ = "plans"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    model: Mapped[str] = mapped_column(String(300))
+    model_revision: Mapped[str | None] = mapped_column(String(64))
+    training_file_id: Mapped[str] = mapped_column(Id)
+    validation_file_id: Mapped[str | None] = mapped_column(Id)
+    data_format: Mapped[dict[str, Any]]  # core.datasets.examples.DataFormat
+    statistics: Mapped[dict[str, Any]]  # planner.statistics.DatasetStatistics
+    plan: Mapped[dict[str, Any]]  # planner.policy.TrainingPlan
+    quote_credits: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

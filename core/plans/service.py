@@ -1,0 +1,207 @@
+"""Making, keeping and finding plans.
+
+Reading a data set and measuring its tokens takes a second or more, so a plan is drafted outside any write
+transaction and saved, or frozen into a job, inside one.
+"""
+
+import tempfile
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+
+import orjson
+from sqlalchemy.orm import Session
+
+from core.accounts.service import Actor
+from core.artifacts.store import ArtifactStore
+from core.datasets import service as files
+from core.datasets.encoding import load_encoder
+from core.datasets.examples import DataFormat
+from core.datasets.inspection import (
+    Inspection,
+    TokenInspection,
+    check_structure,
+    check_trainable,
+    measure_tokens,
+)
+from core.datasets.models import FileStatus, StoredFile
+from core.db.base import utc_now
+from core.db.plain import from_plain, to_plain
+from core.errors import (
+    ConflictError,
+    InvalidDatasetError,
+    InvalidModelError,
+    InvalidRequestError,
+    NotFoundError,
+    PlanDoesNotFitError,
+    ServiceUnavailableError,
+)
+from core.fleet import service as fleet
+from core.ids import new_id
+from core.plans.models import Plan
+from core.registry.base_models import BaseModel, find_base_model
+from core.runtime import Runtime
+from planner import policy
+from planner.errors import DoesNotFitError, UnsupportedArchitectureError
+from planner.model_spec import ModelSpec
+from planner.policy import TrainingPlan, Wishes
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a person or program asks to have planned."""
+
+    model: str
+    training_file_id: str
+    validation_file_id: str | None = None
+    data_format: DataFormat | None = None
+    wishes: Wishes = field(default_factory=Wishes)
+
+
+@dataclass(frozen=True)
+class PlanDraft:
+    """A plan that is not saved yet."""
+
+    request: PlanRequest
+    base_model: BaseModel
+    data_format: DataFormat
+    tokens: TokenInspection
+    plan: TrainingPlan
+
+
+def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraft:
+    """Plan a run against the data set and the fleet as they are now. Holds no transaction while it computes.
+
+    Raises NotFoundError for the file, ModelNotFoundError, InvalidModelError, InvalidDatasetError,
+    PlanDoesNotFitError, and ServiceUnavailableError where no worker has reported.
+    """
+    training = _usable_file(runtime, actor, request.training_file_id, "training_file")
+    validation = (
+        _usable_file(runtime, actor, request.validation_file_id, "validation_file")
+        if request.validation_file_id
+        else None
+    )
+    base_model = find_base_model(runtime.settings.resolved_models_dir, request.model)
+    spec = _spec(base_model)
+    data_format = request.data_format or _detected(training, "training_file")
+    tokens = _measure(runtime, base_model, training, data_format)
+    check_trainable(tokens, param="training_file")
+    statistics = tokens.statistics
+    if validation is not None:
+        held_out_format = request.data_format or _detected(validation, "validation_file")
+        held_out = _measure(runtime, base_model, validation, held_out_format)
+        statistics = statistics.with_validation(held_out.statistics)
+    with runtime.database.read() as session:
+        devices = fleet.devices(session, runtime.settings)
+    if not devices:
+        raise ServiceUnavailableError(
+            "No worker has reported a device lately, so nothing can be planned. Start one with `tunewright worker`.",
+            code="no_workers",
+        )
+    try:
+        plan = policy.plan(spec, statistics, devices, request.wishes, runtime.settings.prices)
+    except DoesNotFitError as error:
+        raise PlanDoesNotFitError(str(error), param="model") from None
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from None
+    if plan.truncated_examples:
+        tokens = _measure(runtime, base_model, training, data_format, max_length=plan.setup.max_length)
+        check_trainable(tokens, param="max_length")
+    return PlanDraft(request, base_model, data_format, tokens, plan)
+
+
+def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft) -> Plan:
+    """Keep a draft, with a quote that stands for a while."""
+    row = Plan(
+        id=new_id("plan_"),
+        organization_id=actor.organization_id,
+        model=draft.request.model,
+        model_revision=draft.base_model.revision,
+        training_file_id=draft.request.training_file_id,
+        validation_file_id=draft.request.validation_file_id,
+        data_format=to_plain(draft.data_format),
+        statistics=to_plain(draft.tokens.statistics),
+        plan=to_plain(draft.plan),
+        quote_credits=draft.plan.credits,
+        expires_at=utc_now() + timedelta(seconds=runtime.settings.quote_seconds),
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def get_plan(session: Session, actor: Actor, plan_id: str) -> Plan:
+    """The organization's plan. Raises NotFoundError."""
+    row = session.get(Plan, plan_id)
+    if row is None or row.organization_id != actor.organization_id:
+        raise NotFoundError(f"No plan {plan_id!r}.", code="plan_not_found", param="plan")
+    return row
+
+
+def standing_plan(session: Session, actor: Actor, plan_id: str) -> Plan:
+    """The organization's plan, if its quote still stands. Raises NotFoundError, ConflictError."""
+    row = get_plan(session, actor, plan_id)
+    if row.expires_at <= utc_now():
+        raise ConflictError(
+            f"The quote of {plan_id} stood until {row.expires_at:%H:%M:%S} UTC. Ask for a new plan.",
+            code="quote_expired",
+            param="plan",
+        )
+    return row
+
+
+def training_plan(row: Plan) -> TrainingPlan:
+    """The planner's plan within the row."""
+    return from_plain(TrainingPlan, row.plan)
+
+
+def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> StoredFile:
+    with runtime.database.read() as session:
+        file = files.get_file(session, actor.organization_id, file_id, param=param)
+    if file.status is FileStatus.UPLOADED and file.size_bytes <= runtime.settings.inline_inspection_bytes:
+        files.ensure_inspected(runtime, file_id)
+        with runtime.database.read() as session:
+            file = files.get_file(session, actor.organization_id, file_id, param=param)
+    if file.status is FileStatus.UPLOADED:
+        raise ConflictError(
+            f"The file {file_id} ({file.size_bytes:,} bytes) is still being inspected. Try again in a moment.",
+            code="file_not_processed",
+            param=param,
+        )
+    if file.status is FileStatus.ERROR:
+        raise InvalidDatasetError(
+            f"The file {file.filename!r} cannot be used: {file.status_details}", code="invalid_dataset", param=param
+        )
+    return file
+
+
+def _detected(file: StoredFile, param: str) -> DataFormat:
+    inspection = from_plain(Inspection, file.inspection)
+    check_structure(inspection, param=param)
+    return inspection.require_format()
+
+
+def _spec(base_model: BaseModel) -> ModelSpec:
+    try:
+        return ModelSpec.from_config(base_model.config)
+    except UnsupportedArchitectureError as error:
+        raise InvalidModelError(str(error), code="unsupported_architecture", param="model") from None
+
+
+def _measure(
+    runtime: Runtime, base_model: BaseModel, file: StoredFile, data_format: DataFormat, max_length: int | None = None
+) -> TokenInspection:
+    plain = orjson.dumps(to_plain(data_format), option=orjson.OPT_SORT_KEYS)
+    return _measured(runtime.store, file.storage_key, base_model.directory, plain, max_length)  # type: ignore[arg-type]  # a store is hashed by identity
+
+
+@lru_cache(maxsize=128)
+def _measured(
+    store: ArtifactStore, storage_key: str, tokenizer: Path, data_format: bytes, max_length: int | None
+) -> TokenInspection:
+    """Token counts of one stored file under one tokenizer; a stored file never changes, so they never go stale."""
+    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
+        path = store.materialize(storage_key, Path(directory))
+        mapping = from_plain(DataFormat, orjson.loads(data_format))
+        return measure_tokens(path, mapping, load_encoder(tokenizer), max_length=max_length)

@@ -1,0 +1,104 @@
+"""Base models: where one is, whether it can be used, and what the planner needs to know of it.
+
+A base model is a catalogue id, a hub id (`owner/name`) or a directory under the configured models folder; no other
+path of the server can be named. To plan, only its configuration and tokenizer are read, never its weights.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from core.errors import InvalidModelError, ModelNotFoundError
+from core.registry import hub
+from planner import catalogue
+
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model that can be planned. `directory` holds its configuration and tokenizer, and maybe its weights."""
+
+    id: str  # what the user wrote, and what an adapter's configuration names unless `hub_id` is known
+    hub_id: str | None
+    revision: str | None
+    directory: Path
+    config: Mapping[str, Any]
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the safetensors weights are in `directory`."""
+        return any(self.directory.glob("*.safetensors"))
+
+
+def find_base_model(models_dir: Path, model_id: str) -> BaseModel:
+    """The base model of this id.
+
+    Raises ModelNotFoundError, InvalidModelError (gated, pickle weights only, no configuration or tokenizer), and
+    ServiceUnavailableError where the hub is needed and does not answer.
+    """
+    if model_id.startswith("ft:"):
+        raise InvalidModelError(
+            f"{model_id!r} is a fine-tuned model. Name its base model: a tuned model cannot be tuned again here.",
+            code="model_not_tunable",
+            param="model",
+        )
+    if not MODEL_ID.fullmatch(model_id) or ".." in model_id:
+        raise ModelNotFoundError(_unknown(model_id), param="model")
+    entry = catalogue.find_model(model_id)
+    hub_id = entry.hub_id if entry else model_id if "/" in model_id else None
+    local = _local(models_dir, entry.id if entry else model_id)
+    if local is not None:
+        return _read(model_id, hub_id, None, local)
+    if hub_id is None:
+        raise ModelNotFoundError(_unknown(model_id), param="model")
+    directory, revision = hub.fetch_metadata(hub_id)
+    return _read(model_id, hub_id, revision, directory)
+
+
+def local_model_ids(models_dir: Path) -> list[str]:
+    """Ids of the usable directories under the models folder, sorted."""
+    if not models_dir.is_dir():
+        return []
+    return sorted(path.parent.relative_to(models_dir).as_posix() for path in models_dir.glob("*/config.json"))
+
+
+def _unknown(model_id: str) -> str:
+    return (
+        f"The model {model_id!r} does not exist. Use an id that GET /v1/models lists, a hub id (owner/name), or the "
+        "name of a directory under the models folder."
+    )
+
+
+def _local(models_dir: Path, model_id: str) -> Path | None:
+    directory = (models_dir / model_id).resolve()
+    if not directory.is_relative_to(models_dir.resolve()) or not (directory / "config.json").is_file():
+        return None
+    return directory
+
+
+def _read(model_id: str, hub_id: str | None, revision: str | None, directory: Path) -> BaseModel:
+    weights = {path.suffix for path in directory.iterdir()}
+    if revision is None and ".safetensors" not in weights:
+        pickled = weights & {".bin", ".pt", ".pth"}
+        raise InvalidModelError(
+            f"The model {model_id!r} has no safetensors weights"
+            + (", only pickle files, which can run code when loaded. Convert it to safetensors." if pickled else "."),
+            code="unsafe_weights" if pickled else "no_weights",
+            param="model",
+        )
+    if not (directory / "tokenizer.json").is_file():
+        raise InvalidModelError(
+            f"The model {model_id!r} has no tokenizer.json. Save its fast tokenizer beside the weights.",
+            code="no_tokenizer",
+            param="model",
+        )
+    try:
+        config = orjson.loads((directory / "config.json").read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise InvalidModelError(f"config.json of {model_id!r} is not JSON: {error}.", param="model") from None
+    return BaseModel(model_id, hub_id, revision, directory, config)

@@ -1,0 +1,68 @@
+"""The model hub: configuration and tokenizer to plan, safetensors weights to train, and clear words when it says no."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from core.errors import InvalidModelError, ModelNotFoundError, ServiceUnavailableError
+
+METADATA = ["*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
+WEIGHTS = [*METADATA, "*.safetensors"]
+CONNECT_SECONDS = 10.0
+
+
+def fetch_metadata(hub_id: str) -> tuple[Path, str]:
+    """Configuration and tokenizer of a hub model: their directory and the commit. Raises as `base_models` says."""
+    with _explained(hub_id):
+        info = HfApi().model_info(hub_id, timeout=CONNECT_SECONDS)
+        names = {sibling.rfilename for sibling in info.siblings or []}
+        if not any(name.endswith(".safetensors") for name in names):
+            raise InvalidModelError(
+                f"The hub model {hub_id!r} has no safetensors weights, only files that can run code when loaded. "
+                "Choose a revision or a model with safetensors.",
+                code="unsafe_weights",
+                param="model",
+            )
+        revision = info.sha or "main"
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=METADATA)), revision
+
+
+def fetch_weights(hub_id: str, revision: str | None) -> Path:
+    """The whole model at one commit, safetensors only. Raises as `base_models` says."""
+    with _explained(hub_id):
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=WEIGHTS))
+
+
+@contextmanager
+def _explained(hub_id: str) -> Iterator[None]:
+    try:
+        yield
+    except GatedRepoError:
+        raise InvalidModelError(
+            f"The hub model {hub_id!r} is gated. Accept its licence on the hub and set HF_TOKEN for the service.",
+            code="model_gated",
+            param="model",
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelNotFoundError(
+            f"The model {hub_id!r} is neither in the catalogue nor on the hub. Check its spelling; a private model "
+            "needs HF_TOKEN set for the service.",
+            param="model",
+        ) from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.TransportError, HfHubHTTPError, OSError) as error:
+        raise ServiceUnavailableError(
+            f"The model hub did not answer for {hub_id!r} ({type(error).__name__}). Try again, or copy the model into "
+            "the models folder and use the directory's name.",
+            code="hub_unreachable",
+            param="model",
+        ) from None

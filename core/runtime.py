@@ -1,0 +1,34 @@
+"""What every process of the service opens once and passes down: settings, database, store, publisher."""
+
+from dataclasses import dataclass
+
+from core.artifacts.store import ArtifactStore, open_store
+from core.db.session import Database
+from core.queue.publisher import QueuePublisher
+from core.settings import Settings
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The open parts of one process."""
+
+    settings: Settings
+    database: Database
+    store: ArtifactStore
+    publisher: QueuePublisher
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.database.close()
+        self.publisher.close()
+
+
+def open_runtime(settings: Settings) -> Runtime:
+    """Open everything the settings name. Connections are made on first use."""
+    publisher = QueuePublisher(settings.resolved_redis_url)
+    return Runtime(
+        settings=settings,
+        database=Database(settings.resolved_database_url, publisher),
+        store=open_store(settings.resolved_store_url, endpoint_url=settings.s3_endpoint_url),
+        publisher=publisher,
+    )
