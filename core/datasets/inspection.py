@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.datasets.examples import DataFormat, Example
-from core.datasets.formats import RowError, detect_format, to_example
+from core.datasets.formats import RowError, detect_format, plain_conversation, to_example
 from core.datasets.measurement import TokenHistogram, TokenInspection, measure_tokens
 from core.datasets.reading import Layout, detect_layout, scan_rows
 from core.errors import InvalidDatasetError
@@ -115,25 +115,29 @@ class _Survey:
             self.columns.update(dict.fromkeys(keys))
         if self.data_format is None:
             return
+        plain = plain_conversation(row, self.data_format) if len(self.preview) == _PREVIEW_ROWS else None
+        if plain is not None:
+            answers = (text for role, text in zip(plain[::2], plain[1::2], strict=True) if role == "assistant")
+            self._count(number, hash((None, *plain)), any(text and not text.isspace() for text in answers))
+            return
         try:
             example = to_example(row, number, self.data_format)
         except RowError as error:
             self._note_error(error)
             return
-        self._take_example(example)
-
-    def _take_example(self, example: Example) -> None:
-        if not _is_trainable(example):
-            self.untrainable += 1
-            if len(self.first_untrainable) < _SHOWN_ROWS:
-                self.first_untrainable.append(example.row)
         if len(self.preview) < _PREVIEW_ROWS:
             self.preview.append(_clipped(example))
-        mark = fingerprint(example)
+        self._count(number, fingerprint(example), _is_trainable(example))
+
+    def _count(self, row: int, mark: int, is_trainable: bool) -> None:
+        if not is_trainable:
+            self.untrainable += 1
+            if len(self.first_untrainable) < _SHOWN_ROWS:
+                self.first_untrainable.append(row)
         self.fingerprints.append(mark)
         if len(self.seen) < _REMEMBERED_ROWS and len(self.duplicate_rows) < _SHOWN_ROWS:
             if mark in self.seen:
-                self.duplicate_rows.append(example.row)
+                self.duplicate_rows.append(row)
             else:
                 self.seen.add(mark)
 
@@ -198,7 +202,7 @@ def _detect(path: Path, layout: Layout) -> tuple[DataFormat | None, str]:
 
 def _is_trainable(example: Example) -> bool:
     if example.text is not None:
-        return bool(example.text) and not example.text.isspace()
+        return bool(example.text.strip())
     return any(message.trained for message in example.messages)
 
 
@@ -212,9 +216,12 @@ def _clipped(example: Example) -> Example:
 
 def fingerprint(example: Example) -> int:
     """64 bits that are equal for equal examples within one process, whatever file and format they came in."""
-    turns = [(message.role, message.content) for message in example.messages]
-    calls = [str(message.extra) for message in example.messages if message.extra]
-    return hash((example.text, tuple(turns), tuple(calls)))
+    parts = [example.text]
+    for message in example.messages:
+        parts += (message.role, message.content)
+        if message.extra:
+            parts.append(str(message.extra))
+    return hash(tuple(parts))
 
 
 def overlap(train: Iterable[Example], validation: Iterable[Example]) -> Overlap:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.base import Base, Id, utc_now
+from core.db.base import Base, EnumText, Id, utc_now
 
 
 class FilePurpose(StrEnum):
@@ -34,11 +34,11 @@ class StoredFile(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
     filename: Mapped[str] = mapped_column(String(255))
-    purpose: Mapped[FilePurpose] = mapped_column(String(30))
+    purpose: Mapped[FilePurpose] = mapped_column(EnumText(FilePurpose, 30))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     storage_key: Mapped[str] = mapped_column(String(300))
-    status: Mapped[FileStatus] = mapped_column(String(20))
+    status: Mapped[FileStatus] = mapped_column(EnumText(FileStatus, 20))
     status_details: Mapped[str | None] = mapped_column(String(2000))
     inspection: Mapped[dict[str, Any] | None]  # core.datasets.inspection.Inspection
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -127,17 +127,21 @@ def scan_rows(path: Path, layout: Layout | None = None) -> Iterator[tuple[int, R
         yield from parquet_rows(path)
         return
     with open_source(path) as source:
+        if layout.container is Container.JSON_LINES:
+            yield from _json_lines(source, path)
+            return
+        text = io.TextIOWrapper(source, encoding="utf-8", newline="" if layout.container is Container.CSV else None)
         try:
-            if layout.container is Container.JSON_LINES:
-                yield from _json_lines(source, path)
-            elif layout.container is Container.JSON_ARRAY:
-                yield from iterate_array(io.TextIOWrapper(source, encoding="utf-8"))
+            if layout.container is Container.JSON_ARRAY:
+                yield from iterate_array(text)
             elif layout.container is Container.CSV:
-                yield from _csv_rows(io.TextIOWrapper(source, encoding="utf-8", newline=""), layout.delimiter)
+                yield from _csv_rows(text, layout.delimiter)
             else:
-                yield from _text_rows(io.TextIOWrapper(source, encoding="utf-8"), layout.by_paragraph)
+                yield from _text_rows(text, layout.by_paragraph)
         except UnicodeDecodeError as error:
             raise find_invalid_utf8(path) or error from error
+        finally:
+            text.detach()  # `source` is closed by its own context
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:

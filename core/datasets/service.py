@@ -83,18 +83,19 @@ def register_upload(
 
     Raises ConflictError where an `Idempotency-Key` comes back with another file.
     """
-    file_id = None
-    try:
-        file_id = runtime.database.run(
-            lambda session: once(
-                session, create_request, lambda: create_file(session, organization_id, upload, purpose).id
-            )
-        )
-    finally:
-        if file_id != upload.id:
-            runtime.store.delete(upload.stored.key)
-    with runtime.database.read() as session:
+
+    def register(session: Session) -> StoredFile:
+        file_id = once(session, create_request, lambda: create_file(session, organization_id, upload, purpose).id)
         return get_file(session, organization_id, file_id)
+
+    kept = False
+    try:
+        file = runtime.database.run(register)
+        kept = file.id == upload.id
+    finally:
+        if not kept:
+            runtime.store.delete(upload.stored.key)
+    return file
 
 
 def get_file(session: Session, organization_id: str, file_id: str, *, param: str = "file_id") -> StoredFile:

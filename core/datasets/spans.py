@@ -65,7 +65,7 @@ def probe_template(template: ChatTemplate, special: SpecialTokens) -> tuple[str,
         return "", None
     end_of_turn = special.at(after, _skip_blanks(after, 0))
     header = before.removeprefix(prompt) if not template.has_generation_prompt and before.startswith(prompt) else ""
-    return (header if header.strip() else ""), end_of_turn
+    return (header.rstrip(" ") if header.strip() else ""), end_of_turn
 
 
 def render_example(template: ChatTemplate, example: Example, special: SpecialTokens) -> Rendering:
@@ -174,9 +174,10 @@ class _Conversation:
             return None
         start, content_end = content
         if opening is not None and opening <= start:
-            # Without a generation prompt a header before the answer is part of the prompt; else it is generated.
+            # Without a generation prompt a header before the answer is part of the prompt; else it is generated. The
+            # space behind a header belongs to the answer's first token.
             is_written = self.template.has_generation_prompt or not text[opening:start].strip()
-            start = opening if is_written else start
+            start = opening if is_written else opening + len(text[opening:start].rstrip(" "))
         if closing is None and self.special.at(text, _skip_blanks(text, content_end)) not in self.special.ends:
             return None
         return self._close(text, start, content_end, closing or content_end, is_last=is_last)

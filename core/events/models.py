@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.base import Base, Id, utc_now
+from core.db.base import Base, EnumText, Id, utc_now
 
 
 class EventType(StrEnum):
@@ -34,8 +34,8 @@ class JobEvent(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     sequence: Mapped[int]
-    type: Mapped[EventType] = mapped_column(String(20))
-    level: Mapped[EventLevel] = mapped_column(String(10))
+    type: Mapped[EventType] = mapped_column(EnumText(EventType, 20))
+    level: Mapped[EventLevel] = mapped_column(EnumText(EventLevel, 10))
     message: Mapped[str] = mapped_column(String(2000))
     data: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

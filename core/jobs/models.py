@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Float, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from core.db.base import Base, Id, utc_now
+from core.db.base import Base, EnumText, Id, utc_now
 from core.jobs.states import JobStatus
 from core.plans.models import Plan
 
@@ -42,7 +42,7 @@ class Job(Base):
     quote_credits: Mapped[int] = mapped_column(BigInteger)
 
     # How it goes.
-    status: Mapped[JobStatus] = mapped_column(String(20))
+    status: Mapped[JobStatus] = mapped_column(EnumText(JobStatus, 20))
     phase: Mapped[str | None] = mapped_column(String(20))
     step: Mapped[int] = mapped_column(default=0)
     started_at: Mapped[datetime | None]

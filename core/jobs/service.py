@@ -1,7 +1,7 @@
 """What an owner does with jobs: create, look, cancel, pause, resume."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Any
 
@@ -22,9 +22,9 @@ from core.ledger import service as ledger
 from core.paging import Page
 from core.plans import service as plans
 from core.plans.models import Plan
-from core.plans.service import PlanDraft
+from core.plans.service import PlanDraft, PlanRequest
 from core.queue.messages import Wake, collect, job_channel
-from core.retries.service import CreateRequest, once
+from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
 
 MAX_SEED = 2**31 - 1
@@ -34,14 +34,33 @@ MAX_SEED = 2**31 - 1
 class JobRequest:
     """What a person or program asks to have run. Exactly one of `draft` and `plan_id` says what."""
 
-    draft: PlanDraft | None
-    plan_id: str | None
+    draft: PlanDraft | None = None
+    plan_id: str | None = None
     suffix: str | None = None
     seed: int | None = None
     metadata: Mapping[str, str] | None = None
     integrations: Sequence[Any] | None = None
     credit_code: str | None = None
     max_credits: int | None = None
+
+
+def submit_job(
+    runtime: Runtime, actor: Actor, planned: PlanRequest, request: JobRequest, create_request: CreateRequest
+) -> Job:
+    """Plan a run, unless the request names a plan, and accept it as a job. A retried create returns the first job.
+
+    Raises what drafting a plan and `create_job` raise, and InvalidRequestError where the plan that is named is for
+    another run than `planned`.
+    """
+    with runtime.database.read() as session:
+        job_id = earlier(session, create_request)
+        if job_id is not None:
+            return get_job(session, actor.organization_id, job_id)
+        if request.plan_id is not None:
+            plans.check_same_run(plans.get_plan(session, actor, request.plan_id), planned)
+    if request.plan_id is None:
+        request = replace(request, draft=plans.draft_plan(runtime, actor, planned))
+    return runtime.database.run(lambda session: create_job(session, runtime, actor, request, create_request))
 
 
 def create_job(

@@ -6,7 +6,7 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.base import Base, Id, utc_now
+from core.db.base import Base, EnumText, Id, utc_now
 
 
 class AccountKind(StrEnum):
@@ -34,7 +34,7 @@ class LedgerAccount(Base):
     __table_args__ = (UniqueConstraint("organization_id", "kind"),)
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    kind: Mapped[AccountKind] = mapped_column(String(20))
+    kind: Mapped[AccountKind] = mapped_column(EnumText(AccountKind, 20))
     organization_id: Mapped[str | None] = mapped_column(ForeignKey("organizations.id"))
 
 
@@ -44,7 +44,7 @@ class LedgerTransaction(Base):
     __tablename__ = "ledger_transactions"
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    kind: Mapped[TransactionKind] = mapped_column(String(20))
+    kind: Mapped[TransactionKind] = mapped_column(EnumText(TransactionKind, 20))
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     idempotency_key: Mapped[str] = mapped_column(String(200), unique=True)
     job_id: Mapped[str | None] = mapped_column(Id, index=True)

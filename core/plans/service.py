@@ -41,6 +41,7 @@ from core.fleet import service as fleet
 from core.ids import new_id
 from core.plans.models import Plan
 from core.registry.base_models import BaseModel, find_base_model
+from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
 from planner import policy
 from planner.errors import DoesNotFitError, UnsupportedArchitectureError
@@ -68,6 +69,15 @@ class PlanDraft:
     data_format: DataFormat
     tokens: TokenInspection
     plan: TrainingPlan
+
+
+@dataclass(frozen=True)
+class FileInspection:
+    """A file, what its inspection found (None where it could not be read or still waits), and its tokens if asked."""
+
+    file: StoredFile
+    structure: Inspection | None
+    tokens: TokenInspection | None
 
 
 def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraft:
@@ -111,6 +121,21 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
     return PlanDraft(request, base_model, data_format, tokens, plan)
 
 
+def create_plan(runtime: Runtime, actor: Actor, request: PlanRequest, create_request: CreateRequest) -> Plan:
+    """Draft and keep a plan. A retried create returns the first one. Raises what `draft_plan` raises."""
+    with runtime.database.read() as session:
+        plan_id = earlier(session, create_request)
+        if plan_id is not None:
+            return get_plan(session, actor, plan_id)
+    draft = draft_plan(runtime, actor, request)
+
+    def save(session: Session) -> Plan:
+        plan_id = once(session, create_request, lambda: save_plan(session, runtime, actor, draft).id)
+        return get_plan(session, actor, plan_id)
+
+    return runtime.database.run(save)
+
+
 def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft) -> Plan:
     """Keep a draft, with a quote that stands for a while."""
     row = Plan(
@@ -151,18 +176,35 @@ def standing_plan(session: Session, actor: Actor, plan_id: str) -> Plan:
     return row
 
 
+def inspect(runtime: Runtime, actor: Actor, file_id: str, model_id: str | None) -> FileInspection:
+    """What is in a file and, with a model, its tokens. Raises NotFoundError and what `find_base_model` raises."""
+    file = _inspected_file(runtime, actor, file_id, "file_id")
+    structure = files.inspection_of(file)
+    tokens = None
+    if model_id is not None and file.status is FileStatus.PROCESSED:
+        base_model = find_base_model(runtime.settings.resolved_models_dir, model_id)
+        tokens = _measure(runtime, base_model, file, _detected(file, "file_id"))
+    return FileInspection(file, structure, tokens)
+
+
 def training_plan(row: Plan) -> TrainingPlan:
     """The planner's plan within the row."""
     return from_plain(TrainingPlan, row.plan)
 
 
-def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> StoredFile:
+def _inspected_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> StoredFile:
+    """The file, inspected now where that is quick."""
     with runtime.database.read() as session:
         file = files.get_file(session, actor.organization_id, file_id, param=param)
     if file.status is FileStatus.UPLOADED and file.size_bytes <= runtime.settings.inline_inspection_bytes:
         files.ensure_inspected(runtime, file_id)
         with runtime.database.read() as session:
             file = files.get_file(session, actor.organization_id, file_id, param=param)
+    return file
+
+
+def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> StoredFile:
+    file = _inspected_file(runtime, actor, file_id, param)
     if file.status is FileStatus.UPLOADED:
         raise ConflictError(
             f"The file {file_id} ({file.size_bytes:,} bytes) is still being inspected. Try again in a moment.",
