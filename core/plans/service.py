@@ -44,7 +44,12 @@ from core.registry.base_models import BaseModel, find_base_model
 from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
 from planner import policy
-from planner.errors import DoesNotFitError, UnsupportedArchitectureError
+from planner.errors import (
+    DoesNotFitError,
+    InvalidConfigurationError,
+    InvalidSetupError,
+    UnsupportedArchitectureError,
+)
 from planner.model_spec import ModelSpec
 from planner.policy import TrainingPlan, Wishes
 
@@ -113,7 +118,7 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
         plan = policy.plan(spec, statistics, devices, request.wishes, runtime.settings.prices)
     except DoesNotFitError as error:
         raise PlanDoesNotFitError(str(error), param="model") from None
-    except ValueError as error:
+    except InvalidSetupError as error:
         raise InvalidRequestError(str(error)) from None
     if plan.truncated_examples:
         tokens = _measure(runtime, base_model, training, data_format, max_length=plan.setup.max_length)
@@ -229,6 +234,10 @@ def _spec(base_model: BaseModel) -> ModelSpec:
         return ModelSpec.from_config(base_model.config)
     except UnsupportedArchitectureError as error:
         raise InvalidModelError(str(error), code="unsupported_architecture", param="model") from None
+    except InvalidConfigurationError as error:
+        raise InvalidModelError(str(error), param="model") from None
+    except InvalidConfigurationError as error:
+        raise InvalidModelError(str(error), param="model") from None
 
 
 def _measure(

@@ -52,7 +52,7 @@ class QueuePublisher:
 
     def depth(self, queue: str) -> int:
         """Messages waiting in a queue. Raises `RedisError` where the broker does not answer."""
-        return int(cast(int, self._redis.llen(queue)))
+        return int(self._redis.llen(queue))
 
     def close(self) -> None:
         """Give all connections back."""

@@ -7,43 +7,21 @@ from pathlib import Path
 import boto3
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from core.artifacts.local import LocalStore
 from core.artifacts.s3 import PART_BYTES, S3Store
 from core.artifacts.store import ArtifactStore, open_store
 from core.errors import FileTooLargeError, InvalidRequestError, NotFoundError, StoreError
 
-BUCKET = "artifacts"
-
-
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    bucket = boto3.resource("s3", endpoint_url=s3_endpoint).Bucket(BUCKET)
-    bucket.create()
-    yield bucket
-    bucket.objects.all().delete()
-    bucket.delete()
+BUCKET = "artifacts"  # what the `bucket` fixture makes
 
 
 @pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     if request.param == "local":
         return open_store((tmp_path / "store").as_uri())
-    request.getfixturevalue("bucket")
-    return open_store(f"s3://{BUCKET}/production", endpoint_url=request.getfixturevalue("s3_endpoint"))
+    bucket = request.getfixturevalue("bucket")
+    return open_store(f"s3://{bucket.name}/production", endpoint_url=request.getfixturevalue("s3_endpoint"))
 
 
 def contents(store: ArtifactStore, key: str) -> bytes:

@@ -1,0 +1,62 @@
+"""Learn from finished runs: how far predictions were off here, and a bound that holds for 99 of 100 runs.
+
+The caller passes the runs that are alike: same device class, same library versions, same method.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from planner.errors import InvalidSetupError
+from planner.memory import MemoryEstimate
+
+COVERAGE = 0.99  # share of runs at or below prediction plus bound
+RATIO_RUNS = 10  # finished runs before the prediction is corrected at all
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one finished run was predicted to need and what it needed, in device bytes."""
+
+    predicted_bytes: int
+    measured_bytes: int
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What to make of an estimate. The default leaves it and its shipped bound as they are."""
+
+    ratio: float = 1.0  # measured over predicted
+    bound_share: float | None = None  # of the corrected prediction; None keeps the shipped bound
+    runs: int = 0
+
+    def apply(self, estimate: MemoryEstimate) -> MemoryEstimate:
+        """The corrected estimate."""
+        device_bytes = round(estimate.device_bytes * self.ratio)
+        bound = estimate.bound_bytes if self.bound_share is None else math.ceil(device_bytes * self.bound_share)
+        return replace(estimate, device_bytes=device_bytes, bound_bytes=bound)
+
+
+def correction(observations: Sequence[Observation]) -> Correction:
+    """The correction that these runs, oldest first, support.
+
+    Split conformal prediction (Vovk et al. 2005; Lei et al. 2018): the ratio is the median over one half of the runs,
+    the bound is the ceil(0.99 (n + 1))-th smallest shortfall among the n runs of the other half. The next run, if
+    exchangeable with them, stays at or below prediction plus bound with probability 0.99 or more. That rank exists
+    from n = 99 on; until then the shipped bound applies.
+
+    Raises InvalidSetupError for an observation that is not positive.
+    """
+    if any(o.predicted_bytes < 1 or o.measured_bytes < 1 for o in observations):
+        raise InvalidSetupError("An observation needs predicted and measured bytes above 0.")
+    ratios = [o.measured_bytes / o.predicted_bytes for o in observations]
+    fitting, holding = ratios[0::2], ratios[1::2]
+    if len(fitting) < RATIO_RUNS:
+        return Correction(runs=len(ratios))
+    ratio = median(fitting)
+    rank = math.ceil(COVERAGE * (len(holding) + 1))
+    if rank > len(holding):
+        return Correction(ratio, None, len(ratios))
+    shortfall = sorted(value / ratio - 1 for value in holding)[rank - 1]
+    return Correction(ratio, max(0.0, shortfall), len(ratios))

@@ -1,0 +1,164 @@
+"""Runs worth considering: every method, rank, checkpointing and micro-batch that the wishes allow, each estimated."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from planner import constants as c
+from planner.calibration import Correction
+from planner.devices import Device
+from planner.errors import InvalidSetupError
+from planner.memory import MemoryEstimate, estimate_memory
+from planner.model_spec import ModelSpec
+from planner.plans import Quote, Wishes
+from planner.recipe import (
+    Length,
+    choose_batch_size,
+    choose_hyperparameters,
+    choose_length,
+    choose_rank,
+    choose_targets,
+)
+from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup
+from planner.statistics import DatasetStatistics
+from planner.throughput import SpeedEstimate, estimate_speed, truncated_tokens
+
+LADDER = (Method.FULL, Method.LORA, Method.QLORA)  # from the least to the most compressed
+OPTIMIZER = "adamw_torch_fused"
+FRUGAL_OPTIMIZER = "paged_adamw_8bit"  # where the states of full fine-tuning do not fit otherwise
+SECONDS_PER_HOUR = 3600
+MOST_SIZES = 8  # micro-batches considered, smallest first
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One run on one device, estimated."""
+
+    device: Device
+    setup: TrainingSetup
+    hyperparameters: Hyperparameters
+    memory: MemoryEstimate
+    speed: SpeedEstimate
+    quote: Quote
+
+    @property
+    def headroom_bytes(self) -> int:
+        """Free bytes beyond what the run and its bound need."""
+        return self.device.free_bytes - self.memory.required_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether it may run now."""
+        return self.headroom_bytes >= 0
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that a plan depends on."""
+
+    spec: ModelSpec
+    statistics: DatasetStatistics
+    wishes: Wishes
+    prices: Mapping[str, int]
+    correction: Correction
+
+
+def allowed_methods(question: Question) -> tuple[Method, ...]:
+    """Methods that the wishes leave, least compressed first."""
+    if question.wishes.method is not None:
+        return (question.wishes.method,)
+    wishes = question.wishes
+    if wishes.lora_rank or wishes.lora_alpha or wishes.lora_dropout or wishes.lora_target_modules:
+        return LADDER[1:]
+    return LADDER
+
+
+def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
+    """Every run worth considering on one device. Lower ranks and 8-bit states only where nothing else fits."""
+    length = length_on(question, device)
+    for method in allowed_methods(question):
+        hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.wishes)
+        for setup in _variants(question, length, method):
+            combinations = _combinations(question, setup)
+            tried = [_estimate(question, device, combined, hyperparameters) for combined in combinations]
+            yield from tried
+            if any(candidate.fits for candidate in tried):
+                break
+
+
+def length_on(question: Question, device: Device) -> Length:
+    # On a CPU equal-length batches are faster than long packed rows.
+    return choose_length(question.spec, question.statistics, question.wishes, may_pack=device.kind == "cuda")
+
+
+def _variants(question: Question, length: Length, method: Method) -> Iterator[TrainingSetup]:
+    """Setups of one method from the one that is wanted to the one that needs least."""
+    wishes, spec = question.wishes, question.spec
+    setup = TrainingSetup(
+        method=method,
+        max_length=length.max_length,
+        packing=length.packing,
+        attn_implementation="eager" if spec.family.eager_attention_only else "sdpa",
+        optimizer=OPTIMIZER,
+    )
+    if method is Method.FULL:
+        yield setup
+        yield replace(setup, optimizer=FRUGAL_OPTIMIZER)
+        return
+    targets = choose_targets(wishes)
+    wanted = wishes.lora_rank or choose_rank(spec, question.statistics, targets)
+    ranks = [wanted]
+    while wishes.lora_rank is None and ranks[-1] > c.SMALLEST_RANK:
+        ranks.append(ranks[-1] // 2)
+    for rank in ranks:
+        yield replace(
+            setup,
+            quantization=Quantization.NF4_DOUBLE_QUANT if method is Method.QLORA else None,
+            lora_rank=rank,
+            lora_alpha=wishes.lora_alpha or 2 * rank,
+            lora_target_modules=targets,
+            adapter_dtype="float32",
+            lora_dropout=wishes.lora_dropout or 0.0,
+        )
+
+
+def _combinations(question: Question, setup: TrainingSetup) -> Iterator[TrainingSetup]:
+    """Micro-batch x accumulation x checkpointing that keep the effective batch."""
+    wishes = question.wishes
+    effective = choose_batch_size(_rows(question, setup), setup.method, wishes)
+    pinned = wishes.per_device_train_batch_size
+    sizes = [pinned] if pinned else [n for n in range(1, effective + 1) if effective % n == 0]
+    checkpointing = (False, True) if wishes.gradient_checkpointing is None else (wishes.gradient_checkpointing,)
+    for checkpointed in checkpointing:
+        for rows in sizes[:MOST_SIZES]:
+            yield replace(
+                setup,
+                gradient_checkpointing=checkpointed,
+                per_device_train_batch_size=rows,
+                gradient_accumulation_steps=effective // rows,
+            )
+
+
+def _rows(question: Question, setup: TrainingSetup) -> int:
+    """Rows of one epoch, packed ones counted as such."""
+    examples = question.statistics.examples
+    if setup.packing:
+        return max(1, int(truncated_tokens(question.statistics, setup.max_length) / setup.max_length))
+    return examples
+
+
+def _estimate(question: Question, device: Device, setup: TrainingSetup, hyperparameters: Hyperparameters) -> Candidate:
+    memory = question.correction.apply(estimate_memory(question.spec, setup, device))
+    speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters)
+    return Candidate(device, setup, hyperparameters, memory, speed, quote_for(question.prices, device, speed.seconds))
+
+
+def quote_for(prices: Mapping[str, int], device: Device, seconds: float) -> Quote:
+    """Whole credits for the predicted time and its margin, rounded up. Raises InvalidSetupError without a price."""
+    rate = prices.get(device.device_class, prices.get("default"))
+    if rate is None:
+        raise InvalidSetupError(f"The price list has neither {device.device_class!r} nor 'default'.")
+    margin = seconds * c.CREDIT_MARGIN
+    predicted = math.ceil(rate * seconds / SECONDS_PER_HOUR)
+    total = math.ceil(rate * (seconds + margin) / SECONDS_PER_HOUR)
+    return Quote(rate, seconds, margin, seconds + margin, predicted, total - predicted, total)

@@ -1,0 +1,378 @@
+"""One decoder layer as a tape: each operation of transformers' modelling code with what autograd keeps of it.
+
+Sizes follow `modeling_<family>.py`. Shapes in comments: `[tokens, features]` with tokens = batch x sequence.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from planner.families import NormPlacement, QueryNorm
+from planner.model_spec import Experts, LayerGroup, Linear, ModelSpec, is_targeted
+from planner.setup import Method, TrainingSetup
+from planner.stacks import AdapterCompute, StackProfile
+from planner.tape import Tape, Tensor
+
+FLOAT32_BYTES = 4
+LONGEST_PLAIN_ATTENTION = 512  # tokens; worker/training/attention.py
+INDEX_BYTES = 8  # int64
+MAX_EXPERT_CHAINS = 8  # experts recorded one by one; beyond it several are taken together, which only rounds up
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """Bytes of one decoder layer."""
+
+    input_bytes: int  # all that checkpointing keeps of it
+    saved_bytes: int  # what autograd keeps of it without checkpointing
+    weight_copies_bytes: int  # 16-bit copies of weights among the saved
+    backward_peak_bytes: int  # saved tensors, gradients and workspaces at the worst moment of its backward
+    parameter_gradient_bytes: int
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Bytes as a function of the micro-batch: `base + rows * row`."""
+
+    base: int
+    row: int
+
+    def at(self, rows: int) -> int:
+        return self.base + rows * self.row
+
+
+@dataclass(frozen=True)
+class _LayerLines:
+    """One layer for any micro-batch. Every tensor is either per row or per weight, so every sum is a line."""
+
+    source: _Line
+    saved: _Line
+    moments: tuple[_Line, ...]  # of its backward; those that can be the worst
+    weight_copies_bytes: int
+    parameter_gradient_bytes: int
+
+
+@lru_cache(maxsize=4096)
+def layer_memory(
+    spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile, batch: int, length: int
+) -> LayerMemory:
+    """What one layer of `group` keeps and needs for `batch` rows of `length` tokens.
+
+    With checkpointing its backward happens while its input and its recomputed output are alive too.
+    """
+    one_row = replace(
+        setup, per_device_train_batch_size=1, gradient_accumulation_steps=1, max_length=length, optimizer=""
+    )
+    lines = _layer_lines(spec, group, one_row, stack)
+    return LayerMemory(
+        input_bytes=lines.source.at(batch),
+        saved_bytes=lines.saved.at(batch),
+        weight_copies_bytes=lines.weight_copies_bytes,
+        backward_peak_bytes=max(line.at(batch) for line in lines.moments),
+        parameter_gradient_bytes=lines.parameter_gradient_bytes,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _layer_lines(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile) -> _LayerLines:
+    """The lines through one and two rows."""
+    one, two = (_recorded(spec, group, setup, stack, rows) for rows in (1, 2))
+    source = one.tape.sizes[0]
+    moments = [_line(a, b) for a, b in zip(one.moments(), two.moments(), strict=True)]
+    return _LayerLines(
+        source=_Line(0, source),
+        saved=_line(one.tape.saved_bytes, two.tape.saved_bytes),
+        moments=_upper(moments),
+        weight_copies_bytes=one.weight_copies_bytes,
+        parameter_gradient_bytes=sum(operation.parameter_gradient_bytes for operation in one.tape.operations),
+    )
+
+
+def _line(at_one: int, at_two: int) -> _Line:
+    return _Line(2 * at_one - at_two, at_two - at_one)
+
+
+def _upper(lines: list[_Line]) -> tuple[_Line, ...]:
+    """Without the lines that lie nowhere above another one."""
+    kept: list[_Line] = []
+    for line in sorted(lines, key=lambda line: (-line.row, -line.base)):
+        if not kept or line.base > kept[-1].base:
+            kept.append(line)
+    return tuple(kept)
+
+
+def _recorded(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile, rows: int) -> "_Layer":
+    layer = _Layer(spec, group, setup, stack, rows, setup.max_length)
+    layer.output = layer.layer(layer.source)
+    return layer
+
+
+class _Layer:
+    """Records one layer on a tape."""
+
+    def __init__(
+        self, spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile, batch: int, length: int
+    ) -> None:
+        self.spec, self.group, self.setup, self.stack = spec, group, setup, stack
+        self.batch, self.length, self.tokens = batch, length, batch * length
+        self.width = DTYPE_BYTES[setup.dtype]
+        self.trains_weights = setup.method is Method.FULL
+        self.weight_copies_bytes = 0
+        self.tape = Tape()
+        self.source = self.output = self.tape.tensor(self.bytes_of(spec.hidden_size))
+
+    def moments(self) -> list[int]:
+        """Bytes alive at each moment of the backward pass."""
+        kept = (self.source, self.output) if self.setup.gradient_checkpointing else ()
+        return self.tape.backward_bytes(kept)
+
+    def bytes_of(self, features: int, width: int | None = None) -> int:
+        """Bytes of a `[tokens, features]` tensor."""
+        return self.tokens * features * (self.width if width is None else width)
+
+    def layer(self, x: Tensor) -> Tensor:
+        """Attention and MLP with their residuals and norms."""
+        placement, hidden = self.spec.family.norm_placement, self.spec.hidden_size
+        for block in (self.attention, self.mlp):
+            y = x if placement is NormPlacement.POST else self.norm(x, hidden)
+            y = block(y)
+            if placement is not NormPlacement.PRE:
+                y = self.norm(y, hidden)
+            x = self.tape.apply((x, y), self.bytes_of(hidden), shares_gradient=True)
+        return x
+
+    def norm(self, x: Tensor, features: int, rows_per_token: int = 1) -> Tensor:
+        """RMSNorm: float32 inside, `weight * normalized` outside (LlamaRMSNorm)."""
+        size, size32 = self.bytes_of(features), self.bytes_of(features, FLOAT32_BYTES)
+        statistics = self.tape.tensor(self.tokens * rows_per_token * FLOAT32_BYTES)
+        gradient = features // rows_per_token * self.width if self.trains_weights else 0
+        if self.stack.fused_norm or self.stack.compiled:
+            return self.tape.apply((x,), size, (x, statistics), parameter_gradient_bytes=gradient)
+        x32 = x if self.width == FLOAT32_BYTES else self.tape.apply((x,), size32)
+        # mean's gradient expanded, x.pow(1), 2 * x.pow(1): all alive when their product is formed (pow_backward)
+        variance = self.tape.apply((x32,), self.tape.sizes[statistics], (x32,), workspace_bytes=3 * size32)
+        normalized = self.tape.apply((x32, variance), size32, (x32, statistics), workspace_bytes=size32)
+        if self.spec.family.float32_norm_weight:  # GemmaRMSNorm, Olmo2RMSNorm: cast last
+            kept = (normalized,) if self.trains_weights else ()
+            scaled = self.tape.apply((normalized,), size32, kept, parameter_gradient_bytes=gradient)
+            return self.cast(scaled, size)
+        narrow = self.cast(normalized, size)
+        kept = (narrow,) if self.trains_weights else ()
+        return self.tape.apply((narrow,), size, kept, parameter_gradient_bytes=gradient)
+
+    def cast(self, x: Tensor, size_bytes: int) -> Tensor:
+        """A change of dtype: no copy where the size stays the same."""
+        return x if self.tape.sizes[x] == size_bytes else self.tape.apply((x,), size_bytes)
+
+    def linear(self, x: Tensor, linear: Linear) -> Tensor:
+        """A projection of every token, with its adapter where targeted."""
+        size = self.bytes_of(linear.out_features)
+        if self.trains_weights:
+            return self.tape.apply((x,), size, (x,), parameter_gradient_bytes=linear.parameters * self.width)
+        workspace = linear.weight_parameters * self.width if self.setup.method is Method.QLORA else 0
+        adapted = is_targeted(linear.name, self.setup.lora_target_modules or ())
+        if adapted and self.stack.adapter_compute in (AdapterCompute.FUSED, AdapterCompute.UNSLOTH):
+            return self.fused_adapter(x, size, linear, workspace)
+        base = self.tape.apply((x,), size, workspace_bytes=workspace)
+        return self.adapter(x, base, linear) if adapted else base
+
+    def fused_adapter(self, x: Tensor, size: int, linear: Linear, workspace: int) -> Tensor:
+        """Base and adapter in one autograd function, so that no output of the adapter alone ever exists."""
+        rank = self.setup.lora_rank or 0
+        weights = linear.lora_parameters(rank) * DTYPE_BYTES[self.setup.adapter_dtype or "float32"]
+        dropped = (self.tape.tensor(self.tape.sizes[x]),) if self.stack.lora_dropout > 0 else ()
+        saves: tuple[Tensor, ...]
+        if self.stack.adapter_compute is AdapterCompute.UNSLOTH:
+            saves = (x, *dropped)
+        else:
+            mask = (self.tape.tensor(self.bytes_of(linear.in_features, 1)),) if dropped else ()
+            saves = (*(dropped or (x,)), *mask, self.tape.tensor(self.bytes_of(rank)))
+        return self.tape.apply((x,), size, saves, parameter_gradient_bytes=weights, workspace_bytes=workspace)
+
+    def expert_linear(self, x: Tensor, linear: Linear, rows: float, experts: int) -> Tensor:
+        """A projection of `rows` rows per token through `experts` experts' weights."""
+        size = int(self.bytes_of(linear.out_features) * rows)
+        weights = experts * linear.weight_parameters * self.width
+        if self.trains_weights:
+            return self.tape.apply((x,), size, (x,), parameter_gradient_bytes=weights)
+        quantized = self.setup.method is Method.QLORA
+        adapted = is_targeted(f"experts.{linear.name}", self.setup.lora_target_modules or ())
+        if not adapted and (self.stack.sequential_experts or not quantized):
+            return self.tape.apply(
+                (x,), size, workspace_bytes=linear.weight_parameters * self.width if quantized else 0
+            )
+        # The product keeps the 16-bit weights, whether dequantized or merged with the adapter (PEFT's ParamWrapper);
+        # an adapter's gradient passes through a gradient of the merged weights.
+        merged = self.tape.tensor(weights)
+        self.weight_copies_bytes += weights
+        if not adapted:
+            return self.tape.apply((x,), size, (merged,))
+        adapters = experts * linear.lora_parameters(self.setup.lora_rank or 0)
+        gradient = adapters * DTYPE_BYTES[self.setup.adapter_dtype or "float32"]
+        return self.tape.apply((x,), size, (x, merged), workspace_bytes=weights, parameter_gradient_bytes=gradient)
+
+    def adapter(self, x: Tensor, base: Tensor, linear: Linear) -> Tensor:
+        """`base + B(A(dropout(x))) * scaling` (peft/tuners/lora/layer.py, Linear.forward)."""
+        rank = self.setup.lora_rank or 0
+        adapter_width = DTYPE_BYTES[self.setup.adapter_dtype or "float32"]
+        compute = self.width if self.stack.adapter_compute is not AdapterCompute.CAST else adapter_width
+        weights = linear.lora_parameters(rank) * adapter_width
+        dropout = self.stack.lora_dropout > 0
+        y = self.cast(x, self.bytes_of(linear.in_features, compute))
+        if dropout:
+            mask = self.tape.tensor(self.bytes_of(linear.in_features, 1))  # one byte an element
+            y = self.tape.apply((y,), self.tape.sizes[y], (mask,))
+        weight_cast = self.tape.tensor(linear.lora_parameters(rank) * compute if compute != adapter_width else 0)
+        low = self.tape.apply((y,), self.bytes_of(rank, compute), (y, weight_cast), parameter_gradient_bytes=weights)
+        high = self.tape.apply((low,), self.bytes_of(linear.out_features, compute), (low,))
+        scaled = self.tape.apply((high,), self.tape.sizes[high])
+        total = self.tape.apply(
+            (base, scaled), max(self.tape.sizes[base], self.tape.sizes[scaled]), shares_gradient=True
+        )
+        return self.cast(total, self.tape.sizes[base])
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Projections, rotary embedding, scaled dot product, output projection."""
+        query_width = self.spec.num_attention_heads * self.spec.head_dim
+        key_value_width = self.spec.num_key_value_heads * self.spec.head_dim
+        query, key, value = self.queries_keys_values(x, query_width, key_value_width)
+        query, key = self.query_norms(query, key, query_width, key_value_width)
+        query, key = self.rotary(query), self.rotary(key)
+        materialised = self.setup.attn_implementation == "eager" or self.spec.family.eager_attention_only
+        if (self.stack.repeats_key_values or materialised) and key_value_width != query_width:
+            key = self.tape.apply((key,), self.bytes_of(query_width))
+            value = self.tape.apply((value,), self.bytes_of(query_width))
+        if materialised:
+            mixed = self.eager_scores(query, key, value, query_width)
+        elif self.stack.cuts_rows and self.length <= LONGEST_PLAIN_ATTENTION:
+            mixed = self.plain_products(query, key, value, query_width, key_value_width)
+        else:
+            mixed = self.fused_attention(query, key, value, query_width)
+        return self.linear(mixed, self.named("o_proj"))
+
+    def fused_attention(self, query: Tensor, key: Tensor, value: Tensor, query_width: int) -> Tensor:
+        """FlashAttention and SDPA's kernels keep their inputs, their output and one log-sum per row and head."""
+        log_sum = self.tape.tensor(self.tokens * self.spec.num_attention_heads * FLOAT32_BYTES)
+        saves: tuple[Tensor, ...] = (query, key, value, log_sum)
+        if self.stack.materialises_attention_mask and not self.stack.compiled:
+            saves = (*saves, self.tape.tensor(self.batch * self.length * self.length * self.width))
+        # FlashAttention-2 accumulates the query gradient in float32 (flash_bwd: dq_accum).
+        workspace = self.bytes_of(query_width, FLOAT32_BYTES)
+        size = self.bytes_of(query_width)
+        return self.tape.apply((query, key, value), size, saves, saves_output=True, workspace_bytes=workspace)
+
+    def plain_products(
+        self, query: Tensor, key: Tensor, value: Tensor, query_width: int, key_value_width: int
+    ) -> Tensor:
+        """Our attention on a CPU: examples padded to the longest, two batched products."""
+        padded = [
+            self.tape.apply((tensor,), self.bytes_of(width))
+            for tensor, width in ((query, query_width), (key, key_value_width), (value, key_value_width))
+        ]
+        scores_size = self.batch * self.spec.num_attention_heads * self.length * self.length * self.width
+        scores = self.tape.apply((padded[0], padded[1]), scores_size, (padded[0], padded[1]))
+        masked = self.tape.apply((scores,), scores_size)
+        weights = self.tape.apply((masked,), scores_size, saves_output=True)
+        mixed = self.tape.apply((weights, padded[2]), self.bytes_of(query_width), (weights, padded[2]))
+        return self.tape.apply((mixed,), self.bytes_of(query_width))
+
+    def queries_keys_values(self, x: Tensor, query_width: int, key_value_width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The three projections, or views of one fused projection."""
+        if not self.spec.family.fused_projections:
+            query, key, value = (self.linear(x, self.named(name)) for name in ("q_proj", "k_proj", "v_proj"))
+            return query, key, value
+        fused = self.linear(x, self.named("qkv_proj"))
+        # Slices share the fused storage; their gradients are padded back into one of its size.
+        value = self.tape.apply((fused,), self.bytes_of(key_value_width), (fused,))
+        query = self.tape.apply((fused,), self.bytes_of(query_width))
+        key = self.tape.apply((fused,), self.bytes_of(key_value_width))
+        return query, key, value
+
+    def query_norms(self, query: Tensor, key: Tensor, query_width: int, key_value_width: int) -> tuple[Tensor, Tensor]:
+        """Norms over each head, or over all heads at once."""
+        if self.spec.family.query_norm is QueryNorm.NONE:
+            return query, key
+        per_head = self.spec.family.query_norm is QueryNorm.HEAD
+        query_rows = self.spec.num_attention_heads if per_head else 1
+        key_rows = self.spec.num_key_value_heads if per_head else 1
+        return self.norm(query, query_width, query_rows), self.norm(key, key_value_width, key_rows)
+
+    def rotary(self, x: Tensor) -> Tensor:
+        """`x * cos + rotate_half(x) * sin`; cos and sin are shared by all layers and counted once per model."""
+        size = self.tape.sizes[x]
+        return self.tape.apply((x,), size, workspace_bytes=0 if self.stack.compiled else 2 * size)
+
+    def eager_scores(self, query: Tensor, key: Tensor, value: Tensor, query_width: int) -> Tensor:
+        """Materialised scores `[batch, heads, length, length]` (eager_attention_forward)."""
+        elements = self.batch * self.spec.num_attention_heads * self.length * self.length
+        scores = self.tape.apply((query, key), elements * self.width, (query, key))
+        if self.spec.family.eager_attention_only:  # tanh keeps its output
+            scores = self.tape.apply((scores,), elements * self.width, saves_output=True)
+        masked = self.tape.apply((scores,), elements * self.width, shares_gradient=True)
+        wide = self.cast(masked, elements * FLOAT32_BYTES)
+        weights = self.tape.apply((wide,), elements * FLOAT32_BYTES, saves_output=True)
+        narrow = self.cast(weights, elements * self.width)
+        mixed = self.tape.apply((narrow, value), self.bytes_of(query_width), (narrow, value))
+        return self.tape.apply((mixed,), self.bytes_of(query_width))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The gated MLP, or the routed experts with their shared one."""
+        if self.group.experts is None:
+            return self.gated(x, self.mlp_linears())
+        routed = self.experts(x, self.group.experts)
+        shared = self.mlp_linears()
+        if not shared:
+            return routed
+        other = self.gated(x, shared)
+        gated = self.tape.apply((other,), self.bytes_of(self.spec.hidden_size), (other,))
+        return self.tape.apply((routed, gated), self.bytes_of(self.spec.hidden_size), shares_gradient=True)
+
+    def mlp_linears(self) -> tuple[Linear, ...]:
+        """The dense or shared MLP's projections."""
+        return tuple(linear for linear in self.group.linears if linear.name in MLP_NAMES)
+
+    def gated(self, x: Tensor, linears: tuple[Linear, ...]) -> Tensor:
+        """`down(act(gate(x)) * up(x))`."""
+        projected = [self.linear(x, linear) for linear in linears[:-1]]
+        product = self.activation(projected[0], projected[-1], self.bytes_of(linears[-1].in_features))
+        return self.linear(product, linears[-1])
+
+    def activation(self, gate: Tensor, up: Tensor, size: int) -> Tensor:
+        """`act(gate) * up`: autograd keeps gate, activation and up, a compiled kernel recomputes the activation."""
+        if self.stack.compiled:
+            return self.tape.apply((gate, up), size, (gate, up))
+        activated = self.tape.apply((gate,), size, (gate,))
+        return self.tape.apply((activated, up), size, (activated, up))
+
+    def experts(self, x: Tensor, experts: Experts) -> Tensor:
+        """Each token's rows gathered for its experts, projected, weighted by the router and added up."""
+        chains = min(experts.count, MAX_EXPERT_CHAINS) if self.stack.sequential_experts else 1
+        outputs = tuple(self.expert_chain(x, experts, chains) for _ in range(chains))
+        # One buffer for all: index_add_ passes its own gradient to every chain.
+        return self.tape.apply(outputs, self.bytes_of(self.spec.hidden_size), shares_gradient=chains > 1)
+
+    def expert_chain(self, x: Tensor, experts: Experts, chains: int) -> Tensor:
+        """One of `chains` equal parts of the experts, if the router spreads its tokens evenly."""
+        rows, count = experts.per_token / chains, -(-experts.count // chains)
+        up, down = experts.linears
+        size = int(self.bytes_of(self.spec.hidden_size) * rows)
+        indices = self.tape.tensor(int(self.tokens * rows) * INDEX_BYTES)
+        gathered = self.tape.apply((x,), size, (indices,))
+        both = self.expert_linear(gathered, up, rows, count)
+        product = self.activation(both, both, int(self.bytes_of(down.in_features) * rows))
+        projected = self.expert_linear(product, down, rows, count)
+        # The routing weights depend on the input, so the product keeps the experts' output for their gradient.
+        if self.stack.sequential_experts:
+            weighted = self.tape.apply((projected,), size, (projected,), workspace_bytes=size)
+            return self.tape.apply((weighted,), size, (indices,))
+        wide = size // self.width * FLOAT32_BYTES  # float32 routing weights widen it (grouped_mm_experts_forward)
+        weighted = self.tape.apply((projected,), wide, (projected,), workspace_bytes=wide)
+        restored = self.tape.apply((weighted,), wide, (indices,))
+        return self.tape.apply((restored,), self.bytes_of(self.spec.hidden_size, FLOAT32_BYTES))
+
+    def named(self, name: str) -> Linear:
+        """This layer's projection of that name."""
+        return next(linear for linear in self.group.linears if linear.name == name)
+
+
+MLP_NAMES = frozenset({"gate_proj", "up_proj", "gate_up_proj", "down_proj"})

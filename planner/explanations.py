@@ -1,0 +1,186 @@
+"""Why a plan is what it is, in sentences, and what every other run would have meant."""
+
+from collections.abc import Sequence
+
+from planner import constants as c
+from planner.candidates import LADDER, Candidate, Question, allowed_methods
+from planner.plans import Alternative, Priority
+from planner.recipe import Length, choose_rank, choose_targets
+from planner.setup import Method
+
+GIB = 1 << 30
+NAMES = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
+
+
+def gib(size_bytes: int) -> str:
+    """A size for people: whole tenths of a GiB."""
+    return f"{size_bytes / GIB:.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def explain(question: Question, candidates: Sequence[Candidate], chosen: Candidate, length: Length) -> tuple[str, ...]:
+    """One sentence for each step of the policy, in its order."""
+    sentences = [length.reason, _method(question, candidates, chosen)]
+    if chosen.setup.method is not Method.FULL:
+        sentences.append(_rank(question, chosen))
+    sentences += [_batch(question, candidates, chosen), _passes(question, chosen), _memory(chosen), _price(chosen)]
+    return tuple(sentences)
+
+
+def describe_alternatives(
+    question: Question, candidates: Sequence[Candidate], chosen: Candidate
+) -> tuple[Alternative, ...]:
+    """Every run considered, and why it is not the plan."""
+    return tuple(
+        Alternative(
+            method=x.setup.method,
+            lora_rank=x.setup.lora_rank,
+            gradient_checkpointing=x.setup.gradient_checkpointing,
+            per_device_train_batch_size=x.setup.per_device_train_batch_size,
+            gradient_accumulation_steps=x.setup.gradient_accumulation_steps,
+            optimizer=x.setup.optimizer,
+            device=x.device.name,
+            device_class=x.device.device_class,
+            fits=x.fits,
+            required_bytes=x.memory.required_bytes,
+            headroom_bytes=x.headroom_bytes,
+            seconds=x.speed.seconds,
+            credits=x.quote.credits,
+            chosen=x is chosen,
+            reason=_why_not(question, x, chosen),
+        )
+        for x in candidates
+    )
+
+
+def _method(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> str:
+    wishes, method = question.wishes, chosen.setup.method
+    name, device = NAMES[method], chosen.device
+    if wishes.method is not None:
+        sentence = f"{name}, as you asked"
+        return sentence + (
+            f"; priority {wishes.priority} does not change a method you set." if _moot(question) else "."
+        )
+    if wishes.priority is Priority.ECONOMY:
+        return f"{name}: the cheapest quote of all runs that fit {device.name}."
+    said = []
+    for other in LADDER[: LADDER.index(method)]:
+        if other not in allowed_methods(question):
+            continue
+        if other is Method.FULL and wishes.priority is Priority.AUTO and _is_small(question):
+            said.append(
+                f"the data set has {question.statistics.trained_tokens:,} trained tokens, and full fine-tuning "
+                f"earns its memory from about {c.FULL_FROM_TRAINED_TOKENS:,}: an adapter is cheaper, "
+                "forgets less and stays small"
+            )
+            continue
+        least = min((x for x in candidates if x.setup.method is other), key=lambda x: -x.headroom_bytes)
+        said.append(
+            f"{NAMES[other]} needs at least {gib(least.memory.required_bytes)} and "
+            f"{least.device.name} has {gib(least.device.free_bytes)} free"
+        )
+    return f"{name}: {'; '.join(said)}." if said else f"{name}: it fits, and nothing is compressed."
+
+
+def _moot(question: Question) -> bool:
+    return question.wishes.priority is Priority.QUALITY
+
+
+def _is_small(question: Question) -> bool:
+    return question.statistics.trained_tokens < c.FULL_FROM_TRAINED_TOKENS
+
+
+def _rank(question: Question, chosen: Candidate) -> str:
+    setup, wishes = chosen.setup, question.wishes
+    targets = choose_targets(wishes)
+    parameters = question.spec.lora_parameters(setup.lora_rank or 0, targets)
+    where = "all linear layers" if wishes.lora_target_modules is None else ", ".join(targets)
+    sentence = f"Rank {setup.lora_rank} on {where} is {parameters:,} trained parameters"
+    if wishes.lora_rank is not None:
+        return f"{sentence}; the rank is yours."
+    wanted = choose_rank(question.spec, question.statistics, targets)
+    if setup.lora_rank != wanted:
+        return f"{sentence}: rank {wanted} would suit the data set, but only {setup.lora_rank} fits."
+    return f"{sentence}, enough for what {question.statistics.trained_tokens:,} trained tokens can teach."
+
+
+def _batch(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> str:
+    setup = chosen.setup
+    rows, steps = setup.effective_batch_size, chosen.speed.total_steps
+    sentence = (
+        f"{rows} rows per optimizer step, {setup.per_device_train_batch_size} at a time"
+        + (
+            f" and {setup.gradient_accumulation_steps} times accumulated"
+            if setup.gradient_accumulation_steps > 1
+            else ""
+        )
+        + f", make {steps:,} steps in {chosen.hyperparameters.n_epochs} epochs"
+    )
+    if not setup.gradient_checkpointing:
+        return f"{sentence}; activations fit, so nothing is recomputed."
+    if question.wishes.gradient_checkpointing:
+        return f"{sentence}; activations are recomputed, as you asked."
+    plain = [x for x in candidates if x.setup.method is setup.method and not x.setup.gradient_checkpointing]
+    least = min(plain, key=lambda x: x.memory.required_bytes, default=None)
+    if least is None or least.fits:
+        return f"{sentence}; recomputing activations lets more rows run at a time, which is faster here."
+    return f"{sentence}; activations are recomputed, since keeping them needs {gib(least.memory.required_bytes)}."
+
+
+def _passes(question: Question, chosen: Candidate) -> str:
+    hyper, wishes = chosen.hyperparameters, question.wishes
+    rate = f"The learning rate rises to {hyper.learning_rate:g} and falls on a cosine"
+    if wishes.learning_rate is not None:
+        return f"{rate}; the rate is yours."
+    kind = "full fine-tuning" if chosen.setup.method is Method.FULL else "adapters"
+    return f"{rate}, usual for {kind} at a hidden size of {question.spec.hidden_size:,}."
+
+
+def _memory(chosen: Candidate) -> str:
+    memory = chosen.memory
+    return (
+        f"{chosen.device.name}: {gib(memory.device_bytes)} predicted plus {gib(memory.bound_bytes)} kept as bound, "
+        f"of {gib(chosen.device.free_bytes)} free now."
+    )
+
+
+def _price(chosen: Candidate) -> str:
+    quote = chosen.quote
+    return (
+        f"About {duration(quote.predicted_seconds)} at {quote.credits_per_hour:,} credits an hour is "
+        f"{quote.predicted_credits:,}; the quote of {quote.credits:,} covers {duration(quote.billed_seconds)}, "
+        "and only what is used is charged."
+    )
+
+
+def _why_not(question: Question, x: Candidate, chosen: Candidate) -> str:
+    if x is chosen:
+        return "the plan"
+    if not x.fits:
+        return f"needs {gib(-x.headroom_bytes)} more than is free"
+    if x.setup.method is not chosen.setup.method:
+        return _other_method(question, x, chosen)
+    if (x.setup.lora_rank or 0) < (chosen.setup.lora_rank or 0):
+        return "a higher rank fits"
+    if x.setup.optimizer != chosen.setup.optimizer:
+        return "the usual optimizer fits"
+    if x.quote.credits > chosen.quote.credits:
+        return f"{x.quote.credits - chosen.quote.credits:,} credits more"
+    if x.speed.seconds > chosen.speed.seconds * (1 + c.TIME_TOLERANCE):
+        return f"{duration(x.speed.seconds - chosen.speed.seconds)} slower"
+    return "no faster, and fills the device less well"
+
+
+def _other_method(question: Question, x: Candidate, chosen: Candidate) -> str:
+    if question.wishes.priority is Priority.ECONOMY:
+        more = x.quote.credits - chosen.quote.credits
+        return f"{more:,} credits more" if more > 0 else "costs the same and compresses more"
+    if LADDER.index(x.setup.method) > LADDER.index(chosen.setup.method):
+        return f"compresses more than {NAMES[chosen.setup.method]}, which fits"
+    return "the data set is too small for it: an adapter is cheaper and forgets less"

@@ -1,0 +1,259 @@
+"""Peak memory of a training step, added up from what its operators allocate.
+
+Derivations and sources of every term: `docs/planner.md`.
+"""
+
+from dataclasses import dataclass, replace
+
+from planner import constants as c
+from planner.decoder import DTYPE_BYTES, LayerMemory, layer_memory
+from planner.devices import Device
+from planner.errors import InvalidSetupError
+from planner.losses import loss_phase
+from planner.model_spec import ALL_LINEAR, ModelSpec
+from planner.optimizers import optimizer_named
+from planner.setup import Method, TrainingSetup
+from planner.stacks import StackProfile, profile
+
+HOPPER = (9, 0)  # compute capability from which cuBLAS takes larger workspaces
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Device memory of a run, term by term, in bytes. On a CPU the resident set of the training process."""
+
+    base_weights_bytes: int
+    adapters_bytes: int
+    gradients_bytes: int  # all of them, present together at the end of a backward pass
+    optimizer_state_bytes: int
+    inputs_bytes: int  # token ids, labels, positions
+    library_workspaces_bytes: int
+    saved_activations_bytes: int  # kept by the forward pass: all of it, or one input per layer with checkpointing
+    loss_phase_bytes: int  # on top of the saved activations
+    recompute_phase_bytes: int  # one layer's backward on top of the saved activations
+    optimizer_step_bytes: int  # temporaries of the step
+    dequantization_workspace_bytes: int  # the largest weight dequantized for one product; within the recompute phase
+    context_bytes: int  # CUDA context and kernels; on a CPU the process before any model is loaded
+    load_transient_bytes: int  # above the base weights while they are loaded
+    allocator_slack_bytes: int
+    static_allocated_bytes: int  # between steps
+    peak_allocated_bytes: int
+    device_bytes: int  # what the driver, or the kernel for a CPU, reports
+    bound_bytes: int  # kept free on top, so that a plan that fits does fit
+
+    @property
+    def required_bytes(self) -> int:
+        """What must be free for the run to be allowed: the predicted use and its bound."""
+        return self.device_bytes + self.bound_bytes
+
+    def with_bound(self, bound_bytes: int) -> "MemoryEstimate":
+        """The same estimate with another bound."""
+        return replace(self, bound_bytes=bound_bytes)
+
+
+def estimate_memory(spec: ModelSpec, setup: TrainingSetup, device: Device | None = None) -> MemoryEstimate:
+    """Memory of training `spec` as `setup` says, on `device` (an Ampere GPU when None).
+
+    Raises InvalidSetupError where the setup contradicts itself or names what the planner does not model.
+    """
+    check_setup(spec, setup)
+    on_cpu = device is not None and device.kind == "cpu"
+    stack = profile(setup, spec.model_type, on_cpu=on_cpu)
+    state = _state(spec, setup, stack, on_cpu)
+    inputs = setup.per_device_train_batch_size * setup.max_length * c.INPUT_BYTES_PER_TOKEN
+    workspaces = 0 if on_cpu else _library_workspaces(device)
+    static = state.base + state.adapters + state.optimizer + inputs + workspaces
+    phases = _phases(spec, setup, stack, state)
+    peak = static + phases.above_static
+    load = _load_transient(spec, setup, on_cpu)
+    context, slack = _overheads(setup, device, phases.above_static)
+    device_bytes = context + max(peak + slack, state.base + load + workspaces)
+    return MemoryEstimate(
+        base_weights_bytes=state.base,
+        adapters_bytes=state.adapters,
+        gradients_bytes=state.gradients,
+        optimizer_state_bytes=state.optimizer,
+        inputs_bytes=inputs,
+        library_workspaces_bytes=workspaces,
+        saved_activations_bytes=phases.saved,
+        loss_phase_bytes=phases.loss,
+        recompute_phase_bytes=phases.recompute,
+        optimizer_step_bytes=phases.step,
+        dequantization_workspace_bytes=_dequantization_workspace(spec, setup),
+        context_bytes=context,
+        load_transient_bytes=load,
+        allocator_slack_bytes=slack,
+        static_allocated_bytes=static,
+        peak_allocated_bytes=peak,
+        device_bytes=device_bytes,
+        bound_bytes=_bound(device_bytes, on_cpu),
+    )
+
+
+def check_setup(spec: ModelSpec, setup: TrainingSetup) -> None:
+    """Raise InvalidSetupError where the setup contradicts itself or the model."""
+    if min(setup.per_device_train_batch_size, setup.gradient_accumulation_steps, setup.max_length) < 1:
+        raise InvalidSetupError("Batch size, accumulation steps and length must each be at least 1.")
+    for dtype in (setup.dtype, setup.adapter_dtype or setup.dtype):
+        if dtype not in DTYPE_BYTES:
+            raise InvalidSetupError(f"The dtype {dtype!r} is not one of {', '.join(DTYPE_BYTES)}.")
+    if setup.method is Method.FULL:
+        return
+    if setup.lora_rank is None or setup.lora_target_modules is None:
+        raise InvalidSetupError(f"{setup.method} needs lora_rank and lora_target_modules.")
+    spec.check_target_modules(setup.lora_target_modules)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What lives from step to step, and the gradients. Bytes, but for `largest_parameter`."""
+
+    base: int
+    adapters: int
+    gradients: int
+    optimizer: int
+    optimizer_step: int
+    gradients_in_backward: int  # those alive when the pass ends
+
+
+def _state(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, on_cpu: bool) -> _State:
+    width = DTYPE_BYTES[setup.dtype]
+    optimizer = optimizer_named(setup.optimizer)
+    if stack.fused_optimizer:
+        optimizer = replace(optimizer, foreach=False)
+    if on_cpu:
+        optimizer = replace(optimizer, paged=False)
+    largest = max(spec.embedding_parameters, spec.largest_quantized_weight)
+    if setup.method is Method.FULL:
+        base, adapters, trained, trained_width = spec.parameters * width, 0, spec.parameters, width
+    else:
+        base = _frozen_base_bytes(spec, setup)
+        trained = spec.lora_parameters(setup.lora_rank or 0, setup.lora_target_modules or (ALL_LINEAR,))
+        trained_width = DTYPE_BYTES[setup.adapter_dtype or "float32"]
+        adapters = trained * trained_width
+    gradients = trained * trained_width
+    return _State(
+        base,
+        adapters,
+        gradients,
+        optimizer.state_bytes(trained, trained_width),
+        optimizer.step_bytes(trained, trained_width, largest),
+        largest * trained_width if optimizer.in_backward else gradients,
+    )
+
+
+def _frozen_base_bytes(spec: ModelSpec, setup: TrainingSetup) -> int:
+    width = DTYPE_BYTES[setup.dtype]
+    if setup.method is not Method.QLORA:
+        return spec.parameters * width
+    quantized = spec.quantizable_parameters
+    return (spec.parameters - quantized) * width + int(quantized * nf4_bytes_per_parameter())
+
+
+def nf4_bytes_per_parameter() -> float:
+    """NF4 with double quantization: 4 bits, an 8-bit absmax per block, a float32 scale per 256 of those
+    (Dettmers et al. 2023, section 3): 0.515869 bytes.
+    """
+    absmax = 1 / c.NF4_BLOCK_SIZE
+    return c.NF4_BITS_PER_PARAMETER / 8 + absmax + 4 * absmax / c.NF4_ABSMAX_BLOCK_SIZE
+
+
+@dataclass(frozen=True)
+class _Phases:
+    """Bytes above the static part, phase by phase."""
+
+    saved: int
+    loss: int
+    recompute: int
+    step: int
+    above_static: int
+
+
+def _phases(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, state: _State) -> _Phases:
+    batch, length = setup.per_device_train_batch_size, setup.max_length
+    layers = [(group.count, layer_memory(spec, group, setup, stack, batch, length)) for group in spec.groups]
+    throughout = _alive_throughout(spec, setup, stack)
+    kept = sum(count * (m.input_bytes if setup.gradient_checkpointing else m.saved_bytes) for count, m in layers)
+    loss = loss_phase(spec, setup, stack)
+    # With accumulation every micro-batch but the first finds the gradients of the ones before it.
+    earlier = state.gradients_in_backward if setup.gradient_accumulation_steps > 1 else 0
+    cached = state.adapters // 2 if stack.autocast_weight_cache else 0
+    head = _head_gradient(spec, setup, state)
+    top = max(_working_set(setup, m) for _, m in layers)
+    bottom = max(m.backward_peak_bytes - m.parameter_gradient_bytes for _, m in layers)
+    candidates = (
+        throughout + kept + loss.forward_bytes + cached + earlier,
+        throughout + kept + loss.backward_bytes + earlier,
+        throughout + kept + loss.projection_bytes + max(earlier, head),
+        throughout + kept + top + max(earlier, head),
+        throughout + bottom + state.gradients_in_backward,
+        throughout + state.gradients_in_backward + _second_embedding_gradient(spec, setup),
+        state.gradients_in_backward + state.optimizer_step,
+    )
+    return _Phases(kept + throughout, loss.peak_bytes, top, state.optimizer_step, max(candidates))
+
+
+def _working_set(setup: TrainingSetup, layer: LayerMemory) -> int:
+    """One layer's backward on top of what is kept, its own share of which must not be counted twice."""
+    own = layer.input_bytes if setup.gradient_checkpointing else layer.saved_bytes
+    return layer.backward_peak_bytes - own
+
+
+def _alive_throughout(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile) -> int:
+    """Rotary tables, shared by all layers, and the embedding's output where autograd holds it as a leaf."""
+    width = DTYPE_BYTES[setup.dtype]
+    tables = 2 * setup.max_length * spec.head_dim * width
+    if stack.keeps_embedding_output and spec.family.scaled_embedding:
+        tables += setup.per_device_train_batch_size * setup.max_length * spec.hidden_size * width
+    return tables
+
+
+def _head_gradient(spec: ModelSpec, setup: TrainingSetup, state: _State) -> int:
+    """The output projection's gradient, there before the first layer's backward starts."""
+    if setup.method is not Method.FULL:
+        return 0
+    return min(spec.embedding_parameters * DTYPE_BYTES[setup.dtype], state.gradients_in_backward)
+
+
+def _second_embedding_gradient(spec: ModelSpec, setup: TrainingSetup) -> int:
+    """A tied weight gets one gradient as the projection and one as the embedding, which are then added."""
+    tied = setup.method is Method.FULL and spec.tie_word_embeddings
+    return spec.embedding_parameters * DTYPE_BYTES[setup.dtype] if tied else 0
+
+
+def _dequantization_workspace(spec: ModelSpec, setup: TrainingSetup) -> int:
+    if setup.method is not Method.QLORA:
+        return 0
+    return spec.largest_quantized_weight * DTYPE_BYTES[setup.dtype]
+
+
+def _library_workspaces(device: Device | None) -> int:
+    hopper = device is not None and (device.compute_capability or (0, 0)) >= HOPPER
+    return c.CUBLAS_HANDLES * (c.CUBLAS_WORKSPACE_HOPPER_BYTES if hopper else c.CUBLAS_WORKSPACE_BYTES)
+
+
+def _load_transient(spec: ModelSpec, setup: TrainingSetup, on_cpu: bool) -> int:
+    """Above the finished base: one tensor in flight, one 16-bit layer to quantize, on a CPU the mapped files."""
+    width = DTYPE_BYTES[setup.dtype]
+    largest_layer = max(group.parameters for group in spec.groups) * width
+    if setup.method is Method.QLORA:
+        return max(largest_layer, spec.embedding_parameters * width)
+    if on_cpu:
+        return spec.parameters * width
+    return max(spec.embedding_parameters, spec.largest_quantized_weight) * width
+
+
+def _overheads(setup: TrainingSetup, device: Device | None, above_static: int) -> tuple[int, int]:
+    """Context and allocator slack."""
+    if device is not None and device.kind == "cpu":
+        return c.CPU_PROCESS_BYTES, int(c.CPU_SLACK_SHARE * above_static)
+    hopper = device is not None and (device.compute_capability or (0, 0)) >= HOPPER
+    context = c.CUDA_CONTEXT_HOPPER_BYTES if hopper else c.CUDA_CONTEXT_BYTES
+    share = c.CUDA_EXPANDABLE_SLACK_SHARE if setup.stack.library == "tunewright" else c.CUDA_SLACK_SHARE
+    return context, int(share * above_static)
+
+
+def _bound(device_bytes: int, on_cpu: bool) -> int:
+    if on_cpu:
+        return int(c.CPU_BOUND_SHARE * device_bytes) + c.BOUND_BYTES
+    return int(c.BOUND_SHARE * device_bytes) + c.BOUND_BYTES

@@ -1,0 +1,92 @@
+"""What a plan is asked for and what it consists of. Plain data throughout."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from planner.devices import Device
+from planner.memory import MemoryEstimate
+from planner.setup import Hyperparameters, Method, TrainingSetup
+from planner.throughput import SpeedEstimate
+
+
+class Priority(StrEnum):
+    """What decides where several runs fit."""
+
+    AUTO = "auto"  # the least compressed method that fits, full only where the data set is large enough for it
+    QUALITY = "quality"  # the least compressed method that fits
+    ECONOMY = "economy"  # the cheapest quote that fits
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user pins. None leaves the choice to the planner."""
+
+    priority: Priority = Priority.AUTO
+    method: Method | None = None
+    lora_rank: int | None = None
+    lora_alpha: int | None = None
+    lora_dropout: float | None = None
+    lora_target_modules: tuple[str, ...] | None = None
+    max_length: int | None = None
+    batch_size: int | None = None  # rows per optimizer step
+    per_device_train_batch_size: int | None = None
+    gradient_checkpointing: bool | None = None
+    n_epochs: int | None = None
+    learning_rate: float | None = None
+    learning_rate_multiplier: float | None = None  # of the planner's own rate
+    warmup_ratio: float | None = None
+    weight_decay: float | None = None
+    packing: bool | None = None
+
+
+@dataclass(frozen=True)
+class Quote:
+    """The price of a run and how it follows. The quote is a cap: less is charged when less is used."""
+
+    credits_per_hour: int  # of this device class
+    predicted_seconds: float
+    margin_seconds: float  # added because a prediction can fall short
+    billed_seconds: float  # the two together: what the quote covers
+    predicted_credits: int  # for the predicted time alone
+    margin_credits: int  # what the margin adds
+    credits: int
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One run that was considered."""
+
+    method: Method
+    lora_rank: int | None
+    gradient_checkpointing: bool
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    optimizer: str
+    device: str  # name
+    device_class: str
+    fits: bool
+    required_bytes: int  # predicted device use with its bound
+    headroom_bytes: int  # free minus required; negative where it does not fit
+    seconds: float
+    credits: int
+    chosen: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """One run, complete: what will be done, what it needs, what it costs, and why."""
+
+    setup: TrainingSetup
+    hyperparameters: Hyperparameters
+    device: Device
+    memory: MemoryEstimate
+    speed: SpeedEstimate
+    total_steps: int
+    n_epochs: int
+    quote: Quote
+    credits: int
+    truncated_examples: int
+    truncated_tokens: int
+    reasons: tuple[str, ...]
+    alternatives: tuple[Alternative, ...]

@@ -1,0 +1,121 @@
+"""Choose the run: the policy of `docs/planner.md`, in its order, each step leaving a sentence."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from planner import constants as c
+from planner.calibration import Correction
+from planner.candidates import LADDER, OPTIMIZER, Candidate, Question, allowed_methods, candidates_on, length_on
+from planner.devices import Device
+from planner.errors import InvalidSetupError
+from planner.explanations import describe_alternatives, explain
+from planner.model_spec import ModelSpec
+from planner.plans import Alternative, Priority, Quote, TrainingPlan, Wishes
+from planner.recipe import check_wishes
+from planner.refusals import refusal
+from planner.setup import Method, TrainingSetup
+from planner.statistics import DatasetStatistics
+
+__all__ = ["Alternative", "Priority", "Quote", "TrainingPlan", "Wishes", "plan", "step_down"]
+
+
+def plan(
+    spec: ModelSpec,
+    statistics: DatasetStatistics,
+    devices: Sequence[Device],
+    wishes: Wishes,
+    prices: Mapping[str, int],
+    *,
+    correction: Correction | None = None,
+) -> TrainingPlan:
+    """The run for this model and data set on one of these devices. A pure function of its arguments.
+
+    `prices` are credits per device-hour by device class, with a `default`. Raises InvalidSetupError for wishes that
+    contradict each other, DoesNotFitError where nothing that they allow fits.
+    """
+    check_wishes(wishes)
+    if not devices:
+        raise InvalidSetupError("There is no device to plan for.")
+    question = Question(spec, statistics, wishes, prices, correction or Correction())
+    candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
+    chosen = _choose(question, candidates)
+    if chosen is None:
+        raise refusal(question, candidates)
+    length = length_on(question, chosen.device)
+    return TrainingPlan(
+        setup=chosen.setup,
+        hyperparameters=chosen.hyperparameters,
+        device=chosen.device,
+        memory=chosen.memory,
+        speed=chosen.speed,
+        total_steps=chosen.speed.total_steps,
+        n_epochs=chosen.hyperparameters.n_epochs,
+        quote=chosen.quote,
+        credits=chosen.quote.credits,
+        truncated_examples=length.truncated_examples,
+        truncated_tokens=length.truncated_tokens,
+        reasons=explain(question, candidates, chosen, length),
+        alternatives=describe_alternatives(question, candidates, chosen),
+    )
+
+
+def step_down(setup: TrainingSetup) -> TrainingSetup | None:
+    """The same run with half the micro-batch (its largest proper divisor) and the effective batch kept.
+
+    None where the micro-batch is 1 already.
+    """
+    rows = setup.per_device_train_batch_size
+    if rows == 1:
+        return None
+    factor = next(n for n in range(2, rows + 1) if rows % n == 0)
+    return replace(
+        setup,
+        per_device_train_batch_size=rows // factor,
+        gradient_accumulation_steps=setup.gradient_accumulation_steps * factor,
+    )
+
+
+def preferred_methods(question: Question) -> tuple[Method, ...]:
+    """Methods in the order in which they are taken if they fit."""
+    allowed = allowed_methods(question)
+    small = question.statistics.trained_tokens < c.FULL_FROM_TRAINED_TOKENS
+    if question.wishes.method is None and question.wishes.priority is Priority.AUTO and small:
+        return tuple(method for method in allowed if method is not Method.FULL)
+    return allowed
+
+
+def _choose(question: Question, candidates: Sequence[Candidate]) -> Candidate | None:
+    fitting = [candidate for candidate in candidates if candidate.fits]
+    if question.wishes.priority is Priority.ECONOMY:
+        return _fastest(fitting, by_price=True)
+    for method in preferred_methods(question):
+        of_method = [candidate for candidate in fitting if candidate.setup.method is method]
+        if of_method:
+            rank = max(candidate.setup.lora_rank or 0 for candidate in of_method)
+            usual = [x for x in of_method if (x.setup.lora_rank or 0) == rank and x.setup.optimizer == OPTIMIZER]
+            return _fastest(usual or of_method, by_price=True)
+    return None
+
+
+def _fastest(candidates: Sequence[Candidate], *, by_price: bool) -> Candidate | None:
+    """The cheapest, then the fastest; among equally fast ones the least compressed and best filled."""
+    if not candidates:
+        return None
+    lowest = min(candidate.quote.credits for candidate in candidates) if by_price else 0
+    cheapest = [x for x in candidates if not by_price or x.quote.credits == lowest]
+    time = min(candidate.speed.seconds for candidate in cheapest)
+    close = [x for x in cheapest if x.speed.seconds <= time * (1 + c.TIME_TOLERANCE)]
+    return min(close, key=_preference)
+
+
+def _preference(candidate: Candidate) -> tuple[int, int, bool, int, int]:
+    setup = candidate.setup
+    tokens = setup.per_device_train_batch_size * setup.max_length
+    filled = tokens if tokens <= c.SATURATING_TOKENS else -tokens
+    return (
+        LADDER.index(setup.method),
+        -(setup.lora_rank or 0),
+        setup.gradient_checkpointing,
+        -filled,
+        candidate.device.index,
+    )

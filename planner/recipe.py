@@ -1,0 +1,146 @@
+"""The choices that do not depend on memory: length, rank, batch, epochs, learning rate. Each says why."""
+
+import math
+from dataclasses import dataclass
+
+from planner import constants as c
+from planner.errors import InvalidSetupError
+from planner.model_spec import ALL_LINEAR, ModelSpec
+from planner.plans import Wishes
+from planner.setup import Hyperparameters, Method
+from planner.statistics import DatasetStatistics
+from planner.throughput import truncated_tokens
+
+_EPOCHS = ((64, 6), (512, 4), (10_000, 3), (100_000, 2))  # examples below which, epochs; one above
+_SHORT_RUN_EXAMPLES = 512  # below it the warmup takes a larger share, so that it is more than one or two steps
+
+
+@dataclass(frozen=True)
+class Length:
+    """Tokens per row, and what it cuts off."""
+
+    max_length: int
+    packing: bool
+    truncated_examples: int
+    truncated_tokens: int
+    reason: str
+
+
+def check_wishes(wishes: Wishes) -> None:
+    """Raise InvalidSetupError for numbers out of range and for wishes that contradict each other."""
+    for name in ("lora_rank", "lora_alpha", "max_length", "batch_size", "per_device_train_batch_size", "n_epochs"):
+        value = getattr(wishes, name)
+        if value is not None and value < 1:
+            raise InvalidSetupError(f"{name} is {value}; it must be at least 1.")
+    for name in ("learning_rate", "learning_rate_multiplier"):
+        value = getattr(wishes, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InvalidSetupError(f"{name} is {value}; it must be above 0.")
+    for name in ("lora_dropout", "warmup_ratio", "weight_decay"):
+        value = getattr(wishes, name)
+        if value is not None and not 0 <= value < 1:
+            raise InvalidSetupError(f"{name} is {value}; it must be at least 0 and below 1.")
+    adapter = [n for n in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules") if getattr(wishes, n)]
+    if wishes.method is Method.FULL and adapter:
+        raise InvalidSetupError(
+            f"Full fine-tuning trains no adapter, but {', '.join(adapter)} is set. Drop it or choose lora or qlora."
+        )
+    if wishes.learning_rate is not None and wishes.learning_rate_multiplier is not None:
+        raise InvalidSetupError("learning_rate and learning_rate_multiplier are both set; the first is already final.")
+    rows, micro = wishes.batch_size, wishes.per_device_train_batch_size
+    if rows is not None and micro is not None and rows % micro:
+        raise InvalidSetupError(
+            f"batch_size {rows} is not a multiple of per_device_train_batch_size {micro}; "
+            f"{rows - rows % micro or micro} and {rows + micro - rows % micro} are."
+        )
+
+
+def choose_length(spec: ModelSpec, statistics: DatasetStatistics, wishes: Wishes, *, may_pack: bool) -> Length:
+    """The longest example rounded up, capped by the model and the user; longer rows only to pack into."""
+    limit = spec.max_position_embeddings
+    if wishes.max_length is not None and wishes.max_length > limit:
+        raise InvalidSetupError(f"max_length is {wishes.max_length}, but the model reads at most {limit} tokens.")
+    rounded = -(-max(1, statistics.longest) // c.LENGTH_STEP) * c.LENGTH_STEP
+    length = wishes.max_length or min(rounded, limit)
+    packing = wishes.packing if wishes.packing is not None else False
+    if may_pack and wishes.packing is None:
+        packed = wishes.max_length or min(max(rounded, c.PACKED_LENGTH), limit)
+        rows = truncated_tokens(statistics, packed) / packed
+        packing = rows >= c.PACKED_ROWS_MINIMUM and statistics.tokens / max(1, statistics.examples) < packed / 2
+    if packing and wishes.max_length is None:
+        length = min(max(rounded, c.PACKED_LENGTH), limit)
+    seen = max(1, len(statistics.token_lengths))
+    over = [tokens - length for tokens in statistics.token_lengths if tokens > length]
+    scale = statistics.examples / seen
+    examples, cut = round(len(over) * scale), round(sum(over) * scale)
+    reason = f"The longest example has {statistics.longest:,} tokens, so rows are {length:,} long"
+    if packing:
+        reason += " and several examples share one, each attending to itself only"
+    if examples:
+        who = "max_length" if wishes.max_length is not None else "the model's context"
+        reason += f"; {who} cuts {cut:,} tokens off {examples:,} examples"
+    return Length(length, packing, examples, cut, reason + ".")
+
+
+def choose_rank(spec: ModelSpec, statistics: DatasetStatistics, targets: tuple[str, ...]) -> int:
+    """The smallest power of two whose adapter can hold what the data set teaches, within the offered range.
+
+    Capacity: about 2 bits a parameter (Allen-Zhu & Li 2024); need: about 1 bit a trained token (Schulman et al. 2025).
+    """
+    rank = c.SMALLEST_RANK
+    need = statistics.trained_tokens * c.BITS_PER_TRAINED_TOKEN
+    while rank < c.LARGEST_RANK and spec.lora_parameters(rank, targets) * c.BITS_PER_ADAPTER_PARAMETER < need:
+        rank *= 2
+    return rank
+
+
+def choose_targets(wishes: Wishes) -> tuple[str, ...]:
+    """All decoder linears, experts included, unless the user names modules."""
+    return wishes.lora_target_modules or (ALL_LINEAR,)
+
+
+def choose_batch_size(rows: int, method: Method, wishes: Wishes) -> int:
+    """Rows per optimizer step: enough steps an epoch first, then up to what the method tolerates."""
+    if wishes.batch_size is not None:
+        return wishes.batch_size
+    largest = 64 if method is Method.FULL else 32  # LoRA loses to full fine-tuning at large batches
+    wanted = max(4, rows // c.ROWS_PER_STEP_SHARE)
+    batch = min(largest, 1 << (wanted.bit_length() - 1))
+    micro = wishes.per_device_train_batch_size
+    return batch if micro is None else micro * max(1, batch // micro)
+
+
+def choose_epochs(examples: int, wishes: Wishes) -> int:
+    """More passes over small sets."""
+    if wishes.n_epochs is not None:
+        return wishes.n_epochs
+    return next((epochs for below, epochs in _EPOCHS if examples < below), 1)
+
+
+def choose_learning_rate(spec: ModelSpec, method: Method, wishes: Wishes) -> float:
+    """Peak rate, falling with the model's width; ten times higher for LoRA, at any rank (Schulman et al. 2025,
+    "LoRA Without Regret": 5e-5 x 10 x (2000 / hidden_size)^0.781 for Llama models).
+    """
+    if wishes.learning_rate is not None:
+        return wishes.learning_rate
+    rate = c.LEARNING_RATE_AT_2000 * (2000 / spec.hidden_size) ** c.LEARNING_RATE_EXPONENT
+    if method is not Method.FULL:
+        rate *= c.LORA_LEARNING_RATE_FACTOR
+    return float(f"{rate * (wishes.learning_rate_multiplier or 1.0):.2g}")
+
+
+def choose_hyperparameters(
+    spec: ModelSpec, statistics: DatasetStatistics, method: Method, wishes: Wishes
+) -> Hyperparameters:
+    """Everything that decides the result but not the memory."""
+    defaults = Hyperparameters(n_epochs=1, learning_rate=1e-4)
+    warmup = 0.1 if statistics.examples < _SHORT_RUN_EXAMPLES else defaults.warmup_ratio
+    decay = 0.01 if method is Method.FULL else defaults.weight_decay
+    return Hyperparameters(
+        n_epochs=choose_epochs(statistics.examples, wishes),
+        learning_rate=choose_learning_rate(spec, method, wishes),
+        warmup_ratio=warmup if wishes.warmup_ratio is None else wishes.warmup_ratio,
+        weight_decay=decay if wishes.weight_decay is None else wishes.weight_decay,
+        lora_dropout=wishes.lora_dropout or 0.0,
+        learning_rate_multiplier=wishes.learning_rate_multiplier or 1.0,
+    )

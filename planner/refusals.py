@@ -1,0 +1,76 @@
+"""What to say when nothing fits: the smallest change or GPU that would."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from planner.calibration import Correction
+from planner.candidates import Candidate, Question, allowed_methods, candidates_on
+from planner.catalogue import gpus
+from planner.devices import Device, device_of
+from planner.errors import DoesNotFitError
+from planner.explanations import NAMES, gib
+from planner.memory import estimate_memory
+from planner.plans import Wishes
+
+SHORTEST_LENGTH = 128  # tokens; a suggestion below it would help nobody
+
+
+def refusal(question: Question, candidates: Sequence[Candidate]) -> DoesNotFitError:
+    """The error that says how much is missing and what would fit."""
+    best = max(candidates, key=lambda candidate: candidate.headroom_bytes)
+    setup, device = best.setup, best.device
+    said = (
+        f"Nothing fits. {NAMES[setup.method]} at {setup.max_length:,} tokens needs "
+        f"{gib(best.memory.required_bytes)} with its bound; {device.name} has {gib(device.free_bytes)} free."
+    )
+    changes = [change for change in (_without_pins(question, device), _shorter(question, best)) if change]
+    gpu = _smallest_gpu(question)
+    if gpu:
+        changes.append(f"use a GPU such as {gpu}")
+    if not changes:
+        return DoesNotFitError(f"{said} No known GPU can hold it: choose a smaller model.")
+    return DoesNotFitError(f"{said} What would fit: {', or '.join(changes)}.")
+
+
+def _without_pins(question: Question, device: Device) -> str | None:
+    """The first pinned choice whose release alone makes the run fit."""
+    wishes = question.wishes
+    releases: list[tuple[str, Wishes]] = []
+    if wishes.method is not None:
+        free = replace(wishes, method=None)
+        others = [m for m in allowed_methods(replace(question, wishes=free)) if m is not wishes.method]
+        releases += [(f"use {NAMES[method]}", replace(wishes, method=method)) for method in others]
+    if wishes.per_device_train_batch_size is not None:
+        releases.append(("leave per_device_train_batch_size open", replace(wishes, per_device_train_batch_size=None)))
+    if wishes.gradient_checkpointing is False:
+        releases.append(("allow gradient checkpointing", replace(wishes, gradient_checkpointing=None)))
+    if wishes.lora_rank is not None:
+        releases.append(("leave lora_rank open", replace(wishes, lora_rank=None)))
+    for name, released in releases:
+        if _fits(replace(question, wishes=released), device):
+            return name
+    return None
+
+
+def _fits(question: Question, device: Device) -> bool:
+    return any(candidate.fits for candidate in candidates_on(question, device))
+
+
+def _shorter(question: Question, best: Candidate) -> str | None:
+    """The greatest length, to 64 tokens, at which the best run fits."""
+    low, high = 0, best.setup.max_length // 64
+    while low < high:
+        middle = (low + high + 1) // 2
+        shorter = replace(best.setup, max_length=middle * 64)
+        estimate = question.correction.apply(estimate_memory(question.spec, shorter, best.device))
+        low, high = (middle, high) if estimate.required_bytes <= best.device.free_bytes else (low, middle - 1)
+    length = low * 64
+    return f"set max_length to {length:,} or less" if SHORTEST_LENGTH <= length < best.setup.max_length else None
+
+
+def _smallest_gpu(question: Question) -> str | None:
+    uncorrected = replace(question, correction=Correction())
+    for gpu in sorted(gpus(), key=lambda gpu: (gpu.memory_gib, gpu.bf16_flops)):
+        if _fits(uncorrected, device_of(gpu)):
+            return f"{gpu.title} ({gpu.memory_gib} GB)"
+    return None

@@ -1,0 +1,82 @@
+"""The vocabulary of a training run: everything that decides its memory, and everything that decides its result."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Method(StrEnum):
+    """How the base model is adapted, from the least to the most compressed."""
+
+    FULL = "full"  # every weight is trained
+    LORA = "lora"  # low-rank adapters on a 16-bit base
+    QLORA = "qlora"  # low-rank adapters on a 4-bit base
+
+
+class Quantization(StrEnum):
+    """How the frozen base is stored."""
+
+    NF4_DOUBLE_QUANT = "nf4_double_quant"  # bitsandbytes NF4, blocks of 64, absmax quantized again in blocks of 256
+
+
+class Loss(StrEnum):
+    """How the cross entropy over the vocabulary is computed."""
+
+    EAGER = "eager"  # full logits with float32 copies
+    FUSED_CE = "fused_ce"  # one fused kernel over full logits
+    CHUNKED_CE = "chunked_ce"  # logits whole, cross entropy in chunks
+    FUSED_LINEAR_CE = "fused_linear_ce"  # logits never materialised: projection and cross entropy chunk by chunk
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The library whose loop runs the step; versions of one library hold different numbers of logits copies."""
+
+    library: str
+    version: str | None = None
+    compiled: bool | None = None  # through torch.compile; None: as the library's published runs are
+
+
+TUNEWRIGHT_STACK = Stack("tunewright")
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """Everything that decides the memory of a run. Rank, alpha, targets and adapter dtype are None for `full`."""
+
+    method: Method
+    quantization: Quantization | None = None
+    lora_rank: int | None = None
+    lora_alpha: int | None = None
+    lora_target_modules: tuple[str, ...] | None = None
+    adapter_dtype: str | None = None  # "float32" or "bfloat16"
+    lora_dropout: float = 0.0  # keeps a dropped copy of every adapted input when above zero
+    per_device_train_batch_size: int = 1
+    gradient_accumulation_steps: int = 1
+    max_length: int = 2048  # tokens
+    packing: bool = False
+    gradient_checkpointing: bool = False
+    attn_implementation: str = "sdpa"  # "eager", "sdpa" or "flash_attention_2"
+    loss: Loss = Loss.FUSED_LINEAR_CE
+    optimizer: str = "adamw_torch_fused"
+    dtype: str = "bfloat16"
+    stack: Stack = TUNEWRIGHT_STACK
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Rows per optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What decides the result but not the memory. The effective batch size lives in `TrainingSetup`."""
+
+    n_epochs: int
+    learning_rate: float  # peak, reached after warmup
+    warmup_ratio: float = 0.03  # of all optimizer steps
+    lr_scheduler_type: str = "cosine"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    lora_dropout: float = 0.0
+    learning_rate_multiplier: float = 1.0  # what `learning_rate` is of the planner's own, as OpenAI's clients name it
+    evaluation_fraction: float = 0.05  # held out of the training file when no validation file is given

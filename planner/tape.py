@@ -1,0 +1,146 @@
+"""A symbolic autograd tape: which bytes are alive while a piece of a model runs forward and then backward.
+
+Each operation states what it returns, what it saves for its backward, which inputs get a gradient and what it needs
+meanwhile. The rules are autograd's own: a saved tensor lives until the operation that saved it has run backward; a
+gradient lives from its production to its consumption; a second gradient of the same tensor is added in place where
+nothing else shares the storage (`InputBuffer::accumulate` in torch/csrc/autograd/input_buffer.cpp).
+"""
+
+from dataclasses import dataclass, field
+
+Tensor = int  # index into Tape.sizes
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One node of the graph. Sizes in bytes."""
+
+    output: Tensor
+    inputs: tuple[Tensor, ...]  # those that get a gradient
+    saves: tuple[Tensor, ...]
+    workspace_bytes: int  # needed during this operation's backward only
+    parameter_gradient_bytes: int  # gradient of this operation's own weight, kept after it
+    shares_gradient: bool  # the gradient of the output is passed on to the inputs without a copy
+
+
+@dataclass
+class Tape:
+    """The operations of one piece, in forward order."""
+
+    sizes: list[int] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+
+    def tensor(self, size_bytes: int) -> Tensor:
+        """A tensor that no operation of this tape produced."""
+        self.sizes.append(size_bytes)
+        return len(self.sizes) - 1
+
+    def apply(
+        self,
+        inputs: tuple[Tensor, ...],
+        size_bytes: int,
+        saves: tuple[Tensor, ...] = (),
+        *,
+        workspace_bytes: int = 0,
+        parameter_gradient_bytes: int = 0,
+        shares_gradient: bool = False,
+        saves_output: bool = False,
+    ) -> Tensor:
+        """Record an operation that returns a new tensor of `size_bytes`."""
+        output = self.tensor(size_bytes)
+        if saves_output:
+            saves = (*saves, output)
+        self.operations.append(
+            Operation(output, inputs, saves, workspace_bytes, parameter_gradient_bytes, shares_gradient)
+        )
+        return output
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that the forward pass leaves behind for the backward pass, each storage once."""
+        return sum(self.sizes[tensor] for tensor in {t for operation in self.operations for t in operation.saves})
+
+    def backward_bytes(self, kept: tuple[Tensor, ...] = ()) -> list[int]:
+        """Bytes alive at each moment while the tape runs backward from its last output.
+
+        Counts saved tensors, gradients, workspaces and parameter gradients; `kept` tensors stay alive throughout.
+        """
+        return _Backward(self, kept).run()
+
+
+class _Backward:
+    """The state of a backward pass: what is saved, which gradient lives in which storage."""
+
+    def __init__(self, tape: Tape, kept: tuple[Tensor, ...]) -> None:
+        self.tape = tape
+        self.alive = 0
+        self.moments: list[int] = []
+        self.holders: dict[Tensor, int] = {}
+        for operation in tape.operations:
+            for tensor in operation.saves:
+                self._hold(tensor)
+        for tensor in kept:
+            self._hold(tensor)
+        self.gradients: dict[Tensor, int] = {}  # tensor -> storage
+        self.storages: dict[int, list[int]] = {}  # storage -> [bytes, tensors that use it]
+        self.next_storage = 0
+
+    def run(self) -> list[int]:
+        last = self.tape.operations[-1].output
+        self.gradients[last] = self._allocate(self.tape.sizes[last])
+        for operation in reversed(self.tape.operations):
+            if operation.output in self.gradients:
+                self._step(operation)
+        return self.moments
+
+    def _step(self, operation: Operation) -> None:
+        incoming = self.gradients.pop(operation.output)
+        self.alive += operation.parameter_gradient_bytes
+        produced = []
+        for tensor in operation.inputs:
+            if operation.shares_gradient and self.tape.sizes[tensor] == self.storages[incoming][0]:
+                self.storages[incoming][1] += 1
+                produced.append((tensor, incoming))
+            else:
+                produced.append((tensor, self._allocate(self.tape.sizes[tensor])))
+        self.moments.append(self.alive + operation.workspace_bytes)
+        self._release(incoming)
+        for tensor in operation.saves:
+            self._let_go(tensor)
+        for tensor, storage in produced:
+            self._accumulate(tensor, storage)
+
+    def _accumulate(self, tensor: Tensor, storage: int) -> None:
+        held = self.gradients.get(tensor)
+        if held is None:
+            self.gradients[tensor] = storage
+            return
+        if self.storages[held][1] > 1:  # shared: the sum needs a storage of its own
+            self.gradients[tensor] = self._allocate(self.tape.sizes[tensor])
+            self.moments.append(self.alive)
+            self._release(held)
+        self._release(storage)
+
+    def _allocate(self, size_bytes: int) -> int:
+        self.next_storage += 1
+        self.storages[self.next_storage] = [size_bytes, 1]
+        self.alive += size_bytes
+        return self.next_storage
+
+    def _release(self, storage: int) -> None:
+        entry = self.storages[storage]
+        entry[1] -= 1
+        if entry[1] == 0:
+            self.alive -= entry[0]
+            del self.storages[storage]
+
+    def _hold(self, tensor: Tensor) -> None:
+        count = self.holders.get(tensor, 0)
+        if count == 0:
+            self.alive += self.tape.sizes[tensor]
+        self.holders[tensor] = count + 1
+
+    def _let_go(self, tensor: Tensor) -> None:
+        self.holders[tensor] -= 1
+        if self.holders[tensor] == 0:
+            self.alive -= self.tape.sizes[tensor]

@@ -1,0 +1,215 @@
+"""How fast a run is and how long it takes, from its arithmetic and the device's data sheet."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from planner import constants as c
+from planner.catalogue import gpus
+from planner.decoder import DTYPE_BYTES, layer_memory
+from planner.devices import Device
+from planner.model_spec import ALL_LINEAR, ModelSpec
+from planner.setup import Hyperparameters, Method, TrainingSetup
+from planner.stacks import profile
+from planner.statistics import DatasetStatistics
+
+
+@dataclass(frozen=True)
+class SpeedEstimate:
+    """Predicted speed and time of one run."""
+
+    tokens_per_second: float  # non-padding tokens while training
+    flops_per_token: float  # of the training step
+    step_seconds: float  # one optimizer step
+    total_steps: int
+    loading_seconds: float
+    training_seconds: float
+    evaluation_seconds: float
+    sampling_seconds: float  # samples before and after
+    export_seconds: float  # writing the result and checking it in a fresh process
+
+    @property
+    def seconds(self) -> float:
+        """From the start of the process to the verified export."""
+        return (
+            self.loading_seconds
+            + self.training_seconds
+            + self.evaluation_seconds
+            + self.sampling_seconds
+            + self.export_seconds
+        )
+
+
+@dataclass(frozen=True)
+class DeviceRates:
+    """What a device sustains."""
+
+    flops: float  # bf16 per second, before utilisation
+    bandwidth_bytes: float  # per second
+    utilisation: float  # of `flops`, in large matrix products
+
+
+def device_rates(device: Device) -> DeviceRates:
+    """Rates from the catalogue, by device class; a GPU that is only a size counts as a modest one."""
+    if device.kind == "cpu":
+        cores = device.cores or 1
+        return DeviceRates(c.CPU_FLOPS_PER_CORE * cores, float("inf"), 1.0)
+    known = _rates_by_class().get(device.device_class)
+    return known or DeviceRates(c.UNKNOWN_GPU_FLOPS, c.UNKNOWN_GPU_BANDWIDTH, c.MATRIX_UTILISATION)
+
+
+@lru_cache(maxsize=1)
+def _rates_by_class() -> dict[str, DeviceRates]:
+    return {
+        f"nvidia-{gpu.id}": DeviceRates(gpu.bf16_flops, gpu.bandwidth_bytes, c.MATRIX_UTILISATION) for gpu in gpus()
+    }
+
+
+def flops_per_token(spec: ModelSpec, setup: TrainingSetup, length: float) -> float:
+    """FLOPs of training one token of a row of `length` tokens.
+
+    Two per active weight for each of: forward, the gradient of the input, the gradient of the weight (full
+    fine-tuning only) and the recomputation; adapters pay all of the first three. Attention's two products cost
+    4 x length x width forward, halved by causality, twice that backward (Kaplan et al. 2020, table 1).
+    """
+    recomputed = 1 if setup.gradient_checkpointing else 0
+    passes = 2 + (1 if setup.method is Method.FULL else 0) + recomputed
+    adapters = 0.0
+    if setup.method is not Method.FULL:
+        adapters = _active_adapter_parameters(spec, setup)
+    attended = min(length, spec.sliding_window or length)
+    attention = 2 * attended * spec.num_attention_heads * spec.head_dim * spec.num_hidden_layers
+    return 2.0 * spec.active_parameters * passes + 2.0 * adapters * (3 + recomputed) + attention * (3 + recomputed)
+
+
+def _active_adapter_parameters(spec: ModelSpec, setup: TrainingSetup) -> float:
+    rank, targets = setup.lora_rank or 0, setup.lora_target_modules or (ALL_LINEAR,)
+    total = float(spec.lora_parameters(rank, targets))
+    if spec.expert_parameters:  # of an expert's adapters one token meets only its own
+        share = next(g.experts.per_token / g.experts.count for g in spec.groups if g.experts)
+        return total * share
+    return total
+
+
+def tokens_per_second(spec: ModelSpec, setup: TrainingSetup, device: Device, length: float) -> float:
+    """Tokens through forward and backward per second, the optimizer's step left out.
+
+    Matrix products at the device's utilisation, small operators at its bandwidth, and never faster than Python
+    launches kernels.
+    """
+    rates = device_rates(device)
+    seconds = flops_per_token(spec, setup, length) / (rates.flops * rates.utilisation)
+    if device.kind == "cpu":
+        return 1 / (seconds * (c.CPU_EXPERTS_PENALTY if spec.expert_parameters else 1.0))
+    stack = profile(setup, spec.model_type)
+    batch, longest = setup.per_device_train_batch_size, setup.max_length
+    passes = 4 / 3 if setup.gradient_checkpointing else 1.0
+    rows = batch * length
+    layers = [(group.count, layer_memory(spec, group, setup, stack, batch, longest)) for group in spec.groups]
+    activations = sum(count * (layer.saved_bytes - layer.weight_copies_bytes) for count, layer in layers)
+    copies = sum(count * layer.weight_copies_bytes for count, layer in layers)
+    seconds += activations / (batch * longest) * c.ELEMENTWISE_TRAFFIC * passes / rates.bandwidth_bytes
+    seconds += copies * c.WEIGHT_COPY_TRAFFIC * passes / rates.bandwidth_bytes / rows
+    if setup.method is Method.QLORA:  # every weight is read in 4 bits and written and read in 16, each pass
+        moved = spec.quantizable_parameters * (0.5 + 2 * DTYPE_BYTES[setup.dtype])
+        seconds += moved * (2 + (passes > 1)) / rates.bandwidth_bytes / rows
+    return 1 / max(seconds, spec.num_hidden_layers * c.LAUNCH_SECONDS_PER_LAYER * passes / rows)
+
+
+def estimate_speed(
+    spec: ModelSpec,
+    setup: TrainingSetup,
+    device: Device,
+    statistics: DatasetStatistics,
+    hyperparameters: Hyperparameters,
+) -> SpeedEstimate:
+    """Time of the whole run over this data set: loading, training, evaluation, samples, export and its check."""
+    tokens = truncated_tokens(statistics, setup.max_length)
+    examples = max(1, statistics.examples)
+    held_out = held_out_examples(statistics, hyperparameters)
+    own_validation = statistics.validation_examples == 0
+    share = (examples - held_out) / examples if own_validation else 1.0
+    evaluated = tokens * (1 - share) if own_validation else statistics.validation_tokens
+    mean_length = max(1.0, tokens / examples)
+    row_length = setup.max_length if setup.packing else mean_length
+    rate = tokens_per_second(spec, setup, device, row_length) * _useful_share(setup, device)
+    steps = total_steps(statistics, setup, hyperparameters)
+    trained = tokens * share * hyperparameters.n_epochs
+    optimizer = steps * _optimizer_seconds(spec, setup, device)
+    training = trained / rate + optimizer
+    work = flops_per_token(spec, setup, row_length)
+    forward = rate * work / (2.0 * spec.active_parameters)
+    return SpeedEstimate(
+        tokens_per_second=trained / training if training else rate,
+        flops_per_token=work,
+        step_seconds=training / max(1, steps),
+        total_steps=steps,
+        loading_seconds=_loading_seconds(spec, setup, device),
+        training_seconds=training,
+        evaluation_seconds=c.EVALUATIONS * evaluated / forward,
+        sampling_seconds=_sampling_seconds(spec, setup, device),
+        export_seconds=c.VERIFY_SECONDS + _loading_seconds(spec, setup, device) - c.START_SECONDS,
+    )
+
+
+def truncated_tokens(statistics: DatasetStatistics, max_length: int) -> float:
+    """Tokens of one pass over the data set with every example cut at `max_length`."""
+    if statistics.longest <= max_length:
+        return float(statistics.tokens)
+    whole = sum(statistics.token_lengths)
+    if not whole:
+        return float(min(statistics.tokens, statistics.examples * max_length))
+    kept = sum(min(length, max_length) for length in statistics.token_lengths)
+    return statistics.tokens * kept / whole
+
+
+def held_out_examples(statistics: DatasetStatistics, hyperparameters: Hyperparameters) -> int:
+    """Examples that are evaluated and not trained; none of the training file where a validation file is given."""
+    if statistics.validation_examples or statistics.examples < 2:
+        return 0
+    return min(statistics.examples - 1, max(1, round(statistics.examples * hyperparameters.evaluation_fraction)))
+
+
+def total_steps(statistics: DatasetStatistics, setup: TrainingSetup, hyperparameters: Hyperparameters) -> int:
+    """Optimizer steps of the whole run."""
+    rows = statistics.examples - held_out_examples(statistics, hyperparameters)
+    if setup.packing:
+        share = rows / max(1, statistics.examples)
+        tokens = truncated_tokens(statistics, setup.max_length) * share
+        rows = max(1, round(tokens / (setup.max_length * (1 - c.PACKING_SHARE)) + 0.5))
+    return max(1, -(-rows // setup.effective_batch_size)) * hyperparameters.n_epochs
+
+
+def _useful_share(setup: TrainingSetup, device: Device) -> float:
+    if setup.packing:
+        return 1 - c.PACKING_SHARE
+    if device.kind == "cpu" or setup.per_device_train_batch_size == 1:
+        return 1.0
+    return 1 - c.PADDING_SHARE
+
+
+def _optimizer_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> float:
+    if setup.method is Method.FULL:
+        trained, width = spec.parameters, DTYPE_BYTES[setup.dtype]
+    else:
+        trained = spec.lora_parameters(setup.lora_rank or 0, setup.lora_target_modules or (ALL_LINEAR,))
+        width = DTYPE_BYTES[setup.adapter_dtype or "float32"]
+    bandwidth = c.CPU_GENERATION_BYTES if device.kind == "cpu" else device_rates(device).bandwidth_bytes
+    return trained * width * c.OPTIMIZER_PASSES / bandwidth
+
+
+def _loading_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> float:
+    weights = spec.parameters * DTYPE_BYTES[setup.dtype]
+    on_cpu = device.kind == "cpu"
+    seconds = c.START_SECONDS + weights / (c.CPU_LOAD_BYTES if on_cpu else c.GPU_LOAD_BYTES)
+    if setup.method is Method.QLORA:
+        seconds += weights / (c.CPU_QUANTIZE_BYTES if on_cpu else c.QUANTIZE_BYTES)
+    return seconds
+
+
+def _sampling_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> float:
+    """Samples before and after are decoded in one batch each; every token reads all weights once."""
+    read = 2 * c.SAMPLE_TOKENS * spec.active_parameters * DTYPE_BYTES[setup.dtype]
+    if device.kind == "cpu":
+        return read / c.CPU_GENERATION_BYTES
+    launches = 2 * c.SAMPLE_TOKENS * spec.num_hidden_layers * c.LAUNCH_SECONDS_PER_LAYER
+    return max(launches, read / device_rates(device).bandwidth_bytes)

@@ -1,0 +1,178 @@
+"""The real service in real processes: API, training worker, maintenance worker, on free ports."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+from openai.types.fine_tuning import FineTuningJob
+
+from core.accounts import service as accounts
+from core.db.migrate import upgrade
+from core.db.session import Database
+from core.ledger import codes
+from tests.waiting import wait_for
+
+CREDIT_CODE = "TESTING"
+QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "CHECKPOINT_SECONDS": "0.5"}
+
+
+@dataclass
+class Service:
+    """A running service and a client that is signed in to it."""
+
+    directory: Path
+    environment: dict[str, str]
+    base_url: str
+    api_key: str
+    database: Database
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def client(self) -> openai.OpenAI:
+        """The official client."""
+        return openai.OpenAI(base_url=f"{self.base_url}/v1", api_key=self.api_key)
+
+    @property
+    def http(self) -> httpx.Client:
+        """For what the official client lacks."""
+        return httpx.Client(base_url=f"{self.base_url}/v1", headers={"authorization": f"Bearer {self.api_key}"})
+
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        """Start a process of the service."""
+        log = (self.directory / f"{name}.log").open("ab")
+        with log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command], env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self.processes[name] = process
+        return process
+
+    def start_worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
+        """Start a training worker and wait until it has reported for duty."""
+        process = self.start(name, "worker", "--device", "cpu")
+        wait_for(lambda: self._knows_worker(process.pid), seconds=60, what=f"{name} to report", context=self.logs)
+        return process
+
+    def _knows_worker(self, process_id: int) -> bool:
+        with self.http as http:
+            return any(row["process_id"] == process_id for row in http.get("/workers").json()["data"])
+
+    def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stop a process and wait for its end."""
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        return process.wait(timeout=40)
+
+    def upload(self, rows: list[dict[str, Any]]) -> str:
+        """Upload rows as JSON Lines; the file's id."""
+        content = "\n".join(json.dumps(row) for row in rows).encode()
+        return self.client.files.create(file=("rows.jsonl", content), purpose="fine-tune").id
+
+    def create_job(self, rows: list[dict[str, Any]], **extra: Any) -> FineTuningJob:
+        """Upload rows and start a job on the tiny model."""
+        hyperparameters = extra.pop("hyperparameters", {"n_epochs": 2})
+        return self.client.fine_tuning.jobs.create(
+            model="tiny",
+            training_file=self.upload(rows),
+            seed=7,
+            hyperparameters=hyperparameters,
+            extra_body={"credit_code": CREDIT_CODE, **extra},
+        )
+
+    def wait(self, job_id: str, *statuses: str, seconds: float = 90) -> FineTuningJob:
+        """The job as soon as it is in one of the statuses."""
+        client = self.client
+
+        def reached() -> FineTuningJob | None:
+            job = client.fine_tuning.jobs.retrieve(job_id)
+            if job.status in statuses:
+                return job
+            assert job.status not in ("failed", "cancelled", "succeeded"), f"{job.status}: {job.error}\n{self.logs()}"
+            return None
+
+        return wait_for(reached, seconds=seconds, what=f"{job_id} to be {statuses}", context=self.logs)
+
+    def logs(self) -> str:
+        """The ends of all logs."""
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
+            for path in sorted(self.directory.glob("*.log"))
+        )
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_service(
+    directory: Path,
+    models_dir: Path,
+    redis_url: str,
+    *,
+    database_url: str | None = None,
+    overrides: Mapping[str, str] | None = None,
+    worker: bool = True,
+) -> Iterator[Service]:
+    """A service in `directory`, stopped at the end with whatever it started."""
+    port = free_port()
+    values = {
+        "DATA_DIR": str(directory / "data"),
+        "MODELS_DIR": str(models_dir),
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": database_url or f"sqlite:///{directory / 'service.db'}",
+        "LOG_LEVEL": "INFO",
+        **QUICK,
+        **(overrides or {}),
+    }
+    environment = {
+        **os.environ,
+        **{f"TUNEWRIGHT_{name}": value for name, value in values.items()},
+        "HF_HUB_OFFLINE": "1",
+    }
+    upgrade(values["DATABASE_URL"])
+    database = Database(values["DATABASE_URL"], lambda _: None)
+    with database.transaction() as session:
+        owner = accounts.ensure_owner(session)
+        api_key = accounts.create_api_key(session, owner, "tests").secret
+        codes.create_code(session, CREDIT_CODE, 100_000)
+    service = Service(directory, environment, f"http://127.0.0.1:{port}", api_key, database)
+    try:
+        service.start(
+            "api", "uvicorn", "api.app:create_app", "--factory", "--port", str(port), "--log-level", "warning"
+        )
+        service.start("maintenance", "worker", "--maintenance")
+        wait_for(lambda: _is_ready(service), seconds=30, what="the API", context=service.logs)
+        if worker:
+            service.start_worker()
+        yield service
+    finally:
+        for process in service.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in service.processes.values():
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        database.close()
+
+
+def _is_ready(service: Service) -> bool:
+    try:
+        return httpx.get(f"{service.base_url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,104 @@
+"""What must not lose a job: its owner's wishes, a killed trainer, a killed worker, a drained worker."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.rows import chat_rows
+from tests.e2e.service import Service, running_service
+from tests.waiting import wait_for
+
+LONG = {"n_epochs": 150}
+
+
+def _start_training(service: Service, steps: int = 5) -> str:
+    job = service.create_job(chat_rows(), hyperparameters=LONG, adapter={"method": "lora"})
+    _wait_for_step(service, job.id, steps)
+    return job.id
+
+
+def _wait_for_step(service: Service, job_id: str, step: int) -> None:
+    def reached() -> bool:
+        events = service.client.fine_tuning.jobs.list_events(job_id, limit=5).data
+        return any(isinstance(event.data, dict) and event.data["step"] >= step for event in events)
+
+    wait_for(reached, seconds=60, what=f"step {step}", context=service.logs)
+
+
+def _steps(service: Service, job_id: str) -> list[int]:
+    events = list(service.client.fine_tuning.jobs.list_events(job_id, limit=100))
+    return [event.data["step"] for event in reversed(events) if event.data and event.data.get("valid_loss") is None]
+
+
+def _trainers(service: Service, worker: str) -> list[psutil.Process]:
+    """The worker's training children: grandchildren that lead a process group of their own."""
+    process = psutil.Process(service.processes[worker].pid)
+    return [child for child in process.children(recursive=True) if os.getpgid(child.pid) == child.pid]
+
+
+def test_cancel_charges_what_was_used_and_frees_the_worker(service: Service) -> None:
+    job_id = _start_training(service)
+    service.client.fine_tuning.jobs.cancel(job_id)
+    service.wait(job_id, "cancelled", seconds=15)
+    with service.http as http:
+        wire = http.get(f"/fine_tuning/jobs/{job_id}").json()
+        assert http.get("/credits").json()["held"] == 0
+    assert 0 <= wire["charged"] <= wire["quote"]["credits"]
+    wait_for(lambda: not _trainers(service, "worker"), seconds=10, what="the trainer to be gone")
+    follower = service.create_job(chat_rows())
+    service.wait(follower.id, "succeeded")
+
+
+def test_pause_and_resume_go_on_where_it_stopped(service: Service) -> None:
+    job_id = _start_training(service)
+    service.client.fine_tuning.jobs.pause(job_id)
+    service.wait(job_id, "paused", seconds=15)
+    reached = max(_steps(service, job_id))
+    service.client.fine_tuning.jobs.resume(job_id)
+    _wait_for_step(service, job_id, reached + 1)
+    service.client.fine_tuning.jobs.cancel(job_id)
+    service.wait(job_id, "cancelled", seconds=15)
+    steps = _steps(service, job_id)
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_killed_trainer_is_started_again_from_its_checkpoint(service: Service) -> None:
+    job_id = _start_training(service, steps=30)
+    for trainer in _trainers(service, "worker"):
+        trainer.kill()
+    service.wait(job_id, "succeeded")
+    steps = _steps(service, job_id)
+    assert steps == list(range(1, len(steps) + 1))
+    events = [event.message for event in service.client.fine_tuning.jobs.list_events(job_id, limit=100)]
+    assert any("signal 9" in message for message in events)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_another_worker_takes_over(
+    tmp_path: Path,
+    models_dir: Path,
+    valkey_url: str,
+    postgres_url: str,
+    s3_endpoint: str,
+    bucket: Any,
+    number: signal.Signals,
+) -> None:
+    """As in production, on PostgreSQL and S3: a worker is killed or drained, a second one finishes without a gap."""
+    overrides = {"STORE_URL": f"s3://{bucket.name}/tunewright", "S3_ENDPOINT_URL": s3_endpoint}
+    with running_service(tmp_path, models_dir, valkey_url, database_url=postgres_url, overrides=overrides) as service:
+        job_id = _start_training(service, steps=30)
+        service.stop("worker", number)
+        service.start_worker("successor")
+        service.wait(job_id, "succeeded")
+        steps = _steps(service, job_id)
+        assert steps == list(range(1, len(steps) + 1))
+        with service.http as http:
+            assert http.get("/credits").json()["held"] == 0
+            download = http.get(f"/fine_tuning/jobs/{job_id}/artifacts/adapter.zip", follow_redirects=False)
+        assert download.status_code in (302, 307)
+        assert httpx.get(download.headers["location"]).content.startswith(b"PK")

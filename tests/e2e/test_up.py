@@ -1,0 +1,167 @@
+"""`tunewright up` as a person uses it: it comes up, lets its owner in once, and leaves nothing behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+READY_SECONDS = 90
+STOP_SECONDS = 45
+
+
+class Up:
+    """A running `tunewright up`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.log = data_dir.with_suffix(".log")
+        # The starter model is there already, as far as `up` looks: converting it is another test's business.
+        (data_dir / "models" / "smollm2-135m-instruct").mkdir(parents=True)
+        (data_dir / "models" / "smollm2-135m-instruct" / "config.json").write_text("{}")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                tunewright("up", "--port", "0", "--data", str(data_dir)), stdout=log, stderr=log, env=environment()
+            )
+        self.url, self.link = self._wait(r"running at (\S+)\n.*?(http\S+sign-in\S+)")
+
+    def _wait(self, pattern: str) -> tuple[str, ...]:
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if found := re.search(pattern, self.log.read_text(), re.DOTALL):
+                return found.groups()
+            time.sleep(0.05)
+        raise AssertionError(f"`tunewright up` did not get ready:\n{self.log.read_text()}")
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of this service: the supervisor's descendants, and what has its directory in its environment.
+
+        The environment finds those that lost their parents; Valkey overwrites its own and is found by its directory.
+        """
+        found = {}
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("TUNEWRIGHT_DATA_DIR") == str(self.data_dir)
+                mine = mine or process.cwd().startswith(str(self.data_dir)) or process.pid == self.process.pid
+                if mine:
+                    found |= {one.pid: one for one in (process, *process.children(recursive=True))}
+            except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
+                continue
+        return [process for process in found.values() if _is_alive(process)]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def tunewright(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "cli", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("TUNEWRIGHT_")}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[], Up]]:
+    """Starts a service on a directory of its own; whatever a failing test leaves of it is killed."""
+    started: list[Up] = []
+
+    def start() -> Up:
+        started.append(Up(tmp_path / "data"))
+        return started[-1]
+
+    yield start
+    for up in started:
+        for process in up.processes():
+            process.kill()
+        up.process.wait()
+
+
+def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:
+    up = start()
+    assert httpx.get(f"{up.url}/readyz").status_code == 200
+    names = {path.stem for path in (up.data_dir / "logs").glob("*.log")}
+    assert {"api", "maintenance", "valkey"} < names
+    assert any(name.startswith("worker-") for name in names)
+
+    with httpx.Client(base_url=up.url) as browser:
+        assert browser.get(up.link).status_code == 303
+        assert browser.get("/v1/account").status_code == 200
+    assert httpx.get(up.link).status_code == 403
+
+    fresh = subprocess.run(
+        tunewright("link", "--data", str(up.data_dir)), env=environment(), capture_output=True, text=True, check=True
+    )
+    assert httpx.get(fresh.stdout.strip()).status_code == 303
+
+    key = subprocess.run(
+        tunewright("keys", "create", "--data", str(up.data_dir)),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    secret = key.stdout.removesuffix("\n")
+    listed = httpx.get(f"{up.url}/v1/fine_tuning/jobs", headers={"Authorization": f"Bearer {secret}"})
+    assert (listed.status_code, listed.json()["data"]) == (200, [])
+
+    second = subprocess.run(
+        tunewright("up", "--data", str(up.data_dir)), env=environment(), capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 1
+    assert f"already at {up.url}" in second.stderr
+    assert "Traceback" not in second.stderr
+
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(STOP_SECONDS) == 0, up.log.read_text()
+    assert up.processes() == []
+    assert not (up.data_dir / "service.json").exists()
+
+
+def test_a_killed_service_leaves_no_process_and_starts_again(start: Callable[[], Up], tmp_path: Path) -> None:
+    up = start()
+    before = up.processes()
+    assert len(before) >= 5, [process.cmdline() for process in before]
+    up.process.kill()
+    up.process.wait()
+    _, alive = psutil.wait_procs(before, timeout=STOP_SECONDS)
+    assert [process.cmdline() for process in alive] == []
+    assert up.processes() == []
+
+    again = subprocess.run(
+        tunewright("codes", "create", "after", "--credits", "5", "--data", str(up.data_dir)),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (again.returncode, again.stdout) == (0, "AFTER is worth 5 credits.\n")
+
+
+def test_a_busy_port_is_an_error_before_anything_starts(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = subprocess.run(
+            tunewright("up", "--port", str(port), "--data", str(tmp_path / "data")),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert f"Port {port} on 127.0.0.1 cannot be used" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "data" / "tunewright.db").exists()

@@ -1,0 +1,101 @@
+"""Tiny base models with random weights, made in a second and used by every test that trains or loads one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_CORPUS = (
+    "Hello! How can I help you today? My lamp does not glow. Unplug it, wait ten seconds and plug it in again.",
+    "The order number is on the invoice. Please send us a photo of the box, and we will replace it at once.",
+    "system user assistant What is the capital of Chile? Santiago. Numbers: 0 1 2 3 4 5 6 7 8 9 and so on.",
+)
+
+
+def make_tiny_model(
+    directory: Path,
+    *,
+    family: str = "llama",
+    vocab_size: int = 384,
+    seed: int = 0,
+    dtype: str = "bfloat16",
+    **overrides: Any,
+) -> Path:
+    """Write a 2-layer model of `family` with hidden size 64 and a ChatML tokenizer of its own; returns `directory`.
+
+    Files: config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json. Weights are
+    drawn from `seed`. `overrides` go into the configuration, e.g. `num_hidden_layers=4`.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_tokenizer(directory, vocab_size)
+    settings: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 2048,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "tie_word_embeddings": family not in ("mistral", "mixtral", "qwen3_moe"),
+        **_FAMILY_SETTINGS.get(family, {}),
+        **overrides,
+    }
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        AutoConfig.for_model(family, **settings), dtype=getattr(torch, dtype)
+    )
+    model.generation_config.eos_token_id = 2
+    model.generation_config.pad_token_id = 0
+    model.save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)
+    return directory
+
+
+_FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 1},
+    "gemma2": {"query_pre_attn_scalar": 16, "sliding_window": 64},
+    "granite": {
+        "logits_scaling": 8.0,
+        "embedding_multiplier": 4.0,
+        "attention_multiplier": 0.1,
+        "residual_multiplier": 0.5,
+    },
+}
+
+
+def _write_tokenizer(directory: Path, vocab_size: int) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_CORPUS * 4, trainer)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "chat_template": CHATML,
+        "model_max_length": 2048,
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -1,0 +1,32 @@
+"""`python -m worker --device cpu`, `--device cuda:0` or `--maintenance`: one worker process."""
+
+import argparse
+
+from core.logging import configure_logging
+from core.runtime import open_runtime
+from core.settings import Settings
+from worker import maintenance, training_worker
+
+
+def main() -> None:
+    """Run one worker until it is told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    duty = parser.add_mutually_exclusive_group(required=True)
+    duty.add_argument("--device", metavar="cpu|cuda:N", help="train on this device")
+    duty.add_argument("--maintenance", action="store_true", help="inspect files and sweep for what was lost")
+    arguments = parser.parse_args()
+
+    settings = Settings()
+    configure_logging(settings.log_level, as_json=settings.log_json)
+    runtime = open_runtime(settings)
+    try:
+        if arguments.maintenance:
+            maintenance.run(runtime)
+        else:
+            training_worker.run(runtime, arguments.device)
+    finally:
+        runtime.close()
+
+
+if __name__ == "__main__":
+    main()

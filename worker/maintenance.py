@@ -1,0 +1,68 @@
+"""The maintenance worker: it inspects uploaded files, and sweeps for jobs and messages that were lost."""
+
+from datetime import timedelta
+
+import structlog
+from celery.beat import EmbeddedService
+from celery.signals import worker_ready, worker_shutting_down
+from redis import Redis
+
+from core.datasets import service as files
+from core.datasets.queries import uninspected
+from core.db.base import utc_now
+from core.jobs import lease, queries
+from core.queue.messages import INSPECT_FILE, MAINTENANCE_QUEUE, RUN_JOB, Nudge, training_queue
+from core.retries.service import forget_before
+from core.runtime import Runtime
+from worker.app import SWEEP, create_app, serve
+
+FILES_PER_SWEEP = 20
+
+log = structlog.get_logger()
+
+
+def run(runtime: Runtime) -> None:
+    """Serve the maintenance queue until told to stop, with the sweep's clock in a thread of this process."""
+    app = create_app(runtime.settings)
+
+    @app.task(name=INSPECT_FILE)
+    def inspect_file(file_id: str) -> None:
+        files.ensure_inspected(runtime, file_id)
+
+    @app.task(name=SWEEP)
+    def sweep_for_lost() -> None:
+        sweep(runtime)
+
+    clock = EmbeddedService(app, thread=True)
+    worker_ready.connect(lambda **_: clock.start(), weak=False)
+    worker_shutting_down.connect(lambda **_: clock.stop(), weak=False)
+    serve(app, name="maintenance", queue=MAINTENANCE_QUEUE, concurrency=2, log_level=runtime.settings.log_level)
+
+
+def sweep(runtime: Runtime) -> None:
+    """Take jobs back from lost workers, and send again what the broker has lost."""
+    settings = runtime.settings
+    for job_id in runtime.database.run(lambda session: lease.reclaim_expired(session, settings)):
+        log.warning("lease_expired", job_id=job_id)
+    resend(runtime)
+    oldest = utc_now() - timedelta(seconds=settings.retry_window_seconds)
+    runtime.database.run(lambda session: forget_before(session, oldest))
+
+
+def resend(runtime: Runtime) -> None:
+    """Send as many nudges as there are queued jobs above waiting messages: any nudge starts any job of its queue."""
+    with runtime.database.read() as session:
+        jobs = queries.queued(session)
+        waiting_files = uninspected(session, FILES_PER_SWEEP)
+    broker = Redis.from_url(runtime.settings.resolved_redis_url)
+    try:
+        nudges: list[Nudge] = []
+        for device_class in {device_class for _, device_class in jobs}:
+            queue = training_queue(device_class)
+            ids = [job_id for job_id, job_class in jobs if job_class == device_class]
+            nudges += [Nudge(RUN_JOB, queue, job_id) for job_id in ids[broker.llen(queue) :]]
+        if broker.llen(MAINTENANCE_QUEUE) == 0:
+            nudges += [Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file_id) for file_id in waiting_files]
+    finally:
+        broker.close()
+    runtime.publisher(nudges)

@@ -1,0 +1,104 @@
+"""Bringing to this machine what a run needs: data, weights and the last checkpoint, in a directory of its own."""
+
+import shutil
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from core.datasets.models import StoredFile
+from core.errors import NotFoundError, StoreError
+from core.jobs import queries
+from core.jobs.lease import Lease
+from core.jobs.models import Checkpoint, Job
+from core.registry.base_models import BaseModel
+from core.runtime import Runtime
+from worker.base_weights import ensure_weights
+
+CHECKPOINTS = "checkpoints"  # the child's folder of checkpoints, under the run's directory
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs, on local paths."""
+
+    run_directory: Path
+    base_model: BaseModel
+    weights: Path
+    training_path: Path
+    validation_path: Path | None
+
+
+def prepare(runtime: Runtime, lease: Lease, job: Job) -> Prepared:
+    """Fetch what the run needs.
+
+    Raises NotFoundError for a file deleted meanwhile, StoreError, and what finding the base model raises.
+    """
+    directory = run_directory(runtime, lease)
+    for stale in runtime.settings.runs_dir.glob(f"{job.id}-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    directory.mkdir(parents=True)
+    base_model, weights = ensure_weights(runtime.settings, job.model)
+    prepared = Prepared(
+        run_directory=directory,
+        base_model=base_model,
+        weights=weights,
+        training_path=_fetch(runtime, job.training_file_id, directory / "data" / "training"),
+        validation_path=_fetch(runtime, job.validation_file_id, directory / "data" / "validation")
+        if job.validation_file_id
+        else None,
+    )
+    restore_checkpoint(runtime, job, directory)
+    return prepared
+
+
+def run_directory(runtime: Runtime, lease: Lease) -> Path:
+    """The directory of one lease on one job: never shared with a worker that lost the job."""
+    return runtime.settings.runs_dir / f"{lease.job_id}-{lease.token}"
+
+
+def clean_up(runtime: Runtime, lease: Lease) -> None:
+    """Remove what the run left on this machine."""
+    shutil.rmtree(run_directory(runtime, lease), ignore_errors=True)
+
+
+def restore_checkpoint(runtime: Runtime, job: Job, directory: Path) -> None:
+    """Unpack the newest checkpoint that the store still has; the child verifies it, and starts over without one."""
+    with runtime.database.read() as session:
+        stored = list(queries.stored_checkpoints(session, job.id))
+    for checkpoint in stored:
+        try:
+            _unpack(runtime, checkpoint, directory / CHECKPOINTS)
+        except (StoreError, NotFoundError, tarfile.TarError) as error:
+            log.warning("checkpoint_unreadable", job_id=job.id, step=checkpoint.step, error=str(error))
+
+
+def store_checkpoint(runtime: Runtime, job: Job, checkpoint: Path) -> str:
+    """Put a complete checkpoint into the store; returns its key. Raises StoreError."""
+    packed = checkpoint.with_name(checkpoint.name + ".tar")
+    try:
+        with tarfile.open(packed, "w") as archive:
+            archive.add(checkpoint, arcname=checkpoint.name)
+        return runtime.store.put_file(f"{job.organization_id}/jobs/{job.id}/{packed.name}", packed).key
+    finally:
+        packed.unlink(missing_ok=True)
+
+
+def _unpack(runtime: Runtime, checkpoint: Checkpoint, target: Path) -> None:
+    assert checkpoint.storage_key is not None, "only stored checkpoints are restored"
+    target.mkdir(parents=True, exist_ok=True)
+    packed = runtime.store.materialize(checkpoint.storage_key, target.parent / "data")
+    with tarfile.open(packed) as archive:
+        archive.extractall(target, filter="data")
+
+
+def _fetch(runtime: Runtime, file_id: str, directory: Path) -> Path:
+    with runtime.database.read() as session:
+        file = session.get(StoredFile, file_id)
+    if file is None:
+        raise NotFoundError(f"The file {file_id} was deleted before the job could read it.", code="file_not_found")
+    directory.mkdir(parents=True)
+    return runtime.store.materialize(file.storage_key, directory)

@@ -1,0 +1,156 @@
+"""What the supervisor and its training child say to each other. Plain data, no torch on either side of it.
+
+The request goes in once, as a dataclass; reports come back as JSON Lines on a pipe, one object per line with a
+`type`. The child writes nothing else on that pipe, and everything it says is also true on disk before it says it.
+"""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Literal
+
+from core.datasets.examples import DataFormat
+from planner.setup import Hyperparameters, TrainingSetup
+
+STOPPED_EXIT_CODE = 75  # the child obeyed SIGTERM: it wrote a checkpoint and left (EX_TEMPFAIL in sysexits.h)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One attempt at one job. The child resumes by itself from the newest valid checkpoint under `run_directory`."""
+
+    job_id: str
+    base_model: str  # what adapter_config.json names as base: a hub id or the catalogue id
+    base_model_revision: str | None
+    base_model_path: str  # directory with config.json, tokenizer files and *.safetensors
+    training_path: str
+    validation_path: str | None
+    data_format: DataFormat
+    setup: TrainingSetup
+    hyperparameters: Hyperparameters
+    seed: int
+    device: str  # "cpu" or "cuda:0"
+    run_directory: str  # checkpoints/ and export/ live under it
+    plan: dict[str, object]  # published verbatim as plan.json
+    suffix: str | None = None
+    checkpoint_interval_seconds: float = 60.0
+    sample_count: int = 4  # held-out prompts answered before and after
+    memory_limit_bytes: int | None = None  # a cap below the device's own, as a fault injection or a share of a GPU
+
+
+class Phase(StrEnum):
+    """Where a child is. Each is announced when it starts."""
+
+    LOADING = "loading"
+    PROBING = "probing"  # the longest batch, once forward, backward and step
+    EVALUATING = "evaluating"
+    SAMPLING = "sampling"
+    TRAINING = "training"
+    EXPORTING = "exporting"
+    VERIFYING = "verifying"  # the export, reloaded in a fresh process
+
+
+@dataclass(frozen=True)
+class PhaseReport:
+    """A phase starts."""
+
+    phase: Phase
+    type: Literal["phase"] = "phase"
+
+
+@dataclass(frozen=True)
+class MetricsReport:
+    """One optimizer step (or one evaluation, when `valid_loss` is set) is done and counted."""
+
+    step: int  # optimizer steps done, 1-based
+    total_steps: int
+    train_loss: float | None  # mean negative log likelihood per trained token of the step, nats
+    train_mean_token_accuracy: float | None
+    learning_rate: float
+    grad_norm: float | None
+    tokens_per_second: float  # non-padding tokens
+    memory_bytes: int  # allocated on CUDA, resident set on a CPU
+    trained_tokens: int  # non-padding tokens processed so far, over all attempts
+    epoch: float
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    type: Literal["metrics"] = "metrics"
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Measured peak, after the probe and at the end."""
+
+    when: Literal["probe", "end"]
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    device_bytes: int  # what the driver reports for this process; the peak resident set on a CPU
+    type: Literal["memory"] = "memory"
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """A checkpoint is complete on disk."""
+
+    step: int
+    path: str
+    train_loss: float | None
+    valid_loss: float | None
+    valid_mean_token_accuracy: float | None
+    type: Literal["checkpoint"] = "checkpoint"
+
+
+@dataclass(frozen=True)
+class MessageReport:
+    """A sentence for the user."""
+
+    message: str
+    level: Literal["info", "warn", "error"] = "info"
+    type: Literal["message"] = "message"
+
+
+@dataclass(frozen=True)
+class ResultReport:
+    """The run is finished, exported and proven. `files` maps artifact names to paths under the run directory."""
+
+    files: dict[str, str]
+    trained_tokens: int
+    steps: int
+    train_seconds: float  # of this attempt, loading and export excluded
+    final_train_loss: float | None
+    initial_valid_loss: float | None
+    final_valid_loss: float | None
+    type: Literal["result"] = "result"
+
+
+@dataclass(frozen=True)
+class ErrorReport:
+    """The run cannot go on. `code` is one of core.errors' stable codes."""
+
+    code: str
+    message: str
+    param: str | None = None
+    phase: Phase | None = None
+    type: Literal["error"] = "error"
+
+
+Report = PhaseReport | MetricsReport | MemoryReport | CheckpointReport | MessageReport | ResultReport | ErrorReport
+
+_REPORTS: dict[str, type[Report]] = {
+    "phase": PhaseReport,
+    "metrics": MetricsReport,
+    "memory": MemoryReport,
+    "checkpoint": CheckpointReport,
+    "message": MessageReport,
+    "result": ResultReport,
+    "error": ErrorReport,
+}
+
+
+def encode_report(report: Report) -> dict[str, object]:
+    """The report as the JSON object that goes on the wire."""
+    return asdict(report)
+
+
+def decode_report(data: dict[str, object]) -> Report:
+    """The report that `encode_report` wrote. Raises KeyError or TypeError for anything else."""
+    return _REPORTS[str(data["type"])](**data)  # type: ignore[arg-type]

@@ -1,0 +1,31 @@
+"""Putting what a finished run made into the store."""
+
+from pathlib import Path
+
+from core.jobs.models import Job
+from core.jobs.progress import Outcome, PublishedFile
+from core.runtime import Runtime
+from worker.protocol import ResultReport
+
+
+def publish(runtime: Runtime, job: Job, directory: Path, result: ResultReport) -> Outcome:
+    """Store every file of the result, in the order the child names them: adapter first. Raises StoreError."""
+    prefix = f"{job.organization_id}/jobs/{job.id}/artifacts"
+    files = [
+        PublishedFile(name, runtime.store.put_file(f"{prefix}/{name}", directory / path))
+        for name, path in result.files.items()
+    ]
+    return Outcome(files=files, trained_tokens=result.trained_tokens, message=_summary(result))
+
+
+def withdraw(runtime: Runtime, outcome: Outcome) -> None:
+    """Delete the files of a result that was not wanted any more."""
+    for file in outcome.files:
+        runtime.store.delete(file.stored.key)
+
+
+def _summary(result: ResultReport) -> str:
+    trained = f"Trained {result.steps:,} steps on {result.trained_tokens:,} tokens in {result.train_seconds:,.0f} s"
+    if result.initial_valid_loss is not None and result.final_valid_loss is not None:
+        trained += f"; validation loss went from {result.initial_valid_loss:.3f} to {result.final_valid_loss:.3f}"
+    return f"{trained}. The export was reloaded in a fresh process and gives the same loss."

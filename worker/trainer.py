@@ -1,0 +1,105 @@
+"""Starting, reading and ending the training child.
+
+The child is forked from a fork server that has torch, transformers and PEFT imported and has not touched CUDA: it
+is at its first step in a fraction of a second, CUDA never meets a fork, and its exit gives all memory back. It
+leads a process group of its own, so that ending it ends whatever it started.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import selectors
+import signal
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+
+import orjson
+
+from worker.protocol import Report, RunRequest, decode_report
+
+PRELOAD = "worker.training.preload"
+_PR_SET_PDEATHSIG = 1
+_READ_BYTES = 65_536
+
+_context = multiprocessing.get_context("forkserver")
+
+
+def warm_up() -> None:
+    """Start the fork server and wait until its imports are done."""
+    _context.set_forkserver_preload([PRELOAD])
+    process = _context.Process(target=_nothing)
+    process.start()
+    process.join()
+
+
+class TrainingChild:
+    """One child at work on one request."""
+
+    def __init__(self, request: RunRequest) -> None:
+        reader, writer = os.pipe()
+        with Connection(writer, readable=False) as connection:
+            self._process: ForkServerProcess = _context.Process(target=_enter, args=(request, connection))
+            self._process.start()
+        os.set_blocking(reader, False)
+        self._reader = reader
+
+    @property
+    def process_id(self) -> int:
+        """The child's process id, which is also its group's."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def reports(self, wait_seconds: float) -> Iterator[list[Report]]:
+        """Batches of reports as they come, an empty batch after each silent `wait_seconds`, until the pipe closes."""
+        buffer = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._reader, selectors.EVENT_READ)
+            while True:
+                if not selector.select(wait_seconds):
+                    yield []
+                    continue
+                chunk = os.read(self._reader, _READ_BYTES)
+                if not chunk:
+                    return
+                *lines, buffer = (buffer + chunk).split(b"\n")
+                yield [decode_report(orjson.loads(line)) for line in lines if line]
+
+    def stop(self) -> None:
+        """Ask the child to write a checkpoint and leave."""
+        self._signal(signal.SIGTERM, group=False)
+
+    def kill(self) -> None:
+        """End the child and whatever it started, now."""
+        self._signal(signal.SIGKILL, group=True)
+
+    def close(self, wait_seconds: float) -> int:
+        """Wait for the exit, kill what is left after `wait_seconds`; returns the exit code, minus a signal's number."""
+        self._process.join(wait_seconds)
+        self.kill()
+        self._process.join()
+        os.close(self._reader)
+        exit_code = self._process.exitcode
+        self._process.close()
+        return exit_code if exit_code is not None else -signal.SIGKILL
+
+    def _signal(self, number: signal.Signals, *, group: bool) -> None:
+        try:
+            if group:
+                os.killpg(self.process_id, number)
+            else:
+                os.kill(self.process_id, number)
+        except ProcessLookupError:
+            pass
+
+
+def _nothing() -> None:
+    """What the first fork runs: by then the fork server has imported everything."""
+
+
+def _enter(request: RunRequest, connection: Connection) -> None:
+    os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the fork server ends with its worker, and we with it
+    from worker.training.child import main  # noqa: PLC0415 - already imported in the fork server, never in the worker
+
+    main(request, connection.fileno())

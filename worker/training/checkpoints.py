@@ -1,0 +1,140 @@
+"""Checkpoints that are whole or not there: written beside, synced, renamed, and proven by hashes when read.
+
+A checkpoint is a directory `step-00000042` with `weights.safetensors` (the trained parameters), `optimizer.pt`,
+`state.json` and `manifest.json` (sha256 of the other three). Data order, schedule and random numbers are functions of
+the seed and the step, so the step is all there is to keep of them.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from worker.training.sampling import Answer
+
+KEPT = 2
+_MANIFEST = "manifest.json"
+_WEIGHTS = "weights.safetensors"
+_OPTIMIZER = "optimizer.pt"
+_STATE = "state.json"
+_UNFINISHED = ".unfinished"
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """One line of metrics.csv. Step 0 is the evaluation before training; train values are None for skipped steps."""
+
+    step: int
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands, apart from tensors."""
+
+    fingerprint: str  # of everything that decides the result; a checkpoint of another run is not resumed
+    step: int = 0  # optimizer steps done
+    tokens: int = 0  # non-padding tokens processed
+    skipped_in_a_row: int = 0  # steps whose loss or gradient was not finite
+    rows: tuple[MetricsRow, ...] = ()
+    answers_before: tuple[Answer, ...] | None = field(default=None)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back and found whole."""
+
+    path: Path
+    state: RunState
+    weights: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, object]
+
+
+def write_checkpoint(
+    directory: Path, state: RunState, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, object]
+) -> Path:
+    """Write a checkpoint and keep the newest two. Returns its path; raises OSError where the disk refuses."""
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / f"step-{state.step:08d}"
+    unfinished = directory / (target.name + _UNFINISHED)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, unfinished / _WEIGHTS)
+    torch.save(dict(optimizer), unfinished / _OPTIMIZER)
+    (unfinished / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+    hashes = {name: _sha256(unfinished / name) for name in (_WEIGHTS, _OPTIMIZER, _STATE)}
+    (unfinished / _MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+    for name in (*hashes, _MANIFEST):
+        _sync(unfinished / name)
+    _sync(unfinished)
+    shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
+    unfinished.rename(target)
+    _sync(directory)
+    for stale in _newest_first(directory)[KEPT:]:
+        shutil.rmtree(stale, ignore_errors=True)
+    return target
+
+
+def newest_checkpoint(directory: Path, fingerprint: str) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint of this run, and a sentence for each newer one that had to be passed over."""
+    complaints = []
+    if not directory.is_dir():
+        return None, []
+    for leftover in directory.glob(f"*{_UNFINISHED}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for path in _newest_first(directory):
+        try:
+            checkpoint = _read(path)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
+            complaints.append(f"Checkpoint {path.name} is damaged ({error}); an earlier one is used.")
+            continue
+        if checkpoint.state.fingerprint == fingerprint:
+            return checkpoint, complaints
+        complaints.append(f"Checkpoint {path.name} belongs to another plan; it is not used.")
+    return None, complaints
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    found = (path for path in directory.glob("step-*") if path.is_dir() and not path.name.endswith(_UNFINISHED))
+    return sorted(found, reverse=True)
+
+
+def _read(path: Path) -> Checkpoint:
+    hashes = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+    for name in (_WEIGHTS, _OPTIMIZER, _STATE):
+        if _sha256(path / name) != hashes[name]:
+            raise ValueError(f"{name} is not what was written")
+    data = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    data["rows"] = tuple(MetricsRow(**row) for row in data["rows"])
+    if data["answers_before"] is not None:
+        data["answers_before"] = tuple(Answer(**answer) for answer in data["answers_before"])
+    return Checkpoint(
+        path=path,
+        state=RunState(**data),
+        weights=load_file(path / _WEIGHTS),
+        optimizer=torch.load(path / _OPTIMIZER, weights_only=True, map_location="cpu"),
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,143 @@
+"""What a finished run publishes: the adapter or the model, and everything a person needs to use and judge it.
+
+Nothing in the archive depends on the clock, the machine or the order of a set: equal runs give equal bytes.
+"""
+
+import csv
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from planner.setup import Method
+from worker.protocol import RunRequest
+from worker.training.checkpoints import MetricsRow
+from worker.training.loading import LoadedModel
+from worker.training.model_card import model_card
+from worker.training.sampling import Answer, Prompt
+
+METRICS_HEADER = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where the export lies: the directory that loads, and each file to publish by its artifact name."""
+
+    directory: Path
+    files: Mapping[str, Path]
+
+
+def export(
+    loaded: LoadedModel,
+    request: RunRequest,
+    rows: Sequence[MetricsRow],
+    prompts: Sequence[Prompt],
+    before: Sequence[Answer],
+    after: Sequence[Answer],
+) -> Exported:
+    """Write everything under `export/` of the run directory, replacing an unfinished one. Raises OSError."""
+    root = Path(request.run_directory) / "export"
+    shutil.rmtree(root, ignore_errors=True)
+    is_full = request.setup.method is Method.FULL
+    directory = root / ("model" if is_full else "adapter")
+    directory.mkdir(parents=True)
+    if is_full:
+        _save_model(loaded, directory)
+    else:
+        _save_adapter(loaded, request, directory)
+    base = Path(request.base_model_path)
+    for name in _TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, directory / name)
+    metrics, samples, plan = directory / "metrics.csv", directory / "samples.json", directory / "plan.json"
+    metrics.write_text(metrics_csv(rows), encoding="utf-8")
+    samples.write_text(_json(_samples(prompts, before, after)), encoding="utf-8")
+    plan.write_text(_json(request.plan), encoding="utf-8")
+    (directory / "README.md").write_text(model_card(request, rows), encoding="utf-8")
+    for file in directory.iterdir():
+        file.chmod(0o644)  # safetensors makes its files private
+    archive = root / f"{directory.name}.zip"
+    _zip(directory, archive)
+    files = {archive.name: archive, metrics.name: metrics, samples.name: samples, plan.name: plan}
+    return Exported(directory, files)
+
+
+def metrics_csv(rows: Sequence[MetricsRow]) -> str:
+    """The rows as CSV with OpenAI's columns, an empty cell for what was not measured at a step."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(METRICS_HEADER)
+    for row in rows:
+        values = (row.train_loss, row.train_accuracy, row.valid_loss, row.valid_mean_token_accuracy)
+        writer.writerow([row.step, *("" if value is None else repr(value) for value in values)])
+    return text.getvalue()
+
+
+def _save_adapter(loaded: LoadedModel, request: RunRequest, directory: Path) -> None:
+    assert isinstance(loaded.model, PeftModel)
+    weights = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
+    tensors = {name: weights[name].detach().to("cpu").contiguous() for name in sorted(weights)}
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = loaded.model.peft_config["default"]
+    config.base_model_name_or_path = request.base_model
+    config.revision = request.base_model_revision
+    config.inference_mode = True
+    config.save_pretrained(str(directory))
+    path = directory / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("target_modules"):  # PEFT writes a set, in an order that changes by process
+        settings["target_modules"] = sorted(settings["target_modules"])
+    path.write_text(_json(settings), encoding="utf-8")
+
+
+def _save_model(loaded: LoadedModel, directory: Path) -> None:
+    loaded.causal_model.config.use_cache = True
+    loaded.causal_model.save_pretrained(directory)
+
+
+def _samples(prompts: Sequence[Prompt], before: Sequence[Answer], after: Sequence[Answer]) -> list[dict[str, object]]:
+    return [
+        {
+            "row": prompt.row,
+            "prompt": prompt.text,
+            "reference": prompt.reference,
+            "before": {"text": first.text, "tokens": first.tokens, "stopped": first.stopped},
+            "after": {"text": last.text, "tokens": last.tokens, "stopped": last.stopped},
+        }
+        for prompt, first, last in zip(prompts, before, after, strict=True)
+    ]
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _zip(directory: Path, target: Path) -> None:
+    unfinished = target.with_suffix(".unfinished")
+    with zipfile.ZipFile(unfinished, "w") as archive:
+        for path in sorted(directory.iterdir()):
+            entry = zipfile.ZipInfo(path.name, _ZIP_EPOCH)
+            entry.external_attr = 0o644 << 16
+            # Weights are noise to a compressor.
+            entry.compress_type = zipfile.ZIP_STORED if path.suffix == ".safetensors" else zipfile.ZIP_DEFLATED
+            with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+    os.replace(unfinished, target)

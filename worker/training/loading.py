@@ -1,0 +1,259 @@
+"""The base model and what is trained on it. Full, LoRA and QLoRA differ here and nowhere else."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from core.errors import InvalidModelError, TrainingError
+from planner.setup import Hyperparameters, Loss, Method, TrainingSetup
+from worker.training.attention import SEGMENTED_ATTENTION
+from worker.training.experts import expert_parameters, nf4_config
+from worker.training.lora import fuse_lora_layers
+from worker.training.loss import LogitTransform
+from worker.training.optimizer import NamedParameters
+
+ALL_LINEAR = "all-linear"
+_SMALL_MODEL_WEIGHTS = 5_000_000  # below, waking a second thread costs more than it computes
+# Nothing routes a token or gates a whole expert in 4 bits, nor with an adapter.
+_ROUTERS = ("mlp.gate", "router", "shared_expert_gate")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be trained, and the parts of it that the loop touches."""
+
+    model: nn.Module  # what is trained: the causal model itself, or PEFT's wrapper of it
+    causal_model: PreTrainedModel
+    backbone: nn.Module  # everything before the output projection
+    head: nn.Module
+    transform: LogitTransform
+    parameters: NamedParameters  # the trained ones
+    device: torch.device
+    attn_implementation: str
+    cuts_attention: bool  # batches carry `segments`
+
+
+@dataclass(frozen=True)
+class AdapterTargets:
+    """What LoRA adapts, as PEFT wants it: linear layers by their full names, and fused expert parameters."""
+
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
+def load_base(directory: Path, setup: TrainingSetup, device: torch.device, attn_implementation: str) -> PreTrainedModel:
+    """The base model on its device: 16-bit, or NF4 for QLoRA, quantized tensor by tensor as it is read.
+
+    Raises InvalidModelError where there are no safetensors, or weights that are quantized already.
+    """
+    if not any(directory.glob("*.safetensors")):
+        raise InvalidModelError(
+            f"{directory.name} has no *.safetensors weights. Pickle weights are not loaded: convert the model first."
+        )
+    config = AutoConfig.from_pretrained(directory)
+    if getattr(config, "quantization_config", None) is not None:
+        raise InvalidModelError(
+            f"The weights of {directory.name} are already quantized. Use the original 16-bit model as base."
+        )
+    dtype: torch.dtype = getattr(torch, setup.dtype)
+    quantization = nf4_config(dtype) if setup.method is Method.QLORA else None
+    if quantization is not None:
+        skeleton = _skeleton(config)
+        head = skeleton.get_output_embeddings()
+        heads = [path for path, module in skeleton.named_modules() if module is head]
+        quantization.llm_int8_skip_modules = [*heads, *_ROUTERS]
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            device_map={"": device},
+            use_safetensors=True,
+            quantization_config=quantization,
+            attn_implementation=attn_implementation,
+        )
+    except ValueError as error:  # an architecture transformers does not know as a causal language model
+        raise InvalidModelError(f"{directory.name} cannot be loaded as a causal language model: {error}") from error
+
+
+def load_for_training(
+    directory: Path, setup: TrainingSetup, hyperparameters: Hyperparameters, seed: int, device: torch.device
+) -> LoadedModel:
+    """The base model with what is trained on it, drawn from `seed`. Raises InvalidModelError or TrainingError."""
+    if setup.loss is not Loss.FUSED_LINEAR_CE:
+        raise TrainingError(f"The loss must be fused_linear_ce, not {setup.loss}.", code="unsupported_setup")
+    base = load_base(directory, setup, device, setup.attn_implementation)
+    base.config.use_cache = False
+    torch.set_num_threads(threads_for(base))
+    torch.manual_seed(seed)
+    model: nn.Module = base
+    if setup.method is Method.FULL:
+        base.requires_grad_(True)
+    else:
+        model = attach_adapter(base, lora_config(base, setup, hyperparameters), _adapter_dtype(setup))
+        fuse_lora_layers(model)
+    if setup.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    loaded = LoadedModel(
+        model=model,
+        causal_model=base,
+        backbone=base.base_model,
+        head=base.get_output_embeddings(),
+        transform=logit_transform(base.config),
+        parameters=[(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
+        device=device,
+        attn_implementation=setup.attn_implementation,
+        cuts_attention=device.type == "cpu",
+    )
+    _prove_head(loaded)
+    if loaded.cuts_attention:
+        base.set_attn_implementation(SEGMENTED_ATTENTION)
+    return loaded
+
+
+def threads_for(model: nn.Module) -> int:
+    """Threads per operator: all cores this process may use, one for a model too small to share out."""
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return 1 if weights < _SMALL_MODEL_WEIGHTS else len(os.sched_getaffinity(0))
+
+
+def lora_config(base: PreTrainedModel, setup: TrainingSetup, hyperparameters: Hyperparameters) -> LoraConfig:
+    """PEFT's configuration of the planned adapter. Raises TrainingError where a target names nothing."""
+    if setup.lora_rank is None or setup.lora_alpha is None:
+        raise TrainingError("A LoRA plan needs lora_rank and lora_alpha.", code="unsupported_setup")
+    targets = resolve_targets(base, setup.lora_target_modules or (ALL_LINEAR,))
+    if targets.parameters and hyperparameters.lora_dropout:
+        raise TrainingError(
+            "LoRA on fused experts cannot have dropout. Set lora_dropout to 0 or leave the experts out of the targets.",
+            code="unsupported_setup",
+        )
+    return LoraConfig(
+        r=setup.lora_rank,
+        lora_alpha=setup.lora_alpha,
+        lora_dropout=hyperparameters.lora_dropout,
+        target_modules=list(targets.modules),
+        target_parameters=list(targets.parameters) or None,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def attach_adapter(base: PreTrainedModel, config: LoraConfig, dtype: torch.dtype) -> nn.Module:
+    """A fresh adapter on the base, its weights in `dtype`, the base frozen.
+
+    PEFT nests the wrappers of several parameters of one module, by name for quantized ones and by their order in the
+    module otherwise. The nesting is part of the names in the adapter's file, so the module's order is imposed: a file
+    from a 4-bit base then fits a 16-bit one.
+    """
+    if config.target_parameters:
+        places = {name: place for place, (name, _) in enumerate(_skeleton(base.config).named_parameters())}
+        config.target_parameters = [_InOrder(name, places[name]) for name in config.target_parameters]
+    model = get_peft_model(base, config, autocast_adapter_dtype=False)
+    if config.target_parameters:
+        config.target_parameters = sorted(str(name) for name in config.target_parameters)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+class _InOrder(str):
+    """A name that sorts by its place in the model instead of by its letters."""
+
+    place: int
+
+    def __new__(cls, name: str, place: int) -> "_InOrder":
+        ordered = super().__new__(cls, name)
+        ordered.place = place
+        return ordered
+
+    def __lt__(self, other: str) -> bool:
+        return self.place < other.place if isinstance(other, _InOrder) else super().__lt__(other)
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other)
+
+
+def resolve_targets(base: PreTrainedModel, names: tuple[str, ...]) -> AdapterTargets:
+    """Where the planner's names stand in this model: `q_proj`, `experts.down_proj`, `lm_head`, or `all-linear`.
+
+    Raises TrainingError where a name fits nothing.
+    """
+    head = base.get_output_embeddings()
+    linears = {path: m for path, m in base.named_modules() if isinstance(m, nn.Linear) and not path.endswith(_ROUTERS)}
+    experts = expert_parameters(base)
+    if ALL_LINEAR in names:
+        return AdapterTargets(tuple(path for path, m in linears.items() if m is not head), tuple(experts))
+    embeddings = [path for path, module in base.named_modules() if isinstance(module, nn.Embedding)]
+    modules, parameters = [], []
+    for name in names:
+        fitting = [path for path in (*linears, *embeddings) if path == name or path.endswith(f".{name}")]
+        inside = [path for path in experts if path.endswith(f".{name}") and name.startswith("experts.")]
+        if not fitting and not inside:
+            raise TrainingError(f"No layer of the base model is called {name!r}.", code="unsupported_setup")
+        modules += fitting
+        parameters += inside
+    return AdapterTargets(tuple(dict.fromkeys(modules)), tuple(path for path in experts if path in parameters))
+
+
+def logit_transform(config: PreTrainedConfig) -> LogitTransform:
+    """What this family does between projection and softmax."""
+    text = config.get_text_config()
+    multiplier = float(getattr(text, "logit_scale", None) or 1.0) / float(getattr(text, "logits_scaling", None) or 1.0)
+    return LogitTransform(multiplier, getattr(text, "final_logit_softcapping", None))
+
+
+@contextmanager
+def plain_attention(loaded: LoadedModel) -> Iterator[None]:
+    """Within, the model attends as transformers does: for generation, whose batches carry no segments."""
+    if not loaded.cuts_attention:
+        yield
+        return
+    loaded.causal_model.set_attn_implementation(loaded.attn_implementation)
+    try:
+        yield
+    finally:
+        loaded.causal_model.set_attn_implementation(SEGMENTED_ATTENTION)
+
+
+def _adapter_dtype(setup: TrainingSetup) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, setup.adapter_dtype or "float32")
+    return dtype
+
+
+def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model without weights: its modules and parameters as they are declared."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _prove_head(loaded: LoadedModel) -> None:
+    """Compare our path from hidden states to logits with the model's own on a few tokens.
+
+    A family that does something else there would train on a wrong loss without any sign of it. Raises
+    InvalidModelError.
+    """
+    ids = torch.arange(4, device=loaded.device)[None] % loaded.causal_model.config.get_text_config().vocab_size
+    was_training = loaded.model.training
+    loaded.model.eval()
+    with torch.inference_mode():
+        expected = loaded.causal_model(input_ids=ids, use_cache=False).logits.float()
+        hidden = loaded.backbone(input_ids=ids, use_cache=False).last_hidden_state
+        ours = loaded.transform.apply(loaded.head(hidden).float())
+        difference = (ours - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
+    loaded.model.train(was_training)
+    if not difference < 0.02:  # bfloat16 rounds to 0.4%; softcap and scale are applied there in another precision
+        raise InvalidModelError(
+            f"{type(loaded.causal_model).__name__} does not compute its logits as this trainer does "
+            f"(they differ by {float(difference):.1%}). The architecture is not supported."
+        )

@@ -1,0 +1,262 @@
+"""The recipe, top to bottom: load, resume, probe, evaluate, sample, train, sample again, export, verify."""
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from core.datasets.encoding import load_encoder
+from core.errors import TrainingError
+from worker.protocol import Phase, ResultReport, RunRequest
+from worker.training.batches import (
+    Step,
+    TokenizedSet,
+    choose_layout,
+    epoch_steps,
+    micro_batches,
+    step_tokens,
+    steps_per_epoch,
+)
+from worker.training.checkpoints import MetricsRow, RunState
+from worker.training.data import load_data
+from worker.training.evaluation import evaluate
+from worker.training.export import Exported, export
+from worker.training.forward import score
+from worker.training.loading import load_for_training
+from worker.training.memory import MemoryWatch, release
+from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm, learning_rate, set_learning_rate
+from worker.training.probing import probe
+from worker.training.reporting import Reporter
+from worker.training.resuming import fingerprint, resume, save
+from worker.training.run import Run
+from worker.training.sampling import Answer, answer_prompts, choose_prompts
+from worker.training.stopping import StopRequested, StopSignal
+from worker.training.verification import VerificationTask, Verifier, compare, fixed_examples
+
+MAX_SKIPPED_IN_A_ROW = 5
+EVALUATIONS = 10  # at most, over the run, besides the one before the first step
+_EPOCH_CHECKPOINT_SHARE = 0.1  # an epoch's end is saved where at least this share of the interval has passed
+_VERIFIED_EXAMPLES = 8
+_VERIFIED_TOKENS = 512  # of each example: logits are whole there
+
+
+def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Verifier) -> ResultReport:
+    """Train as requested. Raises TunewrightError, StopRequested behind a checkpoint, or the device's out of memory."""
+    reporter.enter(Phase.LOADING)
+    with stop.interruptible():
+        current = load(request, reporter, stop)
+    resume(current)
+    prompts = choose_prompts(
+        current.data.held_out_examples, current.encoder, request.sample_count, request.setup.max_length
+    )
+    if current.state.step < current.total_steps:
+        reporter.enter(Phase.PROBING)
+        with stop.interruptible():
+            probe(current)
+        reporter.send(current.watch.report("probe"))
+    evaluate_if_due(current)
+    if current.state.answers_before is None:
+        reporter.enter(Phase.SAMPLING)
+        answers = answer_prompts(current.loaded, prompts, current.encoder, stop)
+        current.state = replace(current.state, answers_before=answers)
+
+    started = time.monotonic()
+    if current.state.step < current.total_steps:
+        reporter.enter(Phase.TRAINING)
+    train(current)
+    train_seconds = time.monotonic() - started
+
+    answers_after: tuple[Answer, ...] = ()
+    if prompts:
+        reporter.enter(Phase.SAMPLING)
+        answers_after = answer_prompts(current.loaded, prompts, current.encoder, stop)
+    reporter.enter(Phase.EXPORTING)
+    with stop.interruptible():
+        before = current.state.answers_before or ()
+        exported = export(current.loaded, request, current.state.rows, prompts, before, answers_after)
+    reporter.enter(Phase.VERIFYING)
+    with stop.interruptible():
+        verify(current, exported, verifier)
+    reporter.send(current.watch.report("end"))
+    return summarize(current, exported, train_seconds)
+
+
+def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
+    """Data, model and optimizer as they are before the first step."""
+    device = torch.device(request.device)
+    watch = MemoryWatch(device, request.memory_limit_bytes)
+    directory = Path(request.base_model_path)
+    encoder = load_encoder(directory)
+    data = load_data(request, encoder)
+    for note in data.notes:
+        reporter.warn(note)
+    loaded = load_for_training(directory, request.setup, request.hyperparameters, request.seed, device)
+    watch.check()
+    per_epoch = steps_per_epoch(data.training, request.setup)
+    return Run(
+        request=request,
+        reporter=reporter,
+        stop=stop,
+        watch=watch,
+        encoder=encoder,
+        data=data,
+        layout=choose_layout(request.setup, device),
+        loaded=loaded,
+        optimizer=build_optimizer(loaded.parameters, request.setup, request.hyperparameters),
+        steps_per_epoch=per_epoch,
+        state=RunState(fingerprint=fingerprint(request, data)),
+    )
+
+
+def train(current: Run) -> None:
+    """All steps that are left. Leaves a checkpoint behind however it ends, short of a crash."""
+    epoch, steps = -1, list[Step]()
+    saved_at = time.monotonic()
+    try:
+        while True:
+            evaluate_if_due(current)
+            if _checkpoint_is_due(current, time.monotonic() - saved_at):
+                save(current)
+                saved_at = time.monotonic()
+            current.stop.check()
+            if current.state.step == current.total_steps:
+                return
+            if epoch != current.state.step // current.steps_per_epoch:
+                epoch = current.state.step // current.steps_per_epoch
+                steps = epoch_steps(current.data.training, current.request.setup, current.request.seed, epoch)
+            optimizer_step(current, steps[current.state.step % current.steps_per_epoch])
+    except StopRequested:
+        save(current)
+        raise
+
+
+def optimizer_step(current: Run, step: Step) -> None:
+    """One step over all its micro-batches: loss normalised by the step's trained tokens, clipped, and recorded."""
+    started = time.monotonic()
+    request, loaded, number = current.request, current.loaded, current.state.step
+    torch.manual_seed(_step_seed(request.seed, number))  # dropout is a function of the step, not of what came before
+    tokens, trained = step_tokens(current.data.training, step)
+    loss = torch.zeros((), device=loaded.device)
+    correct = torch.zeros((), device=loaded.device)
+    try:
+        for batch in micro_batches(current.data.training, step, request.setup, current.layout):
+            micro_loss, hits = score(loaded, batch.to(loaded.device), trained)
+            current.watch.check()
+            micro_loss.backward()
+            loss += micro_loss.detach()
+            correct += hits
+            current.stop.check()
+    except StopRequested:
+        current.optimizer.zero_grad(set_to_none=True)
+        raise
+    norm = gradient_norm(loaded.parameters)
+    values = torch.stack([loss, correct, norm.float()]).tolist()  # the one point where the host waits for the device
+    is_finite = all(math.isfinite(value) for value in values)
+    if is_finite:
+        clip_gradients(loaded.parameters, request.hyperparameters.max_grad_norm, norm)
+        set_learning_rate(current.optimizer, learning_rate(number, current.total_steps, request.hyperparameters))
+        current.optimizer.step()
+    current.optimizer.zero_grad(set_to_none=True)
+    row = MetricsRow(number + 1)
+    if is_finite:
+        row = MetricsRow(number + 1, train_loss=values[0], train_accuracy=values[1] / trained)
+    current.state = replace(
+        current.state,
+        step=number + 1,
+        tokens=current.state.tokens + tokens,
+        skipped_in_a_row=0 if is_finite else current.state.skipped_in_a_row + 1,
+        rows=(*current.state.rows, row),
+    )
+    current.report_metrics(row, values[2] if is_finite else None, tokens / (time.monotonic() - started))
+    _refuse_divergence(current)
+
+
+def summarize(current: Run, exported: Exported, train_seconds: float) -> ResultReport:
+    """The last word of a run that went well."""
+    rows = current.state.rows
+    trained = [row.train_loss for row in rows if row.train_loss is not None]
+    evaluated = [row.valid_loss for row in rows if row.valid_loss is not None]
+    root = Path(current.request.run_directory)
+    return ResultReport(
+        files={name: str(path.relative_to(root)) for name, path in exported.files.items()},
+        trained_tokens=current.state.tokens,
+        steps=current.state.step,
+        train_seconds=train_seconds,
+        final_train_loss=trained[-1] if trained else None,
+        initial_valid_loss=evaluated[0] if evaluated else None,
+        final_valid_loss=evaluated[-1] if evaluated else None,
+    )
+
+
+def evaluate_if_due(current: Run) -> None:
+    """Score the held-out examples before the first step, at chosen epoch ends and at the end, each once."""
+    state, rows = current.state, current.state.rows
+    if len(current.data.held_out) == 0 or not _is_evaluation_step(current):
+        return
+    if rows and rows[-1].step == state.step and rows[-1].valid_loss is not None:
+        return
+    phase = current.reporter.phase
+    current.reporter.enter(Phase.EVALUATING)
+    size = current.request.setup.per_device_train_batch_size
+    result = evaluate(current.loaded, current.data.held_out, size, current.layout, current.watch, current.stop)
+    if result is not None:
+        last = rows[-1] if rows else MetricsRow(0)
+        row = replace(last, valid_loss=result.loss, valid_mean_token_accuracy=result.accuracy)
+        current.state = replace(state, rows=(*rows[:-1], row))
+        current.report_metrics(replace(row, train_loss=None, train_accuracy=None))
+    if phase is Phase.TRAINING and state.step < current.total_steps:
+        current.reporter.enter(Phase.TRAINING)
+
+
+def verify(current: Run, exported: Exported, verifier: Verifier) -> None:
+    """Reload the export elsewhere and compare its loss with the trained model's. Raises TrainingError."""
+    data = current.data.held_out if len(current.data.held_out) else current.data.training
+    examples = fixed_examples(data, _VERIFIED_EXAMPLES, _VERIFIED_TOKENS)
+    request = current.request
+    trained = evaluate(current.loaded, TokenizedSet.of(examples), 1, current.layout, current.watch, current.stop)
+    assert trained is not None, "every example that is verified scores a token"
+    task = VerificationTask(
+        base_directory=request.base_model_path,
+        export_directory=str(exported.directory),
+        setup=request.setup,
+        device=request.device,
+        threads=torch.get_num_threads(),
+        examples=tuple((example.input_ids, example.trained) for example in examples),
+    )
+    if current.loaded.device.type == "cuda":  # both would not fit
+        current.loaded.model.to("meta")
+        current.optimizer.state.clear()
+        release()
+    compare(trained.loss, verifier.loss(task))
+
+
+def _is_evaluation_step(current: Run) -> bool:
+    epochs, remainder = divmod(current.state.step, current.steps_per_epoch)
+    total = current.request.hyperparameters.n_epochs
+    return remainder == 0 and (epochs == total or epochs % -(-total // EVALUATIONS) == 0)
+
+
+def _checkpoint_is_due(current: Run, seconds: float) -> bool:
+    interval = current.request.checkpoint_interval_seconds
+    if current.state.step == current.total_steps:
+        return True
+    at_epoch_end = current.state.step % current.steps_per_epoch == 0
+    return seconds >= (interval * _EPOCH_CHECKPOINT_SHARE if at_epoch_end else interval)
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return (seed * 1_000_003 + step) % 2**63
+
+
+def _refuse_divergence(current: Run) -> None:
+    skipped = current.state.skipped_in_a_row
+    if skipped:
+        current.reporter.warn(f"The loss or gradient of step {current.state.step} is not finite; the step is skipped.")
+    if skipped >= MAX_SKIPPED_IN_A_ROW:
+        raise TrainingError(
+            f"The loss or gradient was not finite in {skipped} steps in a row, up to step {current.state.step}. "
+            f"Lower the learning rate (it was {current.request.hyperparameters.learning_rate:g}) or check the data.",
+            code="loss_diverged",
+        )

@@ -1,0 +1,134 @@
+"""Cross entropy of the output projection without its logits: projected, scored and differentiated chunk by chunk.
+
+Full logits cost 8-14 bytes x vocabulary per token and are the largest tensor of a step. Here one chunk of them lives
+at a time; its gradient is formed at once (softmax minus one-hot, cross entropy being the last operation) and reduced
+to gradients of the hidden states and, where trained, of the projection.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+# Bytes of one chunk of float32 logits: large enough for full-speed products at vocabularies from 32k to 256k.
+CHUNK_BYTES = 64 * 2**20
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class LogitTransform:
+    """What a family does to its logits: `softcap * tanh(multiplier * z / softcap)` (Gemma caps; Granite divides)."""
+
+    multiplier: float = 1.0
+    softcap: float | None = None
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """The transformed logits, differentiably."""
+        if self.multiplier != 1.0:
+            logits = logits * self.multiplier
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    head: nn.Module,
+    labels: torch.Tensor,
+    normaliser: float,
+    transform: LogitTransform,
+    chunk_tokens: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed negative log likelihood divided by `normaliser`, and the number of tokens predicted right.
+
+    hidden [tokens, hidden], labels [tokens]: only positions whose next token is trained. `normaliser` is the number of
+    trained tokens of the whole optimizer step, so that gradients of its micro-batches add up to those of the mean.
+    Both results are scalars on the device. A head that is not a plain linear layer (one with an adapter) is run as it
+    is, and run again in backward.
+    """
+    if type(head) is not nn.Linear:
+        return _through_module(hidden, head, labels, normaliser, transform, chunk_tokens)
+    rows = chunk_tokens or _chunk_rows(head.weight.shape[0])
+    loss, correct = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, 1.0 / normaliser, transform, rows)
+    return loss, correct
+
+
+def _chunk_rows(vocabulary: int) -> int:
+    return max(16, CHUNK_BYTES // (vocabulary * _FLOAT32_BYTES))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
+        scale: float,
+        transform: LogitTransform,
+        rows: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        needs_bias = bias is not None and ctx.needs_input_grad[2]
+        hidden_gradient = torch.empty_like(hidden) if needs_hidden else None
+        weight_gradient = torch.zeros_like(weight) if needs_weight else None
+        bias_gradient = torch.zeros_like(bias) if bias is not None and needs_bias else None
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
+        for start in range(0, hidden.shape[0], rows):
+            piece, targets = hidden[start : start + rows], labels[start : start + rows]
+            logits = transform.apply(functional.linear(piece, weight, bias).float())  # [rows, vocabulary]
+            correct += (logits.argmax(dim=-1) == targets).sum()
+            normalisers = torch.logsumexp(logits, dim=-1)
+            loss += (normalisers - logits.gather(1, targets[:, None])[:, 0]).sum()
+            if not (needs_hidden or needs_weight or needs_bias):
+                continue
+            # The tanh is recovered from the capped logits: d(cap tanh(z / cap)) / dz = 1 - (logits / cap)^2.
+            slope = None if transform.softcap is None else 1.0 - (logits / transform.softcap).square_()
+            gradient = logits.sub_(normalisers[:, None]).exp_()
+            gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
+            gradient *= scale * transform.multiplier
+            if slope is not None:
+                gradient *= slope
+            reduced = gradient.to(weight.dtype)
+            if hidden_gradient is not None:
+                torch.mm(reduced, weight, out=hidden_gradient[start : start + rows])
+            if weight_gradient is not None:
+                weight_gradient.addmm_(reduced.t(), piece)
+            if bias_gradient is not None:
+                bias_gradient += gradient.sum(dim=0).to(bias_gradient.dtype)
+        ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
+        ctx.mark_non_differentiable(correct)
+        return loss * scale, correct
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor, _correct: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        scaled = [None if saved is None else saved * gradient.to(saved.dtype) for saved in ctx.saved_tensors]
+        return *scaled, None, None, None, None
+
+
+def _through_module(
+    hidden: torch.Tensor,
+    head: nn.Module,
+    labels: torch.Tensor,
+    normaliser: float,
+    transform: LogitTransform,
+    chunk_tokens: int | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = chunk_tokens or _chunk_rows(head.get_parameter("base_layer.weight").shape[0])
+
+    def score(piece: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = transform.apply(head(piece).float())
+        return functional.cross_entropy(logits, targets, reduction="sum"), (logits.argmax(dim=-1) == targets).sum()
+
+    loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
+    for piece, targets in zip(hidden.split(rows), labels.split(rows), strict=True):
+        piece_loss, piece_correct = checkpoint(score, piece, targets, use_reentrant=False)
+        loss = loss + piece_loss
+        correct = correct + piece_correct
+    return loss / normaliser, correct

@@ -1,0 +1,98 @@
+"""What the process holds, what it may hold, and how running out of it looks on each device."""
+
+import ctypes
+import gc
+import os
+import resource
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from worker.protocol import MemoryReport
+
+# glibc's malloc.h. Large freed blocks go back to the kernel by default, and every training step faults the same pages
+# in again: up to 1.5x on a CPU. 2**30 keeps them.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_KEEP_BYTES = 2**30
+
+_PAGE_BYTES = resource.getpagesize()
+_CPU_ALLOCATOR_MESSAGES = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+
+
+class MemoryLimitError(MemoryError):
+    """Raised when the resident set has grown beyond the limit of this run."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out: CUDA's, Python's, or the CPU allocator's RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_ALLOCATOR_MESSAGES)
+
+
+def keep_freed_pages() -> None:
+    """Let malloc keep what is freed for the next step. Does nothing where the C library has no `mallopt`."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+
+
+def resident_bytes() -> int:
+    """Resident set of this process now."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+
+
+def release() -> None:
+    """Give back what is no longer referenced, before a phase that needs room."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+class MemoryWatch:
+    """Measures one run on one device and holds it to its limit."""
+
+    def __init__(self, device: torch.device, limit_bytes: int | None) -> None:
+        self._device = device
+        self._limit_bytes = limit_bytes
+        if device.type == "cuda":
+            # 256 KiB steps instead of whole segments: batches of changing length do not fragment the heap.
+            os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+            torch.cuda.set_device(device)
+            if limit_bytes is not None:
+                total_bytes = torch.cuda.get_device_properties(device).total_memory
+                torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total_bytes), device)
+
+    def check(self) -> None:
+        """Raises MemoryLimitError where the resident set is above the limit. CUDA's allocator checks by itself."""
+        if self._limit_bytes is None or self._device.type != "cpu":
+            return
+        held_bytes = resident_bytes()
+        if held_bytes > self._limit_bytes:
+            raise MemoryLimitError(
+                f"The process holds {held_bytes / 2**20:.0f} MiB; its limit is {self._limit_bytes / 2**20:.0f} MiB."
+            )
+
+    def current_bytes(self) -> int:
+        """Allocated bytes on CUDA, the resident set on a CPU."""
+        if self._device.type == "cuda":
+            return torch.cuda.memory_allocated(self._device)
+        return resident_bytes()
+
+    def report(self, when: Literal["probe", "end"]) -> MemoryReport:
+        """The peaks so far. On a CPU there is no allocator to ask: all three are the peak resident set."""
+        if self._device.type == "cuda":
+            free_bytes, total_bytes = torch.cuda.mem_get_info(self._device)
+            return MemoryReport(
+                when=when,
+                peak_allocated_bytes=torch.cuda.max_memory_allocated(self._device),
+                peak_reserved_bytes=torch.cuda.max_memory_reserved(self._device),
+                device_bytes=total_bytes - free_bytes,
+            )
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return MemoryReport(
+            when=when, peak_allocated_bytes=peak_bytes, peak_reserved_bytes=peak_bytes, device_bytes=peak_bytes
+        )

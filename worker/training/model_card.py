@@ -1,0 +1,80 @@
+"""The README.md that goes with an adapter or model."""
+
+from collections.abc import Sequence
+
+from planner.setup import Method
+from worker.protocol import RunRequest
+from worker.training.checkpoints import MetricsRow
+
+
+def model_card(request: RunRequest, rows: Sequence[MetricsRow]) -> str:
+    """A model card in the hub's format: metadata, what was trained how, results, and how to load it."""
+    is_adapter = request.setup.method is not Method.FULL
+    name = request.suffix or request.job_id
+    parts = [_metadata(request, is_adapter), f"# {name}", _introduction(request), _table(request)]
+    results = _results(rows)
+    if results:
+        parts.append(results)
+    parts.append(_usage(request, is_adapter))
+    return "\n\n".join(parts) + "\n"
+
+
+def _metadata(request: RunRequest, is_adapter: bool) -> str:
+    tags = ["tunewright", str(request.setup.method)] + (["lora"] if is_adapter else [])
+    lines = ["---", f"base_model: {request.base_model}", f"library_name: {'peft' if is_adapter else 'transformers'}"]
+    lines += ["pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in dict.fromkeys(tags)), "---"]
+    return "\n".join(lines)
+
+
+def _introduction(request: RunRequest) -> str:
+    revision = f" at revision `{request.base_model_revision}`" if request.base_model_revision else ""
+    kinds = {
+        Method.FULL: "All weights of",
+        Method.LORA: "A LoRA adapter for",
+        Method.QLORA: "A LoRA adapter, trained on a 4-bit (NF4) base, for",
+    }
+    return f"{kinds[request.setup.method]} `{request.base_model}`{revision}, fine-tuned with Tunewright."
+
+
+def _table(request: RunRequest) -> str:
+    setup, hyperparameters = request.setup, request.hyperparameters
+    entries: list[tuple[str, object]] = [("method", setup.method)]
+    if setup.method is not Method.FULL:
+        entries += [("rank", setup.lora_rank), ("alpha", setup.lora_alpha), ("dropout", hyperparameters.lora_dropout)]
+    entries += [
+        ("epochs", hyperparameters.n_epochs),
+        ("learning rate", f"{hyperparameters.learning_rate:g}, {hyperparameters.lr_scheduler_type}"),
+        ("effective batch size", setup.effective_batch_size),
+        ("maximum length", f"{setup.max_length} tokens"),
+        ("optimizer", setup.optimizer),
+        ("seed", request.seed),
+    ]
+    return "\n".join(["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in entries)])
+
+
+def _results(rows: Sequence[MetricsRow]) -> str:
+    evaluated = [row for row in rows if row.valid_loss is not None]
+    if len(evaluated) < 2:
+        return ""
+    lines = ["| held-out examples | before | after |", "|---|---|---|"]
+    first, last = evaluated[0], evaluated[-1]
+    lines.append(f"| loss | {first.valid_loss:.4f} | {last.valid_loss:.4f} |")
+    lines.append(f"| token accuracy | {first.valid_mean_token_accuracy:.1%} | {last.valid_mean_token_accuracy:.1%} |")
+    lines.append("\n`samples.json` holds answers to the same held-out prompts before and after.")
+    return "\n".join(lines)
+
+
+def _usage(request: RunRequest, is_adapter: bool) -> str:
+    if is_adapter:
+        code = f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained("{request.base_model}", dtype="bfloat16")
+model = PeftModel.from_pretrained(base, "path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")"""
+    else:
+        code = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/directory", dtype="bfloat16")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")"""
+    return f"## Use\n\n```python\n{code}\n```"

@@ -1,0 +1,33 @@
+"""What the fork server imports once, so that a child starts with it: 5-6 s of imports, no CUDA, no threads.
+
+transformers imports a model's module when the model is first built; those of every family the planner knows are
+imported here.
+"""
+
+import importlib
+import logging
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it looks for optional kernels and complains
+
+FAMILIES = (
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "granite",
+    "llama",
+    "mistral",
+    "mixtral",
+    "olmo2",
+    "olmoe",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+)
+
+importlib.import_module("worker.training.child")  # the loop with torch, PEFT and bitsandbytes
+for _family in FAMILIES:
+    importlib.import_module(f"transformers.models.{_family}.configuration_{_family}")
+    importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")

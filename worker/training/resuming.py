@@ -1,0 +1,65 @@
+"""Saving a run at a step boundary and going back to it."""
+
+import hashlib
+import json
+from dataclasses import asdict
+
+import torch
+
+from worker.protocol import CheckpointReport, RunRequest
+from worker.training.checkpoints import MetricsRow, newest_checkpoint, write_checkpoint
+from worker.training.data import RunData
+from worker.training.run import Run
+
+
+def resume(current: Run) -> None:
+    """Go back to the newest whole checkpoint of this run, if there is one."""
+    checkpoint, complaints = newest_checkpoint(current.checkpoints, current.state.fingerprint)
+    for complaint in complaints:
+        current.reporter.warn(complaint)
+    if checkpoint is None:
+        return
+    with torch.no_grad():
+        for name, parameter in current.loaded.parameters:
+            parameter.copy_(checkpoint.weights[name])
+    current.optimizer.load_state_dict(dict(checkpoint.optimizer))
+    current.state = checkpoint.state
+    current.saved_step = checkpoint.state.step
+    current.reporter.say(f"Resumed from the checkpoint of step {checkpoint.state.step}.")
+
+
+def save(current: Run) -> None:
+    """Write a checkpoint of the last step boundary, unless it is there or nothing was trained yet."""
+    if current.state.step in (0, current.saved_step):
+        return
+    weights = dict(current.loaded.parameters)
+    path = write_checkpoint(current.checkpoints, current.state, weights, current.optimizer.state_dict())
+    current.saved_step = current.state.step
+    current.watch.check()
+    last = current.state.rows[-1]
+    evaluated = next((row for row in reversed(current.state.rows) if row.valid_loss is not None), MetricsRow(0))
+    current.reporter.send(
+        CheckpointReport(
+            step=current.state.step,
+            path=str(path),
+            train_loss=last.train_loss,
+            valid_loss=evaluated.valid_loss,
+            valid_mean_token_accuracy=evaluated.valid_mean_token_accuracy,
+        )
+    )
+
+
+def fingerprint(request: RunRequest, data: RunData) -> str:
+    """A hash of what decides the result: a smaller micro-batch goes on with a checkpoint, another plan does not."""
+    setup = request.setup
+    decisive = [
+        request.base_model,
+        request.base_model_revision,
+        request.seed,
+        asdict(request.hyperparameters),
+        [setup.method, setup.quantization, setup.lora_rank, setup.lora_alpha, setup.lora_target_modules],
+        [setup.adapter_dtype, setup.dtype, setup.optimizer],
+        [setup.effective_batch_size, setup.max_length, setup.packing],
+        [len(data.training), int(data.training.offsets[-1]), len(data.held_out)],
+    ]
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()

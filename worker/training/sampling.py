@@ -1,0 +1,100 @@
+"""Answers to held-out prompts, before and after training, for a person to compare."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig
+
+from core.datasets.encoding import Encoder
+from core.datasets.examples import Example
+from core.errors import InvalidRequestError
+from worker.training.loading import LoadedModel, plain_attention
+from worker.training.stopping import StopSignal
+
+MAX_NEW_TOKENS = 96
+_TEXT_PROMPT_TOKENS = 32  # raw text has no prompt; its beginning serves
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A held-out prompt, as tokens and as a person reads it, with the answer that the data set gives."""
+
+    row: int
+    token_ids: tuple[int, ...]
+    text: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer. `stopped` is True where the model ended it by itself, False at the length limit."""
+
+    text: str
+    tokens: int
+    stopped: bool
+
+
+def choose_prompts(examples: Iterable[Example], encoder: Encoder, count: int, max_length: int) -> tuple[Prompt, ...]:
+    """Prompts of the first `count` held-out examples that have one of at most `max_length` tokens."""
+    prompts: list[Prompt] = []
+    for example in examples:
+        if len(prompts) == count:
+            break
+        prompt = _text_prompt(example, encoder) if example.text is not None else _chat_prompt(example, encoder)
+        if prompt is not None and 0 < len(prompt.token_ids) <= max_length:
+            prompts.append(prompt)
+    return tuple(prompts)
+
+
+def _text_prompt(example: Example, encoder: Encoder) -> Prompt:
+    ids = encoder.encode(example).input_ids
+    cut = min(_TEXT_PROMPT_TOKENS, len(ids) // 2)
+    return Prompt(example.row, ids[:cut], encoder.decode(ids[:cut]), encoder.decode(ids[cut:]))
+
+
+def _chat_prompt(example: Example, encoder: Encoder) -> Prompt | None:
+    turns = [index for index, message in enumerate(example.messages) if message.role == "assistant"]
+    if not turns or turns[-1] == 0:
+        return None
+    asked, answer = example.messages[: turns[-1]], example.messages[turns[-1]]
+    try:
+        token_ids = encoder.render_prompt(asked)
+    except InvalidRequestError:
+        return None  # a conversation that the template takes only whole
+    return Prompt(example.row, token_ids, asked[-1].content, answer.content)
+
+
+def answer_prompts(
+    loaded: LoadedModel, prompts: Sequence[Prompt], encoder: Encoder, stop: StopSignal
+) -> tuple[Answer, ...]:
+    """Greedy answers of at most 96 tokens, all prompts in one batch with a key-value cache. Touches no random state."""
+    if not prompts:
+        return ()
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), encoder.pad_token_id, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):  # padding on the left: generation goes on at the right
+        ids[row, longest - len(prompt.token_ids) :] = torch.tensor(prompt.token_ids)
+        mask[row, longest - len(prompt.token_ids) :] = 1
+    ends = sorted({*encoder.stop_token_ids, encoder.eos_token_id})
+    config = GenerationConfig(
+        do_sample=False, max_new_tokens=MAX_NEW_TOKENS, eos_token_id=ends, pad_token_id=encoder.pad_token_id
+    )
+    was_training = loaded.model.training
+    loaded.model.eval()
+    with torch.inference_mode(), plain_attention(loaded), stop.interruptible():
+        produced: torch.Tensor = loaded.causal_model.generate(  # type: ignore[operator]  # a mixin's method
+            input_ids=ids.to(loaded.device),
+            attention_mask=mask.to(loaded.device),
+            generation_config=config,
+        )
+    loaded.model.train(was_training)
+    return tuple(_cut(row, set(ends), encoder) for row in produced[:, longest:].tolist())
+
+
+def _cut(token_ids: list[int], ends: set[int], encoder: Encoder) -> Answer:
+    for index, token in enumerate(token_ids):
+        if token in ends:
+            return Answer(encoder.decode(token_ids[:index]).strip(), index, stopped=True)
+    return Answer(encoder.decode(token_ids).strip(), len(token_ids), stopped=False)

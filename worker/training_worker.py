@@ -1,0 +1,152 @@
+"""One training worker: one device, one job at a time, a heartbeat that says so."""
+
+import os
+import threading
+from dataclasses import replace
+from importlib.metadata import version
+
+import psutil
+import structlog
+from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from sqlalchemy.exc import DBAPIError
+
+from core.fleet import service as fleet
+from core.fleet.service import WorkerReport
+from core.ids import new_id
+from core.jobs import lease as leases
+from core.queue.messages import RUN_JOB, training_queue
+from core.runtime import Runtime
+from planner.devices import Device, read_devices
+from worker import trainer
+from worker.app import create_app, serve
+from worker.supervisor import Supervisor
+
+REPORTED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+# glibc gives freed pages back eagerly and takes them again at the next step; keeping them is up to 1.5 times as fast.
+MALLOC_TUNABLES = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967295"
+
+log = structlog.get_logger()
+
+
+def run(runtime: Runtime, device_name: str) -> None:
+    """Serve the queue of this device's class until told to stop. Raises SystemExit where there is no such device."""
+    device = _device(device_name)
+    if device.kind == "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid or str(device.index)
+    os.environ.setdefault("GLIBC_TUNABLES", MALLOC_TUNABLES)
+    worker = TrainingWorker(runtime, device)
+
+    app = create_app(runtime.settings)
+
+    @app.task(name=RUN_JOB)
+    def run_job(_nudged_for: str) -> None:
+        worker.work()
+
+    worker_ready.connect(lambda **_: worker.start(), weak=False)
+    worker_shutting_down.connect(lambda **_: worker.drain(), weak=False)
+    worker_shutdown.connect(lambda **_: worker.stop(), weak=False)
+    queue = training_queue(device.device_class)
+    serve(app, name=worker.id, queue=queue, concurrency=1, log_level=runtime.settings.log_level)
+
+
+class TrainingWorker:
+    """What a training worker remembers between jobs."""
+
+    def __init__(self, runtime: Runtime, device: Device) -> None:
+        self.id = new_id("worker-")
+        self._runtime = runtime
+        self._device = device  # its free memory is the one seen last while no job of ours ran
+        self._supervisor: Supervisor | None = None
+        self._draining = threading.Event()
+        self._warm = threading.Event()
+        self._busy = threading.Lock()
+        self._versions = {package: version(package) for package in REPORTED_PACKAGES}
+        self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Import the training libraries into the fork server, then report for duty and look for waiting jobs."""
+        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+
+    def work(self) -> None:
+        """Run queued jobs of this device's class, one after another, until there is none."""
+        self._warm.wait()
+        settings = self._runtime.settings
+        with self._busy:
+            while not self._draining.is_set():
+                claimed = self._runtime.database.run(
+                    lambda session: leases.claim_next(session, settings, self.id, self._device.device_class)
+                )
+                if claimed is None:
+                    return
+                lease, job = claimed
+                structlog.contextvars.bind_contextvars(job_id=job.id)
+                self._device = _device_again(self._device)
+                self._supervisor = Supervisor(self._runtime, lease, job, self._device)
+                if self._draining.is_set():
+                    self._supervisor.drain()
+                try:
+                    self._report()
+                    self._supervisor.supervise()
+                finally:
+                    self._supervisor = None
+                    structlog.contextvars.unbind_contextvars("job_id")
+                    self._report()
+
+    def drain(self) -> None:
+        """Claim no more; stop the running job behind a checkpoint so that another worker can go on with it."""
+        self._draining.set()
+        if self._supervisor is not None:
+            self._supervisor.drain()
+
+    def stop(self) -> None:
+        """Sign off."""
+        self._draining.set()
+        self._heartbeat.join(timeout=self._runtime.settings.heartbeat_seconds)
+        self._runtime.database.run(lambda session: fleet.stop(session, self.id))
+
+    def _warm_up(self) -> None:
+        trainer.warm_up()
+        self._warm.set()
+        self._heartbeat.start()
+        self.work()
+
+    def _beat(self) -> None:
+        while True:
+            try:
+                self._report()
+            except DBAPIError as error:
+                log.warning("heartbeat_failed", error=str(error.orig))
+            if self._draining.wait(self._runtime.settings.heartbeat_seconds):
+                return
+
+    def _report(self) -> None:
+        supervisor = self._supervisor
+        now = _device_again(self._device)
+        if supervisor is None:
+            self._device = now
+        said = WorkerReport(
+            worker_id=self.id,
+            hostname=os.uname().nodename,
+            process_id=os.getpid(),
+            device=self._device,
+            used_bytes=now.total_bytes - now.free_bytes,
+            tokens_per_second=supervisor.tokens_per_second if supervisor else None,
+            versions=self._versions,
+            job_id=supervisor.job_id if supervisor else None,
+        )
+        self._runtime.database.run(lambda session: fleet.report(session, said))
+
+
+def _device(name: str) -> Device:
+    kind, _, index = name.partition(":")
+    for device in read_devices():
+        if device.kind == kind and str(device.index) == (index or "0"):
+            return device
+    raise SystemExit(f"There is no device {name!r} on this machine. `tunewright worker` lists what there is.")
+
+
+def _device_again(device: Device) -> Device:
+    """The same device with the memory that is free now."""
+    if device.kind == "cpu":
+        return replace(device, free_bytes=min(device.total_bytes, psutil.virtual_memory().available))
+    return next((found for found in read_devices() if found.uuid == device.uuid), device)
