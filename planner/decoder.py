@@ -3,9 +3,7 @@
 Sizes follow `modeling_<family>.py`. Shapes in comments: `[tokens, features]` with tokens = batch x sequence.
 """
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
-
+from planner.constants import LONGEST_PLAIN_ATTENTION, MAX_EXPERT_CHAINS
 from planner.families import NormPlacement, QueryNorm
 from planner.model_spec import Experts, LayerGroup, Linear, ModelSpec, is_targeted
 from planner.setup import Method, TrainingSetup
@@ -13,102 +11,12 @@ from planner.stacks import AdapterCompute, StackProfile
 from planner.tape import Tape, Tensor
 
 FLOAT32_BYTES = 4
-LONGEST_PLAIN_ATTENTION = 512  # tokens; worker/training/attention.py
 INDEX_BYTES = 8  # int64
-MAX_EXPERT_CHAINS = 8  # experts recorded one by one; beyond it several are taken together, which only rounds up
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
-@dataclass(frozen=True)
-class LayerMemory:
-    """Bytes of one decoder layer."""
-
-    input_bytes: int  # all that checkpointing keeps of it
-    saved_bytes: int  # what autograd keeps of it without checkpointing
-    weight_copies_bytes: int  # 16-bit copies of weights among the saved
-    backward_peak_bytes: int  # saved tensors, gradients and workspaces at the worst moment of its backward
-    parameter_gradient_bytes: int
-
-
-@dataclass(frozen=True)
-class _Line:
-    """Bytes as a function of the micro-batch: `base + rows * row`."""
-
-    base: int
-    row: int
-
-    def at(self, rows: int) -> int:
-        return self.base + rows * self.row
-
-
-@dataclass(frozen=True)
-class _LayerLines:
-    """One layer for any micro-batch. Every tensor is either per row or per weight, so every sum is a line."""
-
-    source: _Line
-    saved: _Line
-    moments: tuple[_Line, ...]  # of its backward; those that can be the worst
-    weight_copies_bytes: int
-    parameter_gradient_bytes: int
-
-
-@lru_cache(maxsize=4096)
-def layer_memory(
-    spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile, batch: int, length: int
-) -> LayerMemory:
-    """What one layer of `group` keeps and needs for `batch` rows of `length` tokens.
-
-    With checkpointing its backward happens while its input and its recomputed output are alive too.
-    """
-    one_row = replace(
-        setup, per_device_train_batch_size=1, gradient_accumulation_steps=1, max_length=length, optimizer=""
-    )
-    lines = _layer_lines(spec, group, one_row, stack)
-    return LayerMemory(
-        input_bytes=lines.source.at(batch),
-        saved_bytes=lines.saved.at(batch),
-        weight_copies_bytes=lines.weight_copies_bytes,
-        backward_peak_bytes=max(line.at(batch) for line in lines.moments),
-        parameter_gradient_bytes=lines.parameter_gradient_bytes,
-    )
-
-
-@lru_cache(maxsize=1024)
-def _layer_lines(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile) -> _LayerLines:
-    """The lines through one and two rows."""
-    one, two = (_recorded(spec, group, setup, stack, rows) for rows in (1, 2))
-    source = one.tape.sizes[0]
-    moments = [_line(a, b) for a, b in zip(one.moments(), two.moments(), strict=True)]
-    return _LayerLines(
-        source=_Line(0, source),
-        saved=_line(one.tape.saved_bytes, two.tape.saved_bytes),
-        moments=_upper(moments),
-        weight_copies_bytes=one.weight_copies_bytes,
-        parameter_gradient_bytes=sum(operation.parameter_gradient_bytes for operation in one.tape.operations),
-    )
-
-
-def _line(at_one: int, at_two: int) -> _Line:
-    return _Line(2 * at_one - at_two, at_two - at_one)
-
-
-def _upper(lines: list[_Line]) -> tuple[_Line, ...]:
-    """Without the lines that lie nowhere above another one."""
-    kept: list[_Line] = []
-    for line in sorted(lines, key=lambda line: (-line.row, -line.base)):
-        if not kept or line.base > kept[-1].base:
-            kept.append(line)
-    return tuple(kept)
-
-
-def _recorded(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile, rows: int) -> "_Layer":
-    layer = _Layer(spec, group, setup, stack, rows, setup.max_length)
-    layer.output = layer.layer(layer.source)
-    return layer
-
-
-class _Layer:
-    """Records one layer on a tape."""
+class DecoderLayer:
+    """Records one layer on a tape: `layer(source)` returns its output."""
 
     def __init__(
         self, spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile, batch: int, length: int
@@ -266,13 +174,12 @@ class _Layer:
     ) -> Tensor:
         """Our attention on a CPU: examples padded to the longest, two batched products."""
         padded = [
-            self.tape.apply((tensor,), self.bytes_of(width))
+            self.tape.apply((tensor,), self.bytes_of(width), (tensor,))  # index_copy keeps its source
             for tensor, width in ((query, query_width), (key, key_value_width), (value, key_value_width))
         ]
         scores_size = self.batch * self.spec.num_attention_heads * self.length * self.length * self.width
         scores = self.tape.apply((padded[0], padded[1]), scores_size, (padded[0], padded[1]))
-        masked = self.tape.apply((scores,), scores_size)
-        weights = self.tape.apply((masked,), scores_size, saves_output=True)
+        weights = self.tape.apply((scores,), scores_size, saves_output=True)
         mixed = self.tape.apply((weights, padded[2]), self.bytes_of(query_width), (weights, padded[2]))
         return self.tape.apply((mixed,), self.bytes_of(query_width))
 

@@ -79,16 +79,19 @@ def _chunked(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, tokens:
 
 def _own_fused_linear(spec: ModelSpec, setup: TrainingSetup, norm: int, tokens: int) -> LossPhase:
     """Our loss (worker/training/loss.py): the hidden states of the trained tokens, at worst all of them, and their
-    gradient; one chunk of logits in float32 twice; the projection's gradient where it is trained. Backward scales
+    gradient; chunks of logits; the projection's gradient where it is trained. Backward scales
     both gradients into new tensors.
     """
     width = DTYPE_BYTES[setup.dtype]
     selected = tokens * spec.hidden_size * width
     row = spec.vocab_size * FLOAT32_BYTES
-    chunk = min(tokens, max(LOSS_CHUNK_MINIMUM, LOSS_CHUNK_BYTES // row)) * row
+    rows = max(LOSS_CHUNK_MINIMUM, LOSS_CHUNK_BYTES // row)
+    # One chunk and the temporary of its log-sum-exp; while a next one is formed, also the gradient of the one before
+    # in float32 and in 16 bits.
+    chunks = min(tokens, rows) * row * 2 if tokens <= rows else rows * row * 7 // 2
     weight = spec.embedding_parameters * width if setup.method is Method.FULL else 0
     return LossPhase(
-        forward_bytes=norm + 2 * selected + weight + 2 * chunk,
+        forward_bytes=norm + 2 * selected + weight + chunks,
         backward_bytes=norm + 2 * selected + 2 * weight,
         projection_bytes=norm + selected,
     )

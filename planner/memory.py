@@ -6,9 +6,10 @@ Derivations and sources of every term: `docs/planner.md`.
 from dataclasses import dataclass, replace
 
 from planner import constants as c
-from planner.decoder import DTYPE_BYTES, LayerMemory, layer_memory
+from planner.decoder import DTYPE_BYTES
 from planner.devices import Device
 from planner.errors import InvalidSetupError
+from planner.layers import LayerMemory, layer_memory
 from planner.losses import loss_phase
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.optimizers import optimizer_named
@@ -57,6 +58,15 @@ def estimate_memory(spec: ModelSpec, setup: TrainingSetup, device: Device | None
     Raises InvalidSetupError where the setup contradicts itself or names what the planner does not model.
     """
     check_setup(spec, setup)
+    estimate = _estimate(spec, setup, device)
+    if device is None or device.kind != "cpu" or setup.max_length <= c.LONGEST_PLAIN_ATTENTION:
+        return estimate
+    # Micro-batches whose rows are all short keep the scores that longer ones do not: the larger of the two counts.
+    short = _estimate(spec, replace(setup, max_length=c.LONGEST_PLAIN_ATTENTION), device)
+    return max(estimate, short, key=lambda one: one.required_bytes)
+
+
+def _estimate(spec: ModelSpec, setup: TrainingSetup, device: Device | None) -> MemoryEstimate:
     on_cpu = device is not None and device.kind == "cpu"
     stack = profile(setup, spec.model_type, on_cpu=on_cpu)
     state = _state(spec, setup, stack, on_cpu)
@@ -101,7 +111,7 @@ def check_setup(spec: ModelSpec, setup: TrainingSetup) -> None:
         return
     if setup.lora_rank is None or setup.lora_target_modules is None:
         raise InvalidSetupError(f"{setup.method} needs lora_rank and lora_target_modules.")
-    spec.check_target_modules(setup.lora_target_modules)
+    spec.lora_parameters(setup.lora_rank, setup.lora_target_modules)
 
 
 @dataclass(frozen=True)

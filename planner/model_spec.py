@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from planner.errors import InvalidConfigurationError, InvalidSetupError, UnsupportedArchitectureError
 from planner.families import FAMILIES, Family, NormPlacement, QueryNorm
@@ -96,6 +96,13 @@ class ModelSpec:
     tie_word_embeddings: bool
     groups: tuple[LayerGroup, ...]
 
+    def __hash__(self) -> int:
+        return self._hash  # specs are cache keys, and their own fields are nested deep
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.model_type, self.parameters, self.hidden_size, self.num_hidden_layers, self.head_dim))
+
     @cached_property
     def family(self) -> Family:
         """How this model's family builds a layer."""
@@ -173,14 +180,7 @@ class ModelSpec:
         or is `("all-linear",)`: every decoder-layer linear, experts included, router and lm_head not.
         Raises InvalidSetupError for a name that the model does not have or a rank below 1.
         """
-        if rank < 1:
-            raise InvalidSetupError(f"lora_rank is {rank}; it must be at least 1.")
-        self.check_target_modules(target_modules)
-        total = sum(count * linear.lora_parameters(rank) for count, linear in self.targeted(target_modules))
-        for name in ("lm_head", "embed_tokens"):
-            if name in target_modules:
-                total += rank * (self.hidden_size + self.vocab_size)
-        return total
+        return _lora_parameters(self, rank, target_modules)
 
     def targeted(self, target_modules: tuple[str, ...]) -> Iterator[tuple[int, Linear]]:
         """Each targeted decoder linear with how often the model has it (layers, times experts where routed)."""
@@ -218,6 +218,18 @@ class ModelSpec:
                 f"Supported: {', '.join(FAMILIES)}."
             )
         return _build(family, {**family.defaults, **{k: v for k, v in config.items() if v is not None}})
+
+
+@lru_cache(maxsize=1024)
+def _lora_parameters(spec: ModelSpec, rank: int, target_modules: tuple[str, ...]) -> int:
+    if rank < 1:
+        raise InvalidSetupError(f"lora_rank is {rank}; it must be at least 1.")
+    spec.check_target_modules(target_modules)
+    total = sum(count * linear.lora_parameters(rank) for count, linear in spec.targeted(target_modules))
+    for name in ("lm_head", "embed_tokens"):
+        if name in target_modules:
+            total += rank * (spec.hidden_size + spec.vocab_size)
+    return total
 
 
 def is_targeted(name: str, target_modules: tuple[str, ...]) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from planner.calibration import Correction
 from planner.candidates import Candidate, Question, allowed_methods, candidates_on
 from planner.catalogue import gpus
 from planner.devices import Device, device_of
@@ -24,7 +23,7 @@ def refusal(question: Question, candidates: Sequence[Candidate]) -> DoesNotFitEr
         f"{gib(best.memory.required_bytes)} with its bound; {device.name} has {gib(device.free_bytes)} free."
     )
     changes = [change for change in (_without_pins(question, device), _shorter(question, best)) if change]
-    gpu = _smallest_gpu(question)
+    gpu = _smallest_gpu(question, best)
     if gpu:
         changes.append(f"use a GPU such as {gpu}")
     if not changes:
@@ -68,9 +67,10 @@ def _shorter(question: Question, best: Candidate) -> str | None:
     return f"set max_length to {length:,} or less" if SHORTEST_LENGTH <= length < best.setup.max_length else None
 
 
-def _smallest_gpu(question: Question) -> str | None:
-    uncorrected = replace(question, correction=Correction())
+def _smallest_gpu(question: Question, best: Candidate) -> str | None:
+    """The smallest known GPU that holds the run that needs least. No correction: it is of another device."""
     for gpu in sorted(gpus(), key=lambda gpu: (gpu.memory_gib, gpu.bf16_flops)):
-        if _fits(uncorrected, device_of(gpu)):
+        device = device_of(gpu)
+        if estimate_memory(question.spec, best.setup, device).required_bytes <= device.free_bytes:
             return f"{gpu.title} ({gpu.memory_gib} GB)"
     return None

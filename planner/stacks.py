@@ -6,6 +6,7 @@ Our own trainer is what the planner promises; the others are here because publis
 from dataclasses import dataclass
 from enum import StrEnum
 
+from planner.constants import PUBLISHED_LORA_DROPOUT
 from planner.errors import InvalidSetupError
 from planner.setup import Loss, Method, Stack, TrainingSetup
 
@@ -41,7 +42,6 @@ class StackProfile:
 # modeling_mistral.py, modeling_mixtral.py and modeling_qwen2.py of 4.45.2 call repeat_kv before flash attention;
 # modeling_llama.py and modeling_granite.py of 4.45.2 and every family of 4.48.1 do not.
 _REPEATING_IN_4_45 = frozenset({"mistral", "mixtral", "qwen2"})
-_PUBLISHED_DROPOUT = 0.1  # fms-acceleration scripts/benchmarks/scenarios.yaml
 
 
 def profile(setup: TrainingSetup, model_type: str, *, on_cpu: bool = False) -> StackProfile:
@@ -78,7 +78,7 @@ def _transformers(setup: TrainingSetup, model_type: str) -> StackProfile:
         AdapterCompute.UNSLOTH if kernels and quantized else AdapterCompute.AUTOCAST,
         fused_norm=kernels,
         repeats_key_values=not recent and model_type in _REPEATING_IN_4_45,
-        lora_dropout=setup.lora_dropout or _PUBLISHED_DROPOUT,
+        lora_dropout=setup.lora_dropout or PUBLISHED_LORA_DROPOUT,
         keeps_bf16_logits=recent,
         copies_shifted_logits=True,
         keeps_embedding_output=setup.method is not Method.FULL,

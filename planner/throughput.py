@@ -5,8 +5,9 @@ from functools import lru_cache
 
 from planner import constants as c
 from planner.catalogue import gpus
-from planner.decoder import DTYPE_BYTES, layer_memory
+from planner.decoder import DTYPE_BYTES
 from planner.devices import Device
+from planner.layers import layer_memory
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.setup import Hyperparameters, Method, TrainingSetup
 from planner.stacks import profile

@@ -1,6 +1,8 @@
 """Real parts for the tests: databases, broker and store, each started once and on a free port."""
 
+import logging
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,8 @@ from core.queue.messages import Message
 from core.settings import Settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub, or wait for one
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the worker does: the tests share their cores
+logging.getLogger("werkzeug").setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +30,11 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     import pgserver  # looks for the runtime directory when it is imported
 
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-    server.cleanup()
+    # Not under pytest's own directory, which the next test run but two removes while this one may still be going on.
+    with tempfile.TemporaryDirectory(prefix="tunewright-postgres-", ignore_cleanup_errors=True) as directory:
+        server = pgserver.get_server(directory, cleanup_mode="delete")
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        server.cleanup()
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ def create_app(settings: Settings) -> Celery:
         worker_send_task_events=False,
         worker_enable_remote_control=False,
         task_default_queue=MAINTENANCE_QUEUE,
-        beat_scheduler="celery.beat:Scheduler",  # in memory: a sweep that is missed is made up by the next
         beat_max_loop_interval=settings.sweep_seconds,
         beat_schedule={"sweep": {"task": SWEEP, "schedule": settings.sweep_seconds}},
     )

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 import structlog
@@ -42,10 +42,10 @@ def _convert_from_wheel(settings: Settings, model_id: str) -> bool:
     entry = catalogue.find_model(model_id)
     if entry is None or entry.id != WHEEL_MODEL:
         return False
-    try:
-        source = resources.files(WHEEL_PACKAGE) / WHEEL_FILE
-    except ModuleNotFoundError:
+    package = find_spec(WHEEL_PACKAGE)  # found, not imported: its own dependencies are not here
+    if package is None or not package.submodule_search_locations:
         return False
+    source = Path(package.submodule_search_locations[0]) / WHEEL_FILE
     target = settings.resolved_models_dir / WHEEL_MODEL
     log.info("converting_model", model=model_id, target=str(target))
     # A process of its own: the worker must stay free of torch.

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import structlog
-from celery.beat import EmbeddedService
+from celery.beat import EmbeddedService, Scheduler
 from celery.signals import worker_ready, worker_shutting_down
 from redis import Redis
 
@@ -33,7 +33,7 @@ def run(runtime: Runtime) -> None:
     def sweep_for_lost() -> None:
         sweep(runtime)
 
-    clock = EmbeddedService(app, thread=True)
+    clock = EmbeddedService(app, thread=True, scheduler_cls=Scheduler)  # in memory: a missed sweep needs no making up
     worker_ready.connect(lambda **_: clock.start(), weak=False)
     worker_shutting_down.connect(lambda **_: clock.stop(), weak=False)
     serve(app, name="maintenance", queue=MAINTENANCE_QUEUE, concurrency=2, log_level=runtime.settings.log_level)

@@ -34,6 +34,8 @@ def run(runtime: Runtime, device_name: str) -> None:
     if device.kind == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid or str(device.index)
     os.environ.setdefault("GLIBC_TUNABLES", MALLOC_TUNABLES)
+    # OpenMP threads that spin at barriers are slower by an order of magnitude as soon as anything else wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     worker = TrainingWorker(runtime, device)
 
     app = create_app(runtime.settings)

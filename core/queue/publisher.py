@@ -13,6 +13,8 @@ from core.queue.messages import Message, Nudge
 
 log = structlog.get_logger()
 
+_TIMEOUTS = {"socket_timeout": 5, "socket_connect_timeout": 5}
+
 
 def celery_client(redis_url: str) -> Celery:
     """A Celery application that can send tasks by name but knows none. Accepts JSON only."""
@@ -23,7 +25,7 @@ def celery_client(redis_url: str) -> Celery:
         result_backend=None,
         task_ignore_result=True,
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 5},
+        broker_transport_options=_TIMEOUTS,
     )
     return app
 
@@ -33,6 +35,8 @@ class QueuePublisher:
 
     def __init__(self, redis_url: str) -> None:
         self._celery = celery_client(redis_url)
+        # A request must not wait while Celery tries again and again to reach a broker that is away.
+        self._celery.conf.broker_transport_options = {**_TIMEOUTS, "max_retries": 1, "interval_start": 0}
         self._redis = Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=5)
 
     def __call__(self, messages: Sequence[Message]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -59,7 +59,7 @@ def _explained(hub_id: str) -> Iterator[None]:
             "needs HF_TOKEN set for the service.",
             param="model",
         ) from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.TransportError, HfHubHTTPError, OSError) as error:
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.TransportError, HfHubHTTPError, OSError) as error:
         raise ServiceUnavailableError(
             f"The model hub did not answer for {hub_id!r} ({type(error).__name__}). Try again, or copy the model into "
             "the models folder and use the directory's name.",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from core.ledger import codes
 from tests.waiting import wait_for
 
 CREDIT_CODE = "TESTING"
-QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "CHECKPOINT_SECONDS": "0.5"}
+QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "CHECKPOINT_SECONDS": "2"}
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Service:
     database: Database
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def client(self) -> openai.OpenAI:
         """The official client."""
         return openai.OpenAI(base_url=f"{self.base_url}/v1", api_key=self.api_key)
@@ -160,6 +161,7 @@ def running_service(
             service.start_worker()
         yield service
     finally:
+        service.client.close()
         for process in service.processes.values():
             process.send_signal(signal.SIGTERM)
         for process in service.processes.values():

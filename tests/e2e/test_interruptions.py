@@ -13,7 +13,7 @@ from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service, running_service
 from tests.waiting import wait_for
 
-LONG = {"n_epochs": 150}
+LONG = {"n_epochs": 80, "batch_size": 8}  # 300 steps or so
 
 
 def _start_training(service: Service, steps: int = 5) -> str:

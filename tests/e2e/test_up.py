@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -40,6 +41,15 @@ class Up:
             time.sleep(0.05)
         raise AssertionError(f"`tunewright up` did not get ready:\n{self.log.read_text()}")
 
+    def wait_for_worker(self, key: str) -> None:
+        """Until a worker has imported its libraries into its fork server and reported its device."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            if httpx.get(f"{self.url}/v1/workers", headers={"Authorization": f"Bearer {key}"}).json()["data"]:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"no worker reported:\n{self.log.read_text()}")
+
     def processes(self) -> list[psutil.Process]:
         """Every process of this service: the supervisor's descendants, and what has its directory in its environment.
 
@@ -66,6 +76,10 @@ def _is_alive(process: psutil.Process) -> bool:
 
 def tunewright(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "cli", *arguments]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(tunewright(*arguments), env=environment(), capture_output=True, text=True, check=False)
 
 
 def environment() -> dict[str, str]:
@@ -100,25 +114,16 @@ def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:
         assert browser.get("/v1/account").status_code == 200
     assert httpx.get(up.link).status_code == 403
 
-    fresh = subprocess.run(
-        tunewright("link", "--data", str(up.data_dir)), env=environment(), capture_output=True, text=True, check=True
-    )
+    fresh = run("link", "--data", str(up.data_dir))
     assert httpx.get(fresh.stdout.strip()).status_code == 303
 
-    key = subprocess.run(
-        tunewright("keys", "create", "--data", str(up.data_dir)),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    key = run("keys", "create", "--data", str(up.data_dir))
     secret = key.stdout.removesuffix("\n")
     listed = httpx.get(f"{up.url}/v1/fine_tuning/jobs", headers={"Authorization": f"Bearer {secret}"})
     assert (listed.status_code, listed.json()["data"]) == (200, [])
 
-    second = subprocess.run(
-        tunewright("up", "--data", str(up.data_dir)), env=environment(), capture_output=True, text=True, check=False
-    )
+    up.wait_for_worker(secret)
+    second = run("up", "--data", str(up.data_dir))
     assert second.returncode == 1
     assert f"already at {up.url}" in second.stderr
     assert "Traceback" not in second.stderr
@@ -129,38 +134,26 @@ def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:
     assert not (up.data_dir / "service.json").exists()
 
 
-def test_a_killed_service_leaves_no_process_and_starts_again(start: Callable[[], Up], tmp_path: Path) -> None:
+def test_a_killed_service_leaves_no_process_and_a_usable_database(start: Callable[[], Up]) -> None:
     up = start()
+    key = run("keys", "create", "--data", str(up.data_dir))
+    up.wait_for_worker(key.stdout.strip())
     before = up.processes()
-    assert len(before) >= 5, [process.cmdline() for process in before]
+    assert len(before) >= 6, [process.cmdline() for process in before]
     up.process.kill()
     up.process.wait()
     _, alive = psutil.wait_procs(before, timeout=STOP_SECONDS)
     assert [process.cmdline() for process in alive] == []
     assert up.processes() == []
 
-    again = subprocess.run(
-        tunewright("codes", "create", "after", "--credits", "5", "--data", str(up.data_dir)),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    again = run("codes", "create", "after", "--credits", "5", "--data", str(up.data_dir))
     assert (again.returncode, again.stdout) == (0, "AFTER is worth 5 credits.\n")
 
 
 def test_a_busy_port_is_an_error_before_anything_starts(tmp_path: Path) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = subprocess.run(
-            tunewright("up", "--port", str(port), "--data", str(tmp_path / "data")),
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = run("up", "--port", str(port), "--data", str(tmp_path / "data"))
     assert result.returncode == 1
     assert f"Port {port} on 127.0.0.1 cannot be used" in result.stderr
     assert "Traceback" not in result.stderr

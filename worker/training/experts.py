@@ -5,12 +5,15 @@ only and leaves them in 16 bits, four times the memory. The quantizer here treat
 the loader reads it, so that the 16-bit model never exists whole.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from bitsandbytes.nn.parametrize import Bnb4bitParametrization, replace_parameter_4bit
 from peft.tuners.lora import layer as peft_lora
 from torch import nn
+from torch.nn.utils import parametrize
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 from transformers.quantizers.auto import register_quantizer
@@ -90,15 +93,11 @@ def _is_expert(module: nn.Module, leaf: str) -> bool:
     return parameter is not None and parameter.ndim == 3
 
 
-class _FactorsProxy(peft_lora._LoraParameterProxy):
-    """W + s lhs rhs for [experts, out, in] parameters, in a class that PEFT finds again.
-
-    PEFT 0.21 installs a `_LoraFactorsProxy` there, but removes only `_LoraParameterProxy` from a parameter that is
-    quantized as well: each forward would stack one more.
-    """
+class _LowRankUpdate(nn.Module):
+    """W + s lhs rhs on a parameter [experts, out, in], in one product and without a tensor for the update itself."""
 
     def __init__(self, lhs: torch.Tensor, rhs: torch.Tensor, scaling: float) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.lhs, self.rhs, self.scaling = lhs, rhs, scaling
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
@@ -106,11 +105,7 @@ class _FactorsProxy(peft_lora._LoraParameterProxy):
 
 
 def _describe_parameter(wrapper: peft_lora.ParamWrapper) -> torch.Tensor:
-    """What PEFT 0.21 reads from a wrapped parameter: its shape, dtype and device.
-
-    Reading a quantized parameter itself dequantizes all experts and, within the enclosing `parametrize.cached()`,
-    leaves the plain weight in the cache: the forward then never sees the adapter, and it gets no gradient.
-    """
+    """What PEFT reads from a wrapped parameter: its shape, dtype and device, here without dequantizing it."""
     module = wrapper.get_base_layer()
     state = quantized_state(module, wrapper.parameter_name)
     if state is None:
@@ -118,5 +113,34 @@ def _describe_parameter(wrapper: peft_lora.ParamWrapper) -> torch.Tensor:
     return torch.empty((), dtype=state.dtype, device=state.absmax.device).expand(state.shape)
 
 
-setattr(peft_lora, "_LoraFactorsProxy", _FactorsProxy)  # noqa: B010  # a repair, and mypy knows better
-setattr(peft_lora.ParamWrapper, "get_param", _describe_parameter)  # noqa: B010
+_activate_plain = peft_lora.ParamWrapper._activate_lora
+
+
+@contextmanager
+def _activate(wrapper: peft_lora.ParamWrapper, active_adapters: list[str]) -> Iterator[None]:
+    """Within, the wrapped parameter reads as its weight plus the adapters.
+
+    PEFT 0.21 does this right for plain parameters only. On a quantized one its update is never removed again, and the
+    weight without it stays in the cache of the wrapper around it: the forward does not see the adapter, which gets no
+    gradient and never learns.
+    """
+    module, name = wrapper.get_base_layer(), wrapper.parameter_name
+    adapters = [adapter for adapter in active_adapters if adapter in wrapper.lora_A]
+    if quantized_state(module, name) is None or not adapters:
+        with _activate_plain(wrapper, active_adapters):
+            yield
+        return
+    steps = module.parametrizations[name]
+    for adapter in adapters:
+        steps.append(_LowRankUpdate(*wrapper.get_delta_factors(adapter)))
+    try:
+        with parametrize.cached():
+            parametrize._cache.pop((id(module), name), None)
+            yield
+    finally:
+        parametrize._cache.pop((id(module), name), None)
+        del steps[-len(adapters) :]
+
+
+setattr(peft_lora.ParamWrapper, "get_param", _describe_parameter)  # noqa: B010  # a repair of a method, for mypy
+setattr(peft_lora.ParamWrapper, "_activate_lora", _activate)  # noqa: B010

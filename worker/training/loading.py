@@ -100,7 +100,7 @@ def load_for_training(
         model = attach_adapter(base, lora_config(base, setup, hyperparameters), _adapter_dtype(setup))
         fuse_lora_layers(model)
     if setup.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
     loaded = LoadedModel(
         model=model,

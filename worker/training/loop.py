@@ -202,6 +202,8 @@ def evaluate_if_due(current: Run) -> None:
     size = current.request.setup.per_device_train_batch_size
     result = evaluate(current.loaded, current.data.held_out, size, current.layout, current.watch, current.stop)
     if result is not None:
+        if not math.isfinite(result.loss):
+            raise _divergence(current, f"The loss on the held-out examples after step {state.step} is not finite.")
         last = rows[-1] if rows else MetricsRow(0)
         row = replace(last, valid_loss=result.loss, valid_mean_token_accuracy=result.accuracy)
         current.state = replace(state, rows=(*rows[:-1], row))
@@ -255,8 +257,11 @@ def _refuse_divergence(current: Run) -> None:
     if skipped:
         current.reporter.warn(f"The loss or gradient of step {current.state.step} is not finite; the step is skipped.")
     if skipped >= MAX_SKIPPED_IN_A_ROW:
-        raise TrainingError(
-            f"The loss or gradient was not finite in {skipped} steps in a row, up to step {current.state.step}. "
-            f"Lower the learning rate (it was {current.request.hyperparameters.learning_rate:g}) or check the data.",
-            code="loss_diverged",
-        )
+        message = f"The loss or gradient was not finite in {skipped} steps in a row, up to step {current.state.step}."
+        raise _divergence(current, message)
+
+
+def _divergence(current: Run, message: str) -> TrainingError:
+    rate = current.request.hyperparameters.learning_rate
+    advice = f"Lower the learning rate (it was {rate:g}) or check the data."
+    return TrainingError(f"{message} {advice}", code="loss_diverged")

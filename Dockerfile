@@ -1,0 +1,47 @@
+# syntax=docker/dockerfile:1
+# One image for every process of the service; the command says which.
+#
+#   docker build --tag tunewright .
+#   docker build --tag tunewright:cpu --build-arg TORCH="torch @ https://example.com/torch-2.13.0+cpu-….whl" .
+#
+# The registry's build of torch brings its CUDA libraries and serves GPUs and CPUs alike. Machines without a GPU get a
+# far smaller image from a CPU wheel of the same version, wherever you keep one: TORCH is any requirement pip takes.
+
+FROM python:3.11-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv /opt/tunewright
+ENV PATH=/opt/tunewright/bin:$PATH
+WORKDIR /src
+
+# What changes least comes first: torch, then everything else the project depends on, then the project.
+ARG TORCH=torch==2.13.0
+# hadolint ignore=DL3013
+RUN pip install "$TORCH"
+COPY pyproject.toml ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > requirements.txt \
+    && pip install --requirement requirements.txt
+COPY README.md ./
+COPY api/ api/
+COPY cli/ cli/
+COPY core/ core/
+COPY migrations/ migrations/
+COPY planner/ planner/
+COPY worker/ worker/
+RUN pip install --no-deps .
+
+FROM python:3.11-slim-bookworm
+RUN groupadd --gid 10001 tunewright \
+    && useradd --uid 10001 --gid tunewright --no-create-home --home-dir /data --shell /usr/sbin/nologin tunewright \
+    && install --directory --owner tunewright --group tunewright /data
+COPY --from=build /opt/tunewright /opt/tunewright
+ENV PATH=/opt/tunewright/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    TUNEWRIGHT_DATA_DIR=/data \
+    HF_HOME=/data/huggingface
+USER 10001:10001
+WORKDIR /data
+EXPOSE 8040
+ENTRYPOINT ["tunewright"]
+CMD ["--help"]

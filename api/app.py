@@ -1,0 +1,85 @@
+"""The application: what is opened when it starts, what every request passes, and the routes."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import anyio
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry
+
+from api import errors
+from api.deps import KeyUses
+from api.document import DESCRIPTION, TAGS, build_document
+from api.metrics import RequestMetrics, ServiceCollector
+from api.middleware import BodyLimitMiddleware, RequestMiddleware
+from api.multipart import UPLOADS_AT_ONCE
+from api.routers import account, api_keys, browser, credits, files, health, job_outputs, jobs, models, plans
+from core.logging import configure_logging
+from core.runtime import open_runtime
+from core.settings import Settings
+
+ROUTERS = (files, plans, jobs, job_outputs, models, credits, api_keys, account, health, browser)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The HTTP application. `uvicorn api.app:create_app --factory` serves it.
+
+    Without `settings` this is the service's own process: they are read from the environment, and logging is set up.
+    """
+    if settings is None:
+        settings = Settings()
+        configure_logging(settings.log_level, as_json=settings.log_json)
+        # Every request is logged by the middleware; uvicorn's own line would show the tokens of sign-in links.
+        logging.getLogger("uvicorn.access").disabled = True
+    registry = CollectorRegistry()
+    app = FastAPI(
+        title="Tunewright",
+        version=version("tunewright"),
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+        lifespan=_lifespan(settings, registry),
+    )
+    app.state.metrics_registry = registry
+    app.state.key_uses = KeyUses()
+    # The last one added is the outermost.
+    app.add_middleware(
+        BodyLimitMiddleware,
+        max_request_bytes=settings.max_request_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+    )
+    app.add_middleware(RequestMiddleware, metrics=RequestMetrics(registry))
+    errors.register(app)
+    browser.mount_assets(app)
+    for module in ROUTERS:
+        app.include_router(module.router)
+    app.openapi = lambda: build_document(app)  # type: ignore[method-assign]
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _lifespan(settings: Settings, registry: CollectorRegistry) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        runtime = open_runtime(settings)
+        app.state.runtime = runtime
+        app.state.upload_limiter = anyio.CapacityLimiter(UPLOADS_AT_ONCE)
+        collector = ServiceCollector(runtime)
+        registry.register(collector)
+        try:
+            yield
+        finally:
+            registry.unregister(collector)
+            runtime.close()
+
+    return lifespan

@@ -1,0 +1,43 @@
+"""The OpenAPI document."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+DESCRIPTION = """Fine-tuning on your own machines, through OpenAI's fine-tuning API and what it lacks: a plan that is
+known to fit before anything starts, with its price and every alternative; pause and resume; the adapter to keep.
+
+`openai.OpenAI(base_url="https://your-host/v1", api_key="tw-…")` works unchanged. Every error is
+`{"error": {"message", "type", "param", "code"}}`, and every response carries `x-request-id`."""
+
+TAGS: list[dict[str, Any]] = [
+    {"name": "Files", "description": "Data sets, and the results of jobs."},
+    {"name": "Plans", "description": "What would be run, on what, how long, for how much, and why."},
+    {"name": "Fine-tuning", "description": "Jobs, their events, checkpoints and artifacts."},
+    {"name": "Models", "description": "Base models and fine-tuned ones."},
+    {"name": "Credits", "description": "Balance, transactions, codes. A quote is a cap; a failed job costs nothing."},
+    {"name": "Account", "description": "The caller and its API keys."},
+    {"name": "Workers", "description": "The fleet and its devices."},
+    {"name": "Health", "description": "For load balancers and Prometheus."},
+]
+_FASTAPI_ERRORS = ("HTTPValidationError", "ValidationError")
+
+
+def build_document(app: FastAPI) -> dict[str, Any]:
+    """The document, with FastAPI's own 422, which this service answers as 400, taken out. Built once."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            tags=app.openapi_tags,
+            routes=app.routes,
+        )
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for name in _FASTAPI_ERRORS:
+            document["components"]["schemas"].pop(name, None)
+        app.openapi_schema = document
+    return app.openapi_schema

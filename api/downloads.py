@@ -1,0 +1,55 @@
+"""Sending stored bytes: by a link to the store where it gives one, else through this process."""
+
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from fastapi.responses import RedirectResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict
+
+from core.runtime import Runtime
+
+CHUNK_BYTES = 256 * 1024
+LINK_SECONDS = 300
+# Uploaded content is someone's text. It is never shown as a page of this origin.
+_SANDBOX = "default-src 'none'; sandbox"
+
+
+class Download(BaseModel):
+    """What is to be sent, and under which name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    storage_key: str
+    filename: str
+    size_bytes: int
+    sha256: str
+    media_type: str = "application/octet-stream"
+
+
+def send(runtime: Runtime, request: Request, download: Download) -> Response:
+    """The response to a download: 302 to the store, 304 for what the client has already, or the bytes."""
+    etag = f'"{download.sha256}"'
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={"etag": etag})
+    link = runtime.store.download_url(download.storage_key, download.filename, LINK_SECONDS)
+    if link is not None:
+        return RedirectResponse(link, status_code=302)
+    stream = runtime.store.open(download.storage_key)
+
+    def chunks() -> Iterator[bytes]:
+        with stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                yield chunk
+
+    return StreamingResponse(
+        chunks(),
+        media_type=download.media_type,
+        headers={
+            "content-length": str(download.size_bytes),
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(download.filename, safe='')}",
+            "content-security-policy": _SANDBOX,
+            "cache-control": "private, no-cache",
+            "etag": etag,
+        },
+    )

@@ -1,0 +1,118 @@
+"""What happens to every request: an id, a log line, metrics, a limit on the body, and careful headers."""
+
+import re
+import time
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.metrics import RequestMetrics
+from api.schemas.errors import envelope
+from core.errors import FileTooLargeError
+from core.ids import new_id
+
+UPLOAD_PATH = "/v1/files"
+MULTIPART_OVERHEAD_BYTES = 64 * 1024  # boundaries, part headers and the small fields beside the file
+
+# A page of this service may load nothing and be framed by no one; pages that need more say so themselves.
+_STRICT_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+_QUIET_PATHS = re.compile(r"/(healthz|readyz|metrics)")
+
+log = structlog.get_logger()
+
+
+def finish_headers(headers: MutableHeaders, scope: Scope) -> None:
+    """Add what every response carries; what a handler set stays."""
+    headers["x-request-id"] = scope.get("request_id", "")
+    headers.setdefault("x-content-type-options", "nosniff")
+    headers.setdefault("referrer-policy", "no-referrer")
+    headers.setdefault("content-security-policy", _STRICT_POLICY)
+    headers.setdefault("cache-control", "no-store")
+
+
+class RequestMiddleware:
+    """Names the request, binds the name to its logs, measures it and finishes its response's headers."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+        scope["request_id"] = new_id("req_")
+
+        async def send_finished(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                finish_headers(MutableHeaders(scope=message), scope)
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=scope["request_id"]):
+            try:
+                await self.app(scope, receive, send_finished)
+            finally:
+                seconds = time.perf_counter() - started
+                self.metrics.observe(scope["method"], _route(scope), status, seconds)
+                if not _QUIET_PATHS.fullmatch(scope["path"]):
+                    log.info(
+                        "request",
+                        method=scope["method"],
+                        path=scope["path"],
+                        status=status,
+                        milliseconds=round(seconds * 1000, 1),
+                    )
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies above a limit, by their declared length or while they arrive."""
+
+    def __init__(self, app: ASGIApp, max_request_bytes: int, max_upload_bytes: int) -> None:
+        self.app = app
+        self.max_request_bytes = max_request_bytes
+        self.max_upload_bytes = max_upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        is_upload = scope["method"] == "POST" and scope["path"] == UPLOAD_PATH
+        limit = self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES if is_upload else self.max_request_bytes
+        refusal = self._refusal(is_upload)
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            await JSONResponse(envelope(refusal.body), status_code=refusal.status)(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                # FastAPI passes HTTPException through its body reader and wraps everything else.
+                raise HTTPException(refusal.status, refusal.message)
+            return message
+
+        await self.app(scope, receive_limited, send)
+
+    def _refusal(self, is_upload: bool) -> FileTooLargeError:
+        if is_upload:
+            return FileTooLargeError(
+                f"The file is larger than {self.max_upload_bytes:,} bytes, the most this service takes. Nothing of it "
+                "was kept. Split it, or compress it with gzip.",
+                param="file",
+            )
+        return FileTooLargeError(f"The body is larger than {self.max_request_bytes:,} bytes.", code="request_too_large")
+
+
+def _route(scope: Scope) -> str:
+    """The route's template, so that ids do not multiply metrics."""
+    return getattr(scope.get("route"), "path", "unmatched")

@@ -1,0 +1,17 @@
+"""`python -m api.openapi > docs/openapi.json`: the OpenAPI document as it is committed."""
+
+import json
+import sys
+from typing import Any
+
+from api.app import create_app
+from core.settings import Settings
+
+
+def render(document: dict[str, Any]) -> str:
+    """The document as text, stable from run to run."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render(create_app(Settings()).openapi()))

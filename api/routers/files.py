@@ -1,0 +1,175 @@
+"""Files: upload, list, look, download, delete."""
+
+import hashlib
+from typing import Annotated, Literal
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from api import downloads
+from api.deps import ActorDep, IdempotencyKey, PageQuery, RuntimeDep, identify
+from api.multipart import receive_form
+from api.schemas.errors import SIGNED_IN, errors
+from api.schemas.files import (
+    FileDeleted,
+    FileObject,
+    InspectionObject,
+    UploadForm,
+    show_file,
+    show_inspection,
+)
+from api.schemas.lists import ListObject, list_of
+from core.datasets import service as files
+from core.datasets.models import FilePurpose
+from core.plans import service as plans
+
+router = APIRouter(prefix="/v1/files", tags=["Files"])
+
+
+def files_page(
+    after: Annotated[str | None, Query(max_length=500, description="Id of the last file of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="How many files at most.")] = 100,
+) -> PageQuery:
+    """The page a list of files asks for; OpenAI allows longer ones here."""
+    return PageQuery(after, limit)
+
+
+@router.post(
+    "",
+    summary="Upload a file",
+    response_model=FileObject,
+    responses=errors(
+        *SIGNED_IN,
+        "unknown_field",
+        "invalid_purpose",
+        "empty_file",
+        "file_too_large",
+        "unsupported_media_type",
+        "idempotency_key_reused",
+        "store_unavailable",
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": UploadForm.model_json_schema()}},
+        }
+    },
+)
+async def create_file(
+    request: Request, runtime: RuntimeDep, actor: ActorDep, idempotency_key: IdempotencyKey = None
+) -> FileObject:
+    """Upload a data set. It is hashed and stored while it arrives, and inspected at once in the background."""
+    limiter: anyio.CapacityLimiter = request.app.state.upload_limiter
+    form = await receive_form(
+        request.headers.get("content-type", ""),
+        request.stream(),
+        limiter,
+        lambda filename, chunks: files.store_upload(
+            runtime.store, actor.organization_id, filename, chunks, runtime.settings.max_upload_bytes
+        ),
+        lambda upload: runtime.store.delete(upload.stored.key),
+    )
+    # The boundary of a multipart body differs with each retry; what is in it does not.
+    content = "\n".join([form.upload.filename, form.purpose, form.upload.stored.sha256])
+    create_request = identify(request, runtime, actor, hashlib.sha256(content.encode()).hexdigest(), idempotency_key)
+    purpose = files.upload_purpose(form.purpose)
+    file = await run_sync(files.register_upload, runtime, actor.organization_id, form.upload, purpose, create_request)
+    return show_file(file)
+
+
+@router.get("", summary="List files", responses=errors(*SIGNED_IN))
+def list_files(
+    runtime: RuntimeDep,
+    actor: ActorDep,
+    page: Annotated[PageQuery, Depends(files_page)],
+    purpose: Annotated[FilePurpose | None, Query(description="Only files with this purpose.")] = None,
+    order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
+) -> ListObject[FileObject]:
+    """The organization's files, newest first unless `order` is `asc`."""
+    with runtime.database.read() as session:
+        found = files.list_files(
+            session,
+            actor.organization_id,
+            purpose=purpose,
+            after=page.after,
+            limit=page.limit,
+            newest=order == "desc",
+        )
+    return list_of(found, show_file)
+
+
+@router.get("/{file_id}", summary="Retrieve a file", responses=errors(*SIGNED_IN, "file_not_found"))
+def retrieve_file(runtime: RuntimeDep, actor: ActorDep, file_id: str) -> FileObject:
+    """One file."""
+    with runtime.database.read() as session:
+        return show_file(files.get_file(session, actor.organization_id, file_id))
+
+
+@router.delete(
+    "/{file_id}",
+    summary="Delete a file",
+    responses=errors(*SIGNED_IN, "file_not_found", "file_in_use", "store_unavailable"),
+)
+def delete_file(runtime: RuntimeDep, actor: ActorDep, file_id: str) -> FileDeleted:
+    """Delete a file and its bytes. Refused while an unfinished job needs it."""
+    key = runtime.database.run(lambda session: files.delete_file(session, actor.organization_id, file_id))
+    runtime.store.delete(key)
+    return FileDeleted(id=file_id)
+
+
+@router.get(
+    "/{file_id}/content",
+    summary="Download a file",
+    response_class=Response,
+    responses={
+        200: {"description": "The bytes.", "content": {"application/octet-stream": {}}},
+        302: {"description": "A link to the bytes, good for five minutes."},
+        304: {"description": "Unchanged since the `etag` in `If-None-Match`."},
+        **errors(*SIGNED_IN, "file_not_found", "store_unavailable"),
+    },
+)
+def retrieve_file_content(request: Request, runtime: RuntimeDep, actor: ActorDep, file_id: str) -> Response:
+    """The file's bytes as they were uploaded."""
+    with runtime.database.read() as session:
+        file = files.get_file(session, actor.organization_id, file_id)
+    return downloads.send(
+        runtime,
+        request,
+        downloads.Download(
+            storage_key=file.storage_key, filename=file.filename, size_bytes=file.size_bytes, sha256=file.sha256
+        ),
+    )
+
+
+@router.get(
+    "/{file_id}/inspection",
+    summary="Inspect a file",
+    responses=errors(
+        *SIGNED_IN,
+        "file_not_found",
+        "file_not_processed",
+        "invalid_dataset",
+        "model_not_found",
+        "unsafe_weights",
+        "model_gated",
+        "hub_unreachable",
+        "store_unavailable",
+    ),
+)
+def inspect_file(
+    runtime: RuntimeDep,
+    actor: ActorDep,
+    file_id: str,
+    model: Annotated[
+        str | None,
+        Query(max_length=300, description="Also count tokens and render rows as this base model reads them."),
+    ] = None,
+) -> InspectionObject:
+    """The detected format, columns, broken rows with their line numbers, duplicates, and the first rows.
+
+    With `model`, also the token histogram and the first rows rendered through the model's chat template, each stretch
+    marked as trained or not.
+    """
+    found = plans.inspect(runtime, actor, file_id, model)
+    return show_inspection(found.file, found.structure, model, found.tokens)

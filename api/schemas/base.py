@@ -1,0 +1,67 @@
+"""What all bodies share: strict types, no unknown fields, and `"auto"` for what the planner decides."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidatorFunctionWrapHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+
+class RequestBody(BaseModel):
+    """A JSON body. A field it does not know is refused by name, with the nearest one it does know."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_fields(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for name in data:
+                if name not in cls.model_fields:
+                    nearest = get_close_matches(str(name), cls.model_fields, n=1, cutoff=0.5)
+                    raise PydanticCustomError(
+                        "unknown_field",
+                        "Unknown field",
+                        {"field": str(name), "nearest": nearest[0] if nearest else None},
+                    )
+        return data
+
+
+class ResponseBody(BaseModel):
+    """A JSON object of the wire."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class IdentifiedBody(ResponseBody):
+    """A JSON object that lists can hold."""
+
+    id: str
+
+
+class OrAuto:
+    """Annotation of an optional field: "auto" is taken too, and becomes None."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        value = handler(source)
+        return core_schema.no_info_wrap_validator_function(
+            _auto_to_none,
+            value,
+            json_schema_input_schema=core_schema.union_schema([core_schema.literal_schema(["auto"]), value]),
+        )
+
+
+def _auto_to_none(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return None if value is None or value == "auto" else handler(value)
+
+
+def unix_seconds(moment: datetime) -> int:
+    """A time as the wire shows it: whole seconds since 1970, UTC."""
+    return int(moment.timestamp())
+
+
+def unix_seconds_or_none(moment: datetime | None) -> int | None:
+    """As `unix_seconds`, for a time that may not have come yet."""
+    return None if moment is None else unix_seconds(moment)

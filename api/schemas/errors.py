@@ -1,0 +1,175 @@
+"""The one shape of every error, and the errors each route documents."""
+
+from collections import defaultdict
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import Field
+
+from api.schemas.base import ResponseBody
+from core.errors import (
+    AuthenticationError,
+    ConflictError,
+    ErrorBody,
+    FileTooLargeError,
+    InsufficientCreditsError,
+    InvalidDatasetError,
+    InvalidModelError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    NotFoundError,
+    PermissionDeniedError,
+    PlanDoesNotFitError,
+    ServiceUnavailableError,
+    StoreError,
+    TunewrightError,
+    UnsupportedMediaTypeError,
+)
+
+
+class ErrorObject(ResponseBody):
+    """What went wrong, for a person and for a program."""
+
+    message: str = Field(description="What happened, the numbers involved, and what to do.")
+    type: str = Field(description="The family of the error, as OpenAI names them.")
+    param: str | None = Field(description="The field or parameter at fault, dotted; null where it is none.")
+    code: str = Field(description="Stable snake_case name of this error.")
+
+
+class ErrorEnvelope(ResponseBody):
+    """The body of every response with a status of 400 or above."""
+
+    error: ErrorObject
+
+
+def envelope(body: ErrorBody) -> dict[str, object]:
+    """The JSON object around an error."""
+    return {"error": asdict(body)}
+
+
+_SHOWN: tuple[TunewrightError, ...] = (
+    InvalidRequestError("training_file is required.", param="training_file"),
+    InvalidRequestError("The body is not valid JSON: Expecting ',' delimiter at character 14.", code="invalid_json"),
+    InvalidRequestError(
+        "Unknown field 'credit_cod'. Did you mean 'credit_code'?", code="unknown_field", param="credit_cod"
+    ),
+    InvalidRequestError(
+        "method.type 'dpo' is not supported. Use 'supervised'.", code="unsupported_method", param="method.type"
+    ),
+    InvalidRequestError("integrations are not supported.", code="unsupported_integration", param="integrations"),
+    InvalidRequestError("purpose must be 'fine-tune'; got 'assistants'.", code="invalid_purpose", param="purpose"),
+    InvalidRequestError(
+        "The quote is 310 credits, above your max_credits of 100. Raise it, or ask for a plan with priority 'economy'.",
+        code="quote_above_max_credits",
+        param="max_credits",
+    ),
+    InvalidRequestError("The plan plan_01JD… is for another model.", code="plan_mismatch", param="model"),
+    InvalidRequestError("The code SUMMER expired on 2026-09-01.", code="code_expired", param="code"),
+    InvalidDatasetError("The file 'train.jsonl' cannot be used: Line 17 is not valid JSON.", param="training_file"),
+    InvalidDatasetError("The file 'train.jsonl' is empty.", code="empty_file", param="file"),
+    InvalidModelError(
+        "The model 'acme/pickled' has no safetensors weights, only pickle files, which can run code when loaded.",
+        code="unsafe_weights",
+        param="model",
+    ),
+    InvalidModelError(
+        "The hub model 'acme/gated' is gated. Accept its licence on the hub and set HF_TOKEN for the service.",
+        code="model_gated",
+        param="model",
+    ),
+    PlanDoesNotFitError(
+        "The smallest QLoRA run needs 41.3 GiB; the largest device has 22.9 GiB free. A GPU with 48 GiB would do.",
+        param="model",
+    ),
+    AuthenticationError("Incorrect API key provided. Create one with `tunewright keys create`."),
+    AuthenticationError("Your session has ended. Sign in again with a new link.", code="session_expired"),
+    InsufficientCreditsError(
+        "This job is quoted at 310 credits and 100 are available. Redeem a credit code, or ask for a smaller or "
+        "cheaper plan."
+    ),
+    PermissionDeniedError("This request was started by another site and is refused.", code="cross_site_request"),
+    PermissionDeniedError("This sign-in link was used already or has expired.", code="sign_in_link_spent"),
+    PermissionDeniedError("'smollm2-135m-instruct' is a base model and cannot be deleted here.", param="model"),
+    NotFoundError("No file 'file-01JD…'.", code="file_not_found", param="file_id"),
+    NotFoundError("No fine-tuning job 'ftjob-01JD…'.", code="job_not_found", param="fine_tuning_job_id"),
+    NotFoundError("No plan 'plan_01JD…'.", code="plan_not_found", param="plan"),
+    NotFoundError("The job ftjob-01JD… has no artifact 'adapter.zip'.", code="artifact_not_found", param="name"),
+    NotFoundError("No such credit code. Check its spelling.", code="code_unknown", param="code"),
+    NotFoundError("No API key 'key_01JD…'.", code="api_key_not_found", param="key_id"),
+    ModelNotFoundError("The model 'smollm9' does not exist.", param="model"),
+    ConflictError(
+        "The job ftjob-01JD… is succeeded and cannot become cancelled.", code="invalid_job_state", param="job_id"
+    ),
+    ConflictError("The job ftjob-01JD… still needs this file.", code="file_in_use"),
+    ConflictError("The file file-01JD… is still being inspected.", code="file_not_processed", param="training_file"),
+    ConflictError("The quote of plan_01JD… stood until 12:00:00 UTC.", code="quote_expired", param="plan"),
+    ConflictError("You have redeemed SANTIAGO already (1 of 1 times).", code="code_already_redeemed", param="code"),
+    ConflictError("The code LAUNCH has been redeemed all 100 times it can be.", code="code_exhausted", param="code"),
+    ConflictError(
+        "This Idempotency-Key was used with another body. Use a new key for a new request.",
+        code="idempotency_key_reused",
+        param="Idempotency-Key",
+    ),
+    ConflictError("This API key was made and used already; its secret cannot be shown again.", code="api_key_in_use"),
+    FileTooLargeError("The file is larger than 536,870,912 bytes, the most this service takes.", param="file"),
+    FileTooLargeError("The body is larger than 1,048,576 bytes.", code="request_too_large"),
+    UnsupportedMediaTypeError("Send the body as application/json; got 'text/plain'."),
+    ServiceUnavailableError("No worker has reported a device lately, so nothing can be planned.", code="no_workers"),
+    ServiceUnavailableError("The model hub did not answer for 'acme/model'.", code="hub_unreachable", param="model"),
+    ServiceUnavailableError("Not ready: the broker does not answer (ConnectionError).", code="not_ready"),
+    ServiceUnavailableError("The database does not answer. Try again in a moment.", code="database_unavailable"),
+    StoreError("The artifact store cannot be read."),
+)
+_BY_CODE = {error.code: error for error in _SHOWN}
+
+EVERYWHERE = ("invalid_request_error", "database_unavailable")
+SIGNED_IN = (*EVERYWHERE, "invalid_api_key", "session_expired", "cross_site_request")
+BODY = ("invalid_json", "unknown_field", "request_too_large", "unsupported_media_type")
+CREATE = (*SIGNED_IN, *BODY, "idempotency_key_reused")
+PLANNING = (
+    "unsupported_method",
+    "unsupported_integration",
+    "invalid_dataset",
+    "unsafe_weights",
+    "model_gated",
+    "plan_does_not_fit",
+    "file_not_found",
+    "model_not_found",
+    "file_not_processed",
+    "no_workers",
+    "hub_unreachable",
+    "store_unavailable",
+)
+
+_TITLES = {
+    400: "The request cannot mean anything.",
+    401: "No valid API key or session.",
+    402: "Not enough credits.",
+    403: "Known, but not allowed.",
+    404: "No such object, or it belongs to another organization.",
+    409: "The object's state does not allow it. Retrying alone does not help.",
+    413: "Too large. Nothing is kept.",
+    415: "The body is of another content type than this route reads.",
+    503: "A part of the service is away. Try again.",
+}
+
+
+def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses for these error codes, by status, each with an example."""
+    by_status: dict[int, dict[str, Any]] = defaultdict(dict)
+    for code in dict.fromkeys(codes):
+        error = _BY_CODE[code]
+        by_status[error.status][code] = {"value": envelope(error.body)}
+    return {
+        status: {
+            "model": ErrorEnvelope,
+            "description": _TITLES[status],
+            "content": {"application/json": {"examples": examples}},
+        }
+        for status, examples in sorted(by_status.items())
+    }
+
+
+def documented_codes() -> set[str]:
+    """Every error code that some route may document."""
+    return set(_BY_CODE)

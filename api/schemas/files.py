@@ -1,0 +1,246 @@
+"""Files and what is in them."""
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
+
+from api.schemas.base import IdentifiedBody, RequestBody, ResponseBody, unix_seconds
+from api.schemas.examples import INSPECTION_EXAMPLE
+from core.datasets.examples import Example
+from core.datasets.inspection import Inspection, RowIssue
+from core.datasets.measurement import RenderedRow, TokenInspection
+from core.datasets.models import FilePurpose, FileStatus, StoredFile
+
+FILE_EXAMPLE: JsonDict = {
+    "id": "file-01JDZ5T0Q6W2N8V4K7R3M9X1YB",
+    "object": "file",
+    "bytes": 48213,
+    "created_at": 1795219200,
+    "expires_at": None,
+    "filename": "support.jsonl",
+    "purpose": "fine-tune",
+    "status": "processed",
+    "status_details": None,
+}
+
+
+class FileObject(IdentifiedBody):
+    """An uploaded file, or one that a job produced."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [FILE_EXAMPLE]})
+
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int = Field(description="Unix seconds.")
+    expires_at: int | None = Field(None, description="Always null: files stay until they are deleted.")
+    filename: str
+    purpose: FilePurpose
+    status: FileStatus = Field(description="`uploaded`, then `processed`, or `error` with `status_details`.")
+    status_details: str | None = Field(description="What is wrong with which row; null unless status is `error`.")
+
+
+class FileDeleted(ResponseBody):
+    """The file is gone."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"id": "file-01JDZ5T0Q6W2N8V4K7R3M9X1YB", "object": "file", "deleted": True}]}
+    )
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+class FormatObject(ResponseBody):
+    """How rows become examples."""
+
+    shape: str = Field(examples=["messages"])
+    kind: str = Field(description="`chat`, `completion` or `text`: what of a row is trained.", examples=["chat"])
+    columns: dict[str, str] = Field(description="Each role of the shape and the column that holds it.")
+
+
+class RowErrorObject(ResponseBody):
+    """A row that cannot be used."""
+
+    row: int = Field(description="1-based; the line number for JSON Lines.")
+    message: str
+    fix: str
+    param: str | None
+
+
+class PreviewTurn(ResponseBody):
+    """One turn of a previewed row."""
+
+    role: str
+    content: str
+    trained: bool
+
+
+class PreviewRow(ResponseBody):
+    """One of the first rows as the service understands it, before any model's template."""
+
+    row: int
+    messages: list[PreviewTurn]
+    text: str | None
+
+
+class Span(ResponseBody):
+    """A stretch of a rendered row."""
+
+    text: str
+    trained: bool = Field(description="Whether its tokens are trained.")
+
+
+class RenderedRowObject(ResponseBody):
+    """A row exactly as the model reads it."""
+
+    row: int
+    tokens: int
+    trained_tokens: int
+    is_clipped: bool
+    spans: list[Span]
+
+
+class TokensObject(ResponseBody):
+    """Tokens of the file under one model."""
+
+    model: str
+    examples: int
+    tokens: int
+    trained_tokens: int
+    longest: int = Field(description="Tokens of the longest example.")
+    sampled: bool = Field(description="Whether totals are scaled up from a sample.")
+    edges: list[int] = Field(description="Histogram: bucket i holds lengths from edges[i] to below edges[i + 1].")
+    counts: list[int]
+    max_length: int | None
+    truncated_rows: int = Field(description="Rows longer than `max_length`, which are cut, not refused.")
+    truncated_tokens: int
+    masked_rows: int = Field(description="Rows in which nothing is trained.")
+    eos_trained: bool = Field(description="Whether the model learns to end its answers in every row.")
+    rows: list[RenderedRowObject]
+
+
+class InspectionObject(ResponseBody):
+    """What is in a data file. Every row was read."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [INSPECTION_EXAMPLE]})
+
+    object: Literal["file.inspection"] = "file.inspection"
+    file_id: str
+    status: FileStatus
+    status_details: str | None
+    format: FormatObject | None = Field(description="Null where the columns mean nothing without a `format`.")
+    format_problem: str | None
+    container: str | None = Field(examples=["jsonl"])
+    columns: list[str]
+    rows: int
+    errors: list[RowErrorObject] = Field(description="The first of `error_count`.")
+    error_count: int
+    duplicates: int
+    untrainable_rows: int
+    preview: list[PreviewRow]
+    tokens: TokensObject | None = Field(description="Only where a `model` is asked for and the rows can be used.")
+
+
+class UploadForm(RequestBody):
+    """The fields of an upload. The file is streamed; it never lies in memory as a whole."""
+
+    file: str = Field(
+        description="The data: JSON Lines, a JSON array, CSV, TSV, Parquet or text, plain or gzipped.",
+        json_schema_extra={"format": "binary"},
+    )
+    purpose: Literal["fine-tune"]
+
+
+def show_file(file: StoredFile) -> FileObject:
+    """A file as the wire shows it."""
+    return FileObject(
+        id=file.id,
+        bytes=file.size_bytes,
+        created_at=unix_seconds(file.created_at),
+        filename=file.filename,
+        purpose=FilePurpose(file.purpose),
+        status=FileStatus(file.status),
+        status_details=file.status_details,
+    )
+
+
+def show_inspection(
+    file: StoredFile, found: Inspection | None, model: str | None, tokens: TokenInspection | None
+) -> InspectionObject:
+    """An inspection as the wire shows it; all zeros where the file as a whole cannot be read."""
+    known: dict[str, Any] = {
+        "file_id": file.id,
+        "status": FileStatus(file.status),
+        "status_details": file.status_details,
+        "tokens": show_tokens(model, tokens) if model and tokens else None,
+    }
+    if found is None:
+        return InspectionObject(
+            **known,
+            format=None,
+            format_problem=None,
+            container=None,
+            columns=[],
+            rows=0,
+            errors=[],
+            error_count=0,
+            duplicates=0,
+            untrainable_rows=0,
+            preview=[],
+        )
+    form = found.data_format
+    return InspectionObject(
+        **known,
+        format=FormatObject(shape=form.shape, kind=form.kind, columns=dict(form.columns)) if form else None,
+        format_problem=found.format_problem or None,
+        container=found.container,
+        columns=list(found.columns),
+        rows=found.rows,
+        errors=[_row_error(issue) for issue in found.errors],
+        error_count=found.error_count,
+        duplicates=found.duplicates,
+        untrainable_rows=found.untrainable_rows,
+        preview=[_preview(example) for example in found.preview],
+    )
+
+
+def show_tokens(model: str, tokens: TokenInspection) -> TokensObject:
+    """Token counts as the wire shows them."""
+    statistics = tokens.statistics
+    return TokensObject(
+        model=model,
+        examples=statistics.examples,
+        tokens=statistics.tokens,
+        trained_tokens=statistics.trained_tokens,
+        longest=statistics.longest,
+        sampled=statistics.sampled,
+        edges=list(tokens.histogram.edges),
+        counts=list(tokens.histogram.counts),
+        max_length=tokens.max_length,
+        truncated_rows=tokens.truncated_rows,
+        truncated_tokens=tokens.truncated_tokens,
+        masked_rows=tokens.masked_rows,
+        eos_trained=tokens.eos_trained,
+        rows=[_rendered(row) for row in tokens.preview],
+    )
+
+
+def _row_error(issue: RowIssue) -> RowErrorObject:
+    return RowErrorObject(row=issue.row, message=issue.message, fix=issue.fix, param=issue.param)
+
+
+def _preview(example: Example) -> PreviewRow:
+    turns = [PreviewTurn(role=turn.role, content=turn.content, trained=turn.trained) for turn in example.messages]
+    return PreviewRow(row=example.row, messages=turns, text=example.text)
+
+
+def _rendered(row: RenderedRow) -> RenderedRowObject:
+    return RenderedRowObject(
+        row=row.row,
+        tokens=row.tokens,
+        trained_tokens=row.trained_tokens,
+        is_clipped=row.is_clipped,
+        spans=[Span(text=text, trained=trained) for text, trained in row.segments],
+    )

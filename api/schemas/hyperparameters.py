@@ -1,0 +1,123 @@
+"""What of a run can be chosen: by OpenAI's names, and by PEFT's and TRL's for what OpenAI has no name for."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, WithJsonSchema
+
+from api.schemas.base import OrAuto, RequestBody, ResponseBody
+from planner.plans import TrainingPlan
+from planner.setup import Method, TrainingSetup
+
+# Taken in, so that the refusal can name the method instead of an unknown field.
+Unsupported = Annotated[Any, WithJsonSchema({"type": "null", "description": "Not supported."})]
+
+
+class HyperparametersInput(RequestBody):
+    """OpenAI's three. Leave one out, or say "auto", and the planner decides it."""
+
+    n_epochs: Annotated[int | None, Field(ge=1, le=100), OrAuto()] = Field(
+        None, description="Passes over the training file."
+    )
+    batch_size: Annotated[int | None, Field(ge=1, le=1024), OrAuto()] = Field(
+        None, description="Examples per optimizer step."
+    )
+    learning_rate_multiplier: Annotated[float | None, Field(gt=0.0, le=100.0, allow_inf_nan=False), OrAuto()] = Field(
+        None, description="Times the learning rate that the planner takes for the method."
+    )
+
+
+class SupervisedInput(RequestBody):
+    """Options of supervised fine-tuning."""
+
+    hyperparameters: HyperparametersInput | None = None
+
+
+class MethodInput(RequestBody):
+    """The kind of fine-tuning. `supervised` is the only one."""
+
+    type: str = Field(
+        description="Others are refused with `unsupported_method`.", json_schema_extra={"enum": ["supervised"]}
+    )
+    supervised: SupervisedInput | None = None
+    dpo: Unsupported = None
+    reinforcement: Unsupported = None
+
+
+class AdapterInput(RequestBody):
+    """How the base model is adapted, in PEFT's words."""
+
+    method: Literal["auto", "full", "lora", "qlora"] = Field(
+        "auto",
+        description="`full`: every weight. `lora`: adapters on a 16-bit base. `qlora`: adapters on a 4-bit base.",
+    )
+    r: Annotated[int | None, Field(ge=1, le=512), OrAuto()] = Field(None, description="Rank of the adapters.")
+    lora_alpha: Annotated[int | None, Field(ge=1, le=2048), OrAuto()] = Field(
+        None, description="Scale of the adapters, over r."
+    )
+    lora_dropout: Annotated[float | None, Field(ge=0.0, le=0.9, allow_inf_nan=False), OrAuto()] = None
+    target_modules: Annotated[list[str] | None, OrAuto()] = Field(
+        None, description='Names of linear layers, e.g. ["q_proj", "v_proj"].'
+    )
+
+
+class FormatInput(RequestBody):
+    """Which columns of the file mean what, where detection got it wrong or could not tell."""
+
+    shape: Literal["messages", "sharegpt", "prompt_completion", "question_answer", "alpaca", "text"]
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Each role of the shape and the column that holds it; roles left out have their usual name.",
+        examples=[{"prompt": "question", "completion": "answer"}],
+    )
+
+
+class HyperparametersObject(ResponseBody):
+    """OpenAI's three, resolved."""
+
+    n_epochs: int
+    batch_size: int = Field(description="Examples per optimizer step.")
+    learning_rate_multiplier: float
+
+
+class SupervisedObject(ResponseBody):
+    """Options of supervised fine-tuning, resolved."""
+
+    hyperparameters: HyperparametersObject
+
+
+class MethodObject(ResponseBody):
+    """The kind of fine-tuning."""
+
+    type: Literal["supervised"] = "supervised"
+    supervised: SupervisedObject
+
+
+class AdapterObject(ResponseBody):
+    """How the base model is adapted, resolved. All but `method` are null for `full`."""
+
+    method: Method
+    r: int | None
+    lora_alpha: int | None
+    lora_dropout: float | None
+    target_modules: list[str] | None
+
+
+def show_adapter(setup: TrainingSetup) -> AdapterObject:
+    """How the base model is adapted, as the wire shows it."""
+    targets = setup.lora_target_modules
+    return AdapterObject(
+        method=setup.method,
+        r=setup.lora_rank,
+        lora_alpha=setup.lora_alpha,
+        lora_dropout=None if setup.method is Method.FULL else setup.lora_dropout,
+        target_modules=None if targets is None else list(targets),
+    )
+
+
+def show_hyperparameters(plan: TrainingPlan) -> HyperparametersObject:
+    """OpenAI's three as they were resolved."""
+    return HyperparametersObject(
+        n_epochs=plan.hyperparameters.n_epochs,
+        batch_size=plan.setup.effective_batch_size,
+        learning_rate_multiplier=plan.hyperparameters.learning_rate_multiplier,
+    )

@@ -1,0 +1,206 @@
+"""Jobs: OpenAI's shape, and beside it the plan, the price and the memory."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from api.schemas.base import (
+    IdentifiedBody,
+    OrAuto,
+    RequestBody,
+    ResponseBody,
+    unix_seconds,
+    unix_seconds_or_none,
+)
+from api.schemas.errors import ErrorObject
+from api.schemas.examples import JOB_EXAMPLE
+from api.schemas.hyperparameters import (
+    AdapterInput,
+    AdapterObject,
+    FormatInput,
+    HyperparametersInput,
+    HyperparametersObject,
+    MethodInput,
+    MethodObject,
+    SupervisedObject,
+    show_adapter,
+    show_hyperparameters,
+)
+from api.schemas.plans import MemoryObject, QuoteObject, show_memory, show_quote
+from core.db.plain import from_plain
+from core.jobs.models import Job
+from core.jobs.service import MAX_SEED
+from core.jobs.states import JobStatus
+from core.plans.service import training_plan
+from planner.setup import TrainingSetup
+
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
+CREATE_EXAMPLES: list[JsonValue] = [
+    {"model": "smollm2-135m-instruct", "training_file": "file-01JDZ5T0Q6W2N8V4K7R3M9X1YB", "suffix": "support"},
+    {
+        "model": "smollm2-135m-instruct",
+        "training_file": "file-01JDZ5T0Q6W2N8V4K7R3M9X1YB",
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": "auto"}}},
+        "adapter": {"method": "lora", "r": 16},
+        "priority": "quality",
+        "credit_code": "SANTIAGO",
+        "max_credits": 500,
+        "seed": 42,
+        "metadata": {"team": "support"},
+    },
+]
+
+
+class PlanCreate(RequestBody):
+    """What to plan. Everything but `model` and `training_file` may be left out or "auto": the planner decides it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": CREATE_EXAMPLES})
+
+    model: str = Field(
+        min_length=1,
+        max_length=300,
+        description="A base model: an id that GET /v1/models lists, a hub id (owner/name), or the name of a directory "
+        "under the service's models folder.",
+    )
+    training_file: str = Field(min_length=1, max_length=64, description="Id of an uploaded file.")
+    validation_file: str | None = Field(
+        None,
+        max_length=64,
+        description="Id of a file to evaluate on; without it a part of the training file is held out.",
+    )
+    suffix: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Part of the fine-tuned model's name."
+    )
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, plan and machine: same adapter.")
+    metadata: dict[MetadataKey, MetadataValue] | None = Field(
+        None, max_length=16, description="Up to 16 pairs of one's own; lists can be filtered by them."
+    )
+    method: MethodInput | None = None
+    hyperparameters: HyperparametersInput | None = Field(
+        None, description="As `method.supervised.hyperparameters`, for older clients."
+    )
+    integrations: list[dict[str, Any]] | None = Field(
+        None,
+        description="Must be empty: no integrations are supported. Metrics are in events and the result file.",
+        json_schema_extra={"maxItems": 0},
+    )
+    credit_code: str | None = Field(
+        None, max_length=64, description="A code to redeem first. One that you redeemed before is no error."
+    )
+    plan: str | None = Field(
+        None, max_length=64, description="Id of a plan: run exactly that, at its price. Only for jobs."
+    )
+    max_credits: int | None = Field(None, ge=0, description="Refuse a quote above this.")
+    priority: Literal["auto", "quality", "economy"] = Field(
+        "auto", description="`quality`: the least compressed method that fits. `economy`: the cheapest that fits."
+    )
+    adapter: AdapterInput | None = None
+    max_length: Annotated[int | None, Field(ge=16, le=1_048_576), OrAuto()] = Field(
+        None, description="Tokens per example; what is longer is cut off, counted and reported."
+    )
+    format: FormatInput | None = None
+    gradient_checkpointing: Annotated[bool | None, OrAuto()] = Field(None, description="Trade time for memory.")
+    per_device_train_batch_size: Annotated[int | None, Field(ge=1, le=1024), OrAuto()] = Field(
+        None, description="Examples at once; the rest of `batch_size` is accumulated."
+    )
+
+
+class JobCreate(PlanCreate):
+    """What to run: as for a plan, or with `plan` exactly what was planned."""
+
+
+class JobMemory(ResponseBody):
+    """Device memory of the run."""
+
+    predicted: MemoryObject
+    bound: int = Field(description="Bytes kept free on top of the prediction.")
+    measured: dict[str, Any] | None = Field(
+        description="Peaks measured by the probe or at the end: peak_allocated_bytes, peak_reserved_bytes, "
+        "device_bytes; null until then."
+    )
+
+
+class JobObject(IdentifiedBody):
+    """A fine-tuning job."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [JOB_EXAMPLE]})
+
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    organization_id: str
+    model: str
+    training_file: str
+    validation_file: str | None
+    status: JobStatus = Field(
+        description="OpenAI's six, and `pausing`, `paused`, `cancelling`. `succeeded`, `failed`, `cancelled` are final."
+    )
+    phase: str | None = Field(description="What a running job is doing: loading, probing, training, exporting, …")
+    step: int = Field(description="Optimizer steps done.")
+    total_steps: int
+    started_at: int | None
+    finished_at: int | None
+    estimated_finish: int | None = Field(description="Unix seconds; null unless the job is running.")
+    trained_tokens: int | None
+    fine_tuned_model: str | None
+    result_files: list[str]
+    error: ErrorObject | None = Field(description="Why a failed job failed; the same object as in an error response.")
+    seed: int
+    suffix: str | None
+    metadata: dict[str, str] | None
+    integrations: list[dict[str, Any]] | None
+    hyperparameters: HyperparametersObject
+    method: MethodObject
+    adapter: AdapterObject
+    max_length: int
+    per_device_train_batch_size: int = Field(description="As it runs now; may be below the plan's after a step down.")
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    plan: str = Field(description="Id of the frozen plan.")
+    quote: QuoteObject
+    charged: int | None = Field(description="Credits charged: at most the quote; null until the job is finished.")
+    memory: JobMemory
+
+
+def show_job(job: Job) -> JobObject:
+    """A job as the wire shows it."""
+    plan = training_plan(job.plan)
+    setup = from_plain(TrainingSetup, job.setup)
+    hyperparameters = show_hyperparameters(plan)
+    return JobObject(
+        id=job.id,
+        created_at=unix_seconds(job.created_at),
+        organization_id=job.organization_id,
+        model=job.model,
+        training_file=job.training_file_id,
+        validation_file=job.validation_file_id,
+        status=job.status,
+        phase=job.phase,
+        step=job.step,
+        total_steps=plan.total_steps,
+        started_at=unix_seconds_or_none(job.started_at),
+        finished_at=unix_seconds_or_none(job.finished_at),
+        estimated_finish=unix_seconds_or_none(job.estimated_finish_at),
+        trained_tokens=job.trained_tokens,
+        fine_tuned_model=job.fine_tuned_model,
+        result_files=[job.result_file_id] if job.result_file_id else [],
+        error=ErrorObject(**job.error) if job.error else None,
+        seed=job.seed,
+        suffix=job.suffix,
+        metadata=job.metadata_,
+        integrations=job.integrations,
+        hyperparameters=hyperparameters,
+        method=MethodObject(supervised=SupervisedObject(hyperparameters=hyperparameters)),
+        adapter=show_adapter(setup),
+        max_length=setup.max_length,
+        per_device_train_batch_size=setup.per_device_train_batch_size,
+        gradient_accumulation_steps=setup.gradient_accumulation_steps,
+        gradient_checkpointing=setup.gradient_checkpointing,
+        plan=job.plan_id,
+        quote=show_quote(job.plan, plan.quote),
+        charged=job.charged_credits,
+        memory=JobMemory(
+            predicted=show_memory(plan.memory), bound=plan.memory.bound_bytes, measured=job.memory_measured
+        ),
+    )

@@ -1,0 +1,189 @@
+"""Plans: what would be run, on what, how long, for how much, and why."""
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from api.schemas.base import ResponseBody, unix_seconds
+from api.schemas.examples import PLAN_EXAMPLE
+from api.schemas.hyperparameters import AdapterObject, HyperparametersObject, show_adapter, show_hyperparameters
+from core.db.plain import from_plain
+from core.plans.models import Plan
+from core.plans.service import training_plan
+from planner.devices import Device
+from planner.memory import MemoryEstimate
+from planner.plans import Alternative, Quote, TrainingPlan
+from planner.setup import Method
+from planner.statistics import DatasetStatistics
+
+
+class MemoryObject(ResponseBody):
+    """Predicted device memory, in bytes."""
+
+    device_bytes: int = Field(description="What the driver would report: everything together.")
+    bound_bytes: int = Field(description="Kept free on top of it.")
+    peak_allocated_bytes: int
+    static_allocated_bytes: int = Field(description="Between steps.")
+    breakdown: dict[str, int] = Field(description="Term by term, in bytes: base weights, adapters, optimizer state, …")
+
+
+class QuoteObject(ResponseBody):
+    """The price. It is a cap: less use costs less, a failure nothing."""
+
+    credits: int = Field(description="The most that the run can cost.")
+    credits_per_hour: int = Field(description="Rate of the device class.")
+    predicted_seconds: float = Field(description="Predicted device time.")
+    predicted_credits: int = Field(description="What that time costs.")
+    margin_credits: int = Field(description="Added because a prediction can fall short.")
+    expires_at: int = Field(description="Unix seconds; until then a job can name this plan.")
+
+
+class PlanDevice(ResponseBody):
+    """The device that was planned for."""
+
+    name: str
+    device_class: str
+    total_bytes: int
+    free_bytes: int
+
+
+class AlternativeObject(ResponseBody):
+    """A run that was considered."""
+
+    method: Method
+    r: int | None
+    gradient_checkpointing: bool
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    optimizer: str
+    device: str = Field(description="Its name.")
+    device_class: str
+    fits: bool
+    required_bytes: int = Field(description="Predicted use and its bound.")
+    headroom_bytes: int = Field(description="Free minus required; negative where it does not fit.")
+    seconds: float
+    credits: int
+    chosen: bool
+    reason: str = Field(description="Why it was chosen, or why not.")
+
+
+class DataObject(ResponseBody):
+    """What the plan knows of the data."""
+
+    examples: int
+    tokens: int
+    trained_tokens: int
+    longest: int = Field(description="Tokens of the longest example.")
+    truncated_examples: int = Field(description="Examples longer than `max_length`, which are cut.")
+    validation_examples: int
+    sampled: bool
+
+
+class PlanObject(ResponseBody):
+    """A plan, and the quote that stands until it expires."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [PLAN_EXAMPLE]})
+
+    id: str
+    object: Literal["fine_tuning.plan"] = "fine_tuning.plan"
+    created_at: int
+    model: str
+    training_file: str
+    validation_file: str | None
+    adapter: AdapterObject
+    hyperparameters: HyperparametersObject
+    learning_rate: float = Field(description="The peak, after warmup.")
+    max_length: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    optimizer: str
+    packing: bool
+    device: PlanDevice
+    memory: MemoryObject
+    tokens_per_second: float
+    total_steps: int
+    data: DataObject
+    quote: QuoteObject
+    reasons: list[str] = Field(description="Each decision in a sentence, in the order they were made.")
+    alternatives: list[AlternativeObject]
+
+
+def show_memory(memory: MemoryEstimate) -> MemoryObject:
+    """A memory estimate as the wire shows it."""
+    terms = dict(vars(memory))
+    return MemoryObject(
+        **{name: terms.pop(name) for name in ("device_bytes", "bound_bytes", "peak_allocated_bytes")},
+        static_allocated_bytes=terms.pop("static_allocated_bytes"),
+        breakdown=terms,
+    )
+
+
+def show_quote(row: Plan, quote: Quote) -> QuoteObject:
+    """A plan's quote as the wire shows it."""
+    return QuoteObject(
+        credits=row.quote_credits,
+        credits_per_hour=quote.credits_per_hour,
+        predicted_seconds=quote.predicted_seconds,
+        predicted_credits=quote.predicted_credits,
+        margin_credits=quote.margin_credits,
+        expires_at=unix_seconds(row.expires_at),
+    )
+
+
+def show_plan(row: Plan) -> PlanObject:
+    """A plan as the wire shows it."""
+    plan = training_plan(row)
+    setup = plan.setup
+    return PlanObject(
+        id=row.id,
+        created_at=unix_seconds(row.created_at),
+        model=row.model,
+        training_file=row.training_file_id,
+        validation_file=row.validation_file_id,
+        adapter=show_adapter(setup),
+        hyperparameters=show_hyperparameters(plan),
+        learning_rate=plan.hyperparameters.learning_rate,
+        max_length=setup.max_length,
+        per_device_train_batch_size=setup.per_device_train_batch_size,
+        gradient_accumulation_steps=setup.gradient_accumulation_steps,
+        gradient_checkpointing=setup.gradient_checkpointing,
+        optimizer=setup.optimizer,
+        packing=setup.packing,
+        device=show_device(plan.device),
+        memory=show_memory(plan.memory),
+        tokens_per_second=plan.speed.tokens_per_second,
+        total_steps=plan.total_steps,
+        data=_data(row, plan),
+        quote=show_quote(row, plan.quote),
+        reasons=list(plan.reasons),
+        alternatives=[_alternative(alternative) for alternative in plan.alternatives],
+    )
+
+
+def show_device(device: Device) -> PlanDevice:
+    """The device of a plan."""
+    return PlanDevice(
+        name=device.name,
+        device_class=device.device_class,
+        total_bytes=device.total_bytes,
+        free_bytes=device.free_bytes,
+    )
+
+
+def _data(row: Plan, plan: TrainingPlan) -> DataObject:
+    statistics = from_plain(DatasetStatistics, row.statistics)
+    return DataObject(
+        examples=statistics.examples,
+        tokens=statistics.tokens,
+        trained_tokens=statistics.trained_tokens,
+        longest=statistics.longest,
+        truncated_examples=plan.truncated_examples,
+        validation_examples=statistics.validation_examples,
+        sampled=statistics.sampled,
+    )
+
+
+def _alternative(considered: Alternative) -> AlternativeObject:
+    terms = dict(vars(considered))
+    return AlternativeObject(r=terms.pop("lora_rank"), **terms)

@@ -1,0 +1,93 @@
+"""The fleet."""
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from api.schemas.base import IdentifiedBody, ResponseBody, unix_seconds
+from core.fleet import service as fleet
+from core.fleet.models import WorkerRow
+
+
+class DeviceObject(ResponseBody):
+    """What a worker trains on."""
+
+    index: int
+    kind: Literal["cuda", "cpu"]
+    name: str
+    uuid: str
+    device_class: str = Field(description="What it is priced and queued as.")
+    total_bytes: int
+    free_bytes: int = Field(description="Free for a new job; the worker's own running job does not count.")
+    used_bytes: int | None = Field(description="In use now, its running job included.")
+    compute_capability: str | None = Field(examples=["9.0"])
+
+
+class WorkerObject(IdentifiedBody):
+    """A worker heard of lately."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "worker_01JDZ5T0Q6W2N8V4K7R3M9X1YB",
+                    "object": "worker",
+                    "hostname": "gpu-1",
+                    "started_at": 1795219200,
+                    "heartbeat_at": 1795222800,
+                    "process_id": 4711,
+                    "is_busy": True,
+                    "tokens_per_second": 5123.4,
+                    "versions": {"torch": "2.13.0"},
+                    "device": {
+                        "index": 0,
+                        "kind": "cuda",
+                        "name": "NVIDIA H100 80GB HBM3",
+                        "uuid": "GPU-5c3f",
+                        "device_class": "h100-80gb",
+                        "total_bytes": 85520809984,
+                        "free_bytes": 84974239744,
+                        "used_bytes": 21474836480,
+                        "compute_capability": "9.0",
+                    },
+                }
+            ]
+        }
+    )
+
+    object: Literal["worker"] = "worker"
+    hostname: str
+    started_at: int
+    heartbeat_at: int
+    process_id: int
+    is_busy: bool
+    tokens_per_second: float | None = Field(description="Of the job it runs now.")
+    versions: dict[str, str]
+    device: DeviceObject
+
+
+def show_worker(row: WorkerRow) -> WorkerObject:
+    """A worker as the wire shows it. Which job it runs is its owner's business."""
+    device = fleet.device_of(row)
+    capability = device.compute_capability
+    return WorkerObject(
+        id=row.id,
+        hostname=row.hostname,
+        started_at=unix_seconds(row.started_at),
+        heartbeat_at=unix_seconds(row.heartbeat_at),
+        process_id=row.process_id,
+        is_busy=row.job_id is not None,
+        tokens_per_second=row.tokens_per_second,
+        versions=row.versions,
+        device=DeviceObject(
+            index=device.index,
+            kind="cuda" if device.kind == "cuda" else "cpu",
+            name=device.name,
+            uuid=device.uuid,
+            device_class=device.device_class,
+            total_bytes=device.total_bytes,
+            free_bytes=device.free_bytes,
+            used_bytes=row.used_bytes,
+            compute_capability=".".join(map(str, capability)) if capability else None,
+        ),
+    )

@@ -1,0 +1,173 @@
+"""How right the planner is, and how fast.
+
+    python bench/planner.py [--cases ../shared/data/memory_cases.jsonl]
+
+Prints, per group of published runs: how many were answered, the mean and worst absolute error of the peak, the worst
+error of the static part, how many fell more than 2% below the measured peak, and the mean error of the speed; next to
+it rules of thumb that people use. Then the time of a whole plan with its alternatives, without and with warm caches.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from planner.cases import Case, read_case  # noqa: E402
+from planner.catalogue import models  # noqa: E402
+from planner.devices import parse_gpu  # noqa: E402
+from planner.errors import DoesNotFitError, PlannerError  # noqa: E402
+from planner.layers import _layer_lines, layer_memory  # noqa: E402
+from planner.memory import estimate_memory  # noqa: E402
+from planner.model_spec import ModelSpec  # noqa: E402
+from planner.policy import Wishes, plan  # noqa: E402
+from planner.setup import Method  # noqa: E402
+from planner.statistics import DatasetStatistics  # noqa: E402
+from planner.throughput import tokens_per_second  # noqa: E402
+
+SHORTFALL = -0.02
+
+
+@dataclass(frozen=True)
+class Run:
+    """One published run and its case."""
+
+    id: str
+    case: Case
+    peak_bytes: int
+    static_bytes: int | None
+    tokens_per_second: float
+
+
+def accelerate_rule(case: Case) -> int:
+    """`accelerate estimate-memory`: weights, and four times them for training with Adam, whatever the method."""
+    return 4 * 2 * case.spec.parameters
+
+
+def llama_factory_rule(case: Case) -> int:
+    """LLaMA-Factory's README: full bf16 18 bytes a parameter halved for pure bf16; LoRA 2, QLoRA 0.6 (7B: 6 GB)."""
+    per_parameter = {Method.FULL: 60 / 7, Method.LORA: 16 / 7, Method.QLORA: 6 / 7}[case.setup.method]
+    return int(case.spec.parameters * per_parameter)
+
+
+PREDICTORS: dict[str, Callable[[Case], int]] = {
+    "planner": lambda case: estimate_memory(case.spec, case.setup, case.device).peak_allocated_bytes,
+    "accelerate estimate-memory's rule": accelerate_rule,
+    "LLaMA-Factory's table": llama_factory_rule,
+}
+
+
+def read_runs(path: Path) -> Iterator[Run]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        try:
+            case = read_case(row)
+        except PlannerError as error:
+            print(f"{row['id']}: {error}")
+            continue
+        measured = row["measured"]
+        yield Run(
+            row["id"], case, measured["peak_allocated_bytes"], measured["static_allocated_bytes"],
+            row["tokens_per_second"],
+        )  # fmt: skip
+
+
+def group_of(run: Run) -> str:
+    source = "exact" if run.id.startswith("fms-") else "others"
+    kind = "MoE " if run.case.spec.expert_parameters else ""
+    return f"{source}: {kind}{run.case.setup.method}"
+
+
+def accuracy(runs: list[Run]) -> None:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(group_of(run), []).append(run)
+        groups.setdefault("exact, all" if run.id.startswith("fms-") else "others, all", []).append(run)
+    groups["all"] = runs
+    print("| runs | predictor | answered | mean error | worst error | > 2% below | static, worst |")
+    print("|---|---|---|---|---|---|---|")
+    for name, members in sorted(groups.items()):
+        for predictor, predict in PREDICTORS.items():
+            if predictor != "planner" and not name.endswith("all"):
+                continue
+            errors = [predict(run.case) / run.peak_bytes - 1 for run in members]
+            below = sum(error < SHORTFALL for error in errors)
+            static = static_error(members) if predictor == "planner" else ""
+            print(
+                f"| {name} | {predictor} | {len(errors)} | {mean(map(abs, errors)):.2%} | "
+                f"{max(map(abs, errors)):.2%} | {below} | {static} |"
+            )
+
+
+def static_error(runs: list[Run]) -> str:
+    errors = [
+        abs(estimate_memory(r.case.spec, r.case.setup, r.case.device).static_allocated_bytes / r.static_bytes - 1)
+        for r in runs
+        if r.static_bytes
+    ]
+    return f"{max(errors):.3%}" if errors else "not measured"
+
+
+def speed(runs: list[Run]) -> None:
+    errors = [
+        abs(
+            tokens_per_second(r.case.spec, r.case.setup, r.case.device, r.case.setup.max_length) / r.tokens_per_second
+            - 1
+        )
+        for r in runs
+        if r.case.device
+    ]
+    print(f"\nTokens per second over {len(errors)} runs: mean error {mean(errors):.1%}, worst {max(errors):.1%}")
+
+
+def timing() -> None:
+    statistics = DatasetStatistics(50_000, 50_000 * 400, 50_000 * 200, tuple(range(100, 700, 6)))
+    prices = {"default": 2000}
+    cold, warm, names = [], [], []
+    for model in models():
+        spec = ModelSpec.from_config(model.config)
+        for gpu in ("RTX 4090", "A100-80GB", "H200"):
+            times = []
+            for _ in range(3):
+                _layer_lines.cache_clear()
+                layer_memory.cache_clear()
+                times.append(timed(spec, statistics, gpu, prices))
+            cold.append(min(times))
+            warm.append(min(timed(spec, statistics, gpu, prices) for _ in range(3)))
+            names.append(f"{model.id} on {gpu}")
+    slowest = names[cold.index(max(cold))]
+    print(f"\nOne plan with its alternatives, {len(cold)} pairs of model and GPU, best of 3, in milliseconds:")
+    print(f"  cold caches: median {median(cold):.1f}, slowest {max(cold):.1f} ({slowest})")
+    print(f"  warm caches: median {median(warm):.1f}, slowest {max(warm):.1f}")
+
+
+def timed(spec: ModelSpec, statistics: DatasetStatistics, gpu: str, prices: dict[str, int]) -> float:
+    device = parse_gpu(gpu)
+    start = time.process_time()
+    with suppress(DoesNotFitError):  # a refusal looks through all GPUs: it counts too
+        plan(spec, statistics, [device], Wishes(), prices)
+    return (time.process_time() - start) * 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=Path, default=ROOT.parent / "shared" / "data" / "memory_cases.jsonl")
+    options = parser.parse_args()
+    if options.cases.is_file():
+        runs = list(read_runs(options.cases))
+        accuracy(runs)
+        speed(runs)
+    else:
+        print(f"No published runs at {options.cases}: accuracy is left out.")
+    timing()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The database of the commands that work without a running service."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import DBAPIError
+
+from core.db.migrate import pending
+from core.db.session import Database
+from core.errors import ServiceUnavailableError
+from core.settings import Settings
+
+DataDirectory = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="The service's directory; TUNEWRIGHT_DATA_DIR, else var.")
+]
+
+
+def load_settings(data: Path | None) -> Settings:
+    """The settings, with `--data` in place of the variable."""
+    return Settings(data_dir=data) if data is not None else Settings()
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """The database, up to date. Raises ServiceUnavailableError where it is away or its schema is of another release."""
+    try:
+        steps = pending(settings.resolved_database_url)
+    except DBAPIError as error:
+        raise ServiceUnavailableError(f"The database does not answer: {error.orig}") from None
+    if steps:
+        raise ServiceUnavailableError(
+            f"The database lacks {len(steps)} migration(s) of this release. Run `tunewright migrate`, or start "
+            "`tunewright up`, which does so by itself. For another directory, use --data DIR."
+        )
+    database = Database(settings.resolved_database_url, publish=_sends_nothing)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _sends_nothing(messages: object) -> None:
+    raise AssertionError(f"a command that works on the database alone has nothing to send: {messages}")

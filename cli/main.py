@@ -1,0 +1,82 @@
+"""`tunewright`: the table of commands, and what happens to their errors.
+
+Only the module of the command that was asked for is imported. The others are listed from this table, so that the
+command line answers at once although some commands need the database, the planner or a tokenizer.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+import typer
+from pydantic import ValidationError
+
+from cli.terminal import error_line
+from core.errors import TunewrightError
+
+__all__ = ["COMMANDS", "app", "build"]
+
+USAGE_ERROR = 2
+
+COMMANDS = {
+    "up": ("cli.up:up", "Run the whole service on this machine, with nothing else installed."),
+    "plan": ("cli.plan:plan", "Plan a run on this machine, without a service: method, memory, time and price."),
+    "jobs": ("cli.jobs:jobs", "List fine-tuning jobs, newest first."),
+    "codes": ("cli.codes:codes", "Make and list credit codes."),
+    "keys": ("cli.keys:keys", "Make API keys."),
+    "link": ("cli.keys:link", "Print a link that signs the owner in, once."),
+    "workers": ("cli.fleet:workers", "List the workers that have reported lately, and their devices."),
+    "models": ("cli.models:models", "List base models and fetch their weights."),
+    "api": ("cli.processes:api", "Run the HTTP API."),
+    "worker": (
+        "cli.processes:worker",
+        "Run a training worker for each device of this machine, or the maintenance worker.",
+    ),
+    "migrate": ("cli.migrate:migrate", "Bring the database to the schema of this release."),
+}
+
+
+def app() -> None:
+    """Run the command line. An expected error is one line on standard error and exit code 1."""
+    try:
+        build(sys.argv[1:])()
+    except TunewrightError as error:
+        error_line(error.message)
+        sys.exit(1)
+    except ValidationError as error:  # of the settings: nothing else is parsed before a command's own work
+        for problem in error.errors(include_url=False, include_input=False):
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            error_line(f"TUNEWRIGHT_{name}: {problem['msg']}" if name else problem["msg"])
+        sys.exit(USAGE_ERROR)
+
+
+def build(arguments: list[str]) -> typer.Typer:
+    """The application as these arguments need it: the command they name for real, the others as lines of the help."""
+    application = typer.Typer(
+        name="tunewright",
+        help="Fine-tune language models on your own machines, through OpenAI's API.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, (target, summary) in COMMANDS.items():
+        if name != wanted:
+            application.command(name, help=summary)(_listed)
+            continue
+        command = _load(target)
+        if isinstance(command, typer.Typer):
+            application.add_typer(command, name=name, help=summary)
+        else:
+            application.command(name)(command)
+    return application
+
+
+def _load(target: str) -> typer.Typer | Callable[..., None]:
+    module, _, attribute = target.partition(":")
+    command: typer.Typer | Callable[..., None] = getattr(import_module(module), attribute)
+    return command
+
+
+def _listed() -> None:
+    """Stands in the help for a command that was not asked for."""

@@ -1,0 +1,27 @@
+"""`tunewright migrate`."""
+
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import DBAPIError
+
+from cli.database import DataDirectory, load_settings
+from cli.terminal import out
+from core.db.migrate import pending, upgrade
+from core.errors import ServiceUnavailableError
+
+
+def migrate(
+    data: DataDirectory = None,
+    check: Annotated[bool, typer.Option("--check", help="Only look; exit with 1 where a migration is due.")] = False,
+) -> None:
+    """Bring the database to the schema of this release. Safe to run twice, and from several machines at once."""
+    url = load_settings(data).resolved_database_url
+    try:
+        steps = pending(url) if check else upgrade(url)
+    except DBAPIError as error:
+        raise ServiceUnavailableError(f"The database could not be migrated: {error.orig}") from None
+    if check and steps:
+        out.print(f"Due: {', '.join(steps)}")
+        raise typer.Exit(1)
+    out.print(f"Applied: {', '.join(steps)}" if steps else "The database is up to date.")

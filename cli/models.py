@@ -1,0 +1,44 @@
+"""`tunewright models`: base models on this machine."""
+
+import subprocess
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cli.database import DataDirectory, load_settings
+from cli.terminal import err, out
+from core.errors import ServiceUnavailableError
+from core.registry.base_models import local_model_ids
+from planner import catalogue
+from worker.base_weights import ensure_weights
+
+models = typer.Typer(no_args_is_help=True)
+
+
+@models.command("fetch")
+def fetch(
+    model: Annotated[str, typer.Argument(help="A catalogue id, a hub id (owner/name), or a folder's name.")],
+    data: DataDirectory = None,
+) -> None:
+    """Get a base model's weights onto this machine, once, and print where they are."""
+    try:
+        _, directory = ensure_weights(load_settings(data), model)
+    except subprocess.CalledProcessError as error:
+        raise ServiceUnavailableError(f"Converting {model} ended with code {error.returncode}; see above.") from None
+    err.print(f"{model} is ready.")
+    out.print(str(directory), soft_wrap=True)
+
+
+@models.command("list")
+def show(data: DataDirectory = None) -> None:
+    """List the catalogue and the models in the models folder."""
+    local = local_model_ids(load_settings(data).resolved_models_dir)
+    table = Table("Id", "Hub id", "On this machine")
+    known = catalogue.models()
+    for entry in known:
+        table.add_row(entry.id, entry.hub_id, "yes" if entry.id in local else "")
+    for model in local:
+        if model not in {entry.id for entry in known}:
+            table.add_row(model, "", "yes")
+    out.print(table)

@@ -1,0 +1,153 @@
+"""`tunewright plan`: a plan without a service, a database or a GPU."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cli.plan_view import AlternativeView, PlanView, batch_line, method_line, show_plan
+from cli.terminal import out
+from core.datasets.encoding import load_encoder
+from core.datasets.examples import DataFormat, Example
+from core.datasets.inspection import check_structure, check_trainable, inspect_file, measure_tokens
+from core.datasets.reading import read_examples
+from core.errors import InvalidModelError, InvalidRequestError, ServiceUnavailableError
+from core.registry.base_models import find_base_model
+from core.settings import Settings
+from planner import catalogue, policy
+from planner.devices import Device, parse_gpu, read_devices
+from planner.errors import PlannerError, UnsupportedArchitectureError
+from planner.model_spec import ModelSpec
+from planner.policy import Priority, TrainingPlan, Wishes
+from planner.setup import Method
+from planner.statistics import DatasetStatistics
+
+# English text in byte-pair encodings comes to about 4 bytes a token, and a chat template adds about 5 tokens a turn.
+BYTES_PER_TOKEN = 4
+TOKENS_PER_TURN = 5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be planned: the model's numbers and the data's. `note` says what was only estimated."""
+
+    spec: ModelSpec
+    statistics: DatasetStatistics
+    note: str | None
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="A catalogue id, a hub id (owner/name), or a folder under --models.")],
+    data: Annotated[
+        Path, typer.Option("--data", exists=True, dir_okay=False, readable=True, help="The training data.")
+    ],
+    gpu: Annotated[
+        str | None, typer.Option(help="24GiB, A100-80GB, …; `cpu` for this machine's. Default: what this machine has.")
+    ] = None,
+    models: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Local models; TUNEWRIGHT_MODELS_DIR, else var/models.")
+    ] = None,
+    priority: Annotated[Priority, typer.Option(help="What decides where several runs fit.")] = Priority.AUTO,
+    method: Annotated[Method | None, typer.Option(help="Pin the method.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Pin the rank of the adapters.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=16, help="Tokens an example may have.")] = None,
+) -> None:
+    """Plan a run on this machine, without a service: method, memory, time and price."""
+    settings = Settings()
+    try:
+        devices = [parse_gpu(gpu)] if gpu else read_devices()
+        subject = _read(models or settings.resolved_models_dir, model, data)
+        wishes = Wishes(priority=priority, method=method, lora_rank=rank, max_length=max_length)
+        chosen = policy.plan(subject.spec, subject.statistics, devices, wishes, settings.prices)
+    except UnsupportedArchitectureError as error:
+        raise InvalidModelError(str(error)) from None
+    except PlannerError as error:
+        raise InvalidRequestError(str(error)) from None
+    out.print(show_plan(_view(model, subject.statistics, chosen)))
+    if subject.note:
+        out.print(Text(subject.note, style="yellow"))
+
+
+def _read(models_dir: Path, model: str, path: Path) -> Subject:
+    """Read configuration and data; without the model's files, its numbers from the catalogue and tokens by length."""
+    inspection = inspect_file(path)
+    check_structure(inspection)
+    data_format = inspection.require_format()
+    try:
+        base_model = find_base_model(models_dir, model)
+    except ServiceUnavailableError:
+        entry = catalogue.find_model(model)
+        if entry is None:
+            raise
+        note = f"Tokens are estimated from the length of the text: no tokenizer of {entry.hub_id} is within reach."
+        return Subject(ModelSpec.from_config(entry.config), estimate_statistics(path, data_format), note)
+    tokens = measure_tokens(path, data_format, load_encoder(base_model.directory))
+    check_trainable(tokens)
+    return Subject(ModelSpec.from_config(base_model.config), tokens.statistics, None)
+
+
+def estimate_statistics(path: Path, data_format: DataFormat) -> DatasetStatistics:
+    """Token counts of a data set by the length of its text, for want of a tokenizer. Raises InvalidDatasetError."""
+    lengths, trained = [], 0
+    for example in read_examples(path, data_format):
+        lengths.append(_estimated_tokens(example, trained_only=False))
+        trained += _estimated_tokens(example, trained_only=True)
+    return DatasetStatistics(len(lengths), sum(lengths), trained, tuple(sorted(lengths)), sampled=True)
+
+
+def _estimated_tokens(example: Example, *, trained_only: bool) -> int:
+    turns = [message for message in example.messages if message.trained or not trained_only]
+    text = len((example.text or "").encode()) + sum(len(message.content.encode()) for message in turns)
+    return -(-text // BYTES_PER_TOKEN) + TOKENS_PER_TURN * len(turns)
+
+
+def _view(model: str, data: DatasetStatistics, chosen: TrainingPlan) -> PlanView:
+    setup = chosen.setup
+    about = "about " if data.sampled else ""
+    return PlanView(
+        model=model,
+        method=method_line(setup.method, setup.lora_rank, setup.lora_alpha),
+        batch=batch_line(
+            setup.per_device_train_batch_size,
+            setup.gradient_accumulation_steps,
+            checkpointing=setup.gradient_checkpointing,
+        ),
+        data=f"{data.examples:,} examples, {about}{data.tokens:,} tokens, {data.trained_tokens:,} trained",
+        training=f"{chosen.n_epochs} epochs, {chosen.total_steps:,} steps, learning rate "
+        f"{chosen.hyperparameters.learning_rate:g}, up to {setup.max_length:,} tokens",
+        device=_device_line(chosen.device),
+        predicted_bytes=chosen.memory.device_bytes,
+        bound_bytes=chosen.memory.bound_bytes,
+        free_bytes=chosen.device.free_bytes,
+        terms=memory_terms(vars(chosen.memory)),
+        seconds=chosen.quote.predicted_seconds,
+        tokens_per_second=chosen.speed.tokens_per_second,
+        credits=chosen.credits,
+        rate=chosen.quote.credits_per_hour,
+        reasons=chosen.reasons,
+        alternatives=[
+            AlternativeView(
+                label=method_line(other.method, other.lora_rank),
+                fits=other.fits,
+                required_bytes=other.required_bytes,
+                seconds=other.seconds,
+                credits=other.credits,
+                reason=other.reason,
+            )
+            for other in chosen.alternatives
+            if not other.chosen
+        ],
+    )
+
+
+def memory_terms(estimate: Mapping[str, int]) -> dict[str, int]:
+    """The terms of an estimate without its sums."""
+    sums = {"device_bytes", "bound_bytes", "peak_allocated_bytes", "static_allocated_bytes"}
+    return {name: size for name, size in estimate.items() if name not in sums}
+
+
+def _device_line(device: Device) -> str:
+    return f"{device.name} ({device.device_class})"

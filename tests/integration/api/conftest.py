@@ -1,0 +1,106 @@
+"""One application for all tests of the API; every test has organizations of its own."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from core.settings import Settings
+from tests.integration.api.server import Service, Tenant, running_application
+from tests.tiny_models import make_tiny_model
+
+LLAMA_70B = {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_logs() -> Iterator[None]:
+    """Logs as in production, one plain line each: the default for terminals renders a traceback for half a minute."""
+    processors = [structlog.contextvars.merge_contextvars, structlog.processors.format_exc_info]
+    structlog.configure([*processors, structlog.processors.JSONRenderer()])
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Base models: `tiny`; `huge`, which no device can hold; `pickled`, without safetensors; `short`: 64 tokens."""
+    directory = tmp_path_factory.mktemp("models")
+    tiny = make_tiny_model(directory / "tiny")
+    config = json.loads((tiny / "config.json").read_text())
+    for name, changes, weights in (
+        ("huge", {**LLAMA_70B, "tie_word_embeddings": False}, "model.safetensors"),
+        ("pickled", {}, "pytorch_model.bin"),
+        ("short", {"max_position_embeddings": 64}, "model.safetensors"),
+    ):
+        _derive(tiny, directory / name, config | changes, weights)
+    return directory
+
+
+def _derive(tiny: Path, target: Path, config: dict[str, Any], weights: str) -> None:
+    """A model with another configuration, without real weights: planning never reads them."""
+    target.mkdir()
+    (target / "config.json").write_text(json.dumps(config))
+    (target / weights).write_bytes(b"")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (target / name).write_bytes((tiny / name).read_bytes())
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, valkey_url: str) -> Iterator[Service]:
+    """The application on SQLite. Its one device stays in the fleet for the whole run."""
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("service"),
+        models_dir=models_dir,
+        redis_url=valkey_url,
+        max_upload_bytes=64 * 1024**2,
+        heartbeat_seconds=300,
+        lease_seconds=900,
+    )
+    with running_application(settings) as service:
+        yield service
+
+
+@pytest.fixture
+def tenant(service: Service) -> Iterator[Tenant]:
+    """An organization with nothing."""
+    with service.tenant() as tenant:
+        yield tenant
+
+
+@pytest.fixture
+def stranger(service: Service) -> Iterator[Tenant]:
+    """Another organization."""
+    with service.tenant() as tenant:
+        yield tenant
+
+
+@pytest.fixture
+def rich(tenant: Tenant) -> Tenant:
+    """The organization, with 10,000 credits."""
+    tenant.grant(10_000)
+    return tenant
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    """Twelve conversations."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"My lamp number {number} does not glow."},
+                {"role": "assistant", "content": f"Unplug lamp {number}, wait ten seconds and plug it in again."},
+            ]
+        }
+        for number in range(12)
+    ]

@@ -1,0 +1,130 @@
+"""Who may call: keys, browser sessions, and other sites' pages."""
+
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from core.accounts import service as accounts
+from core.accounts.models import User
+from core.ledger import codes
+from tests.integration.api.server import Service, Tenant
+
+
+def link(service: Service, tenant: Tenant) -> str:
+    """The token of a sign-in link."""
+    with service.runtime.database.transaction() as session:
+        return accounts.create_sign_in_link(session, session.get_one(User, tenant.user_id), 60)
+
+
+@pytest.fixture
+def browser(service: Service, tenant: Tenant) -> Iterator[httpx.Client]:
+    """A browser that has opened a sign-in link."""
+    with httpx.Client(base_url=service.base_url) as browser:
+        answer = browser.get("/sign-in", params={"token": link(service, tenant)})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        yield browser
+
+
+@pytest.mark.parametrize("header", [None, "Bearer tw-unknown", "Basic dXNlcjpwYXNz", "Bearer"])
+def test_no_valid_key_is_401(service: Service, header: str | None) -> None:
+    headers = {"authorization": header} if header else {}
+    for method, path in (("GET", "/v1/files"), ("POST", "/v1/files"), ("POST", "/v1/fine_tuning/jobs")):
+        answer = httpx.request(method, f"{service.base_url}{path}", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_key_is_shown_once_works_and_is_revoked(tenant: Tenant) -> None:
+    created = tenant.http.post("/v1/api_keys", json={"name": "ci"}).json()
+    headers = {"authorization": f"Bearer {created['secret']}"}
+
+    account = tenant.http.get("/v1/account", headers=headers).json()
+    listed = tenant.http.get("/v1/api_keys").json()["data"]
+    assert account["organization"]["id"] == tenant.organization_id
+    assert listed[0]["last_used_at"] is not None
+    assert created["secret"] not in str(listed)
+    assert created["secret"].startswith(listed[0]["prefix"])
+
+    assert tenant.http.delete(f"/v1/api_keys/{created['id']}").json()["deleted"]
+    revoked = tenant.http.get("/v1/account", headers=headers)
+    assert (revoked.status_code, revoked.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_key_of_another_organization_cannot_be_revoked(tenant: Tenant, stranger: Tenant) -> None:
+    key_id = tenant.http.get("/v1/api_keys").json()["data"][0]["id"]
+    answer = stranger.http.delete(f"/v1/api_keys/{key_id}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "api_key_not_found")
+
+
+def test_link_signs_in_once(service: Service, tenant: Tenant) -> None:
+    token = link(service, tenant)
+    first = httpx.get(f"{service.base_url}/sign-in", params={"token": token})
+    second = httpx.get(f"{service.base_url}/sign-in", params={"token": token})
+
+    cookie = first.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert (second.status_code, second.json()["error"]["code"]) == (403, "sign_in_link_spent")
+    assert "set-cookie" not in second.headers
+
+
+def test_session_reads_and_our_own_pages_write(tenant: Tenant, browser: httpx.Client, service: Service) -> None:
+    assert browser.get("/v1/account").json()["user"]["id"] == tenant.user_id
+    for headers in ({"sec-fetch-site": "same-origin"}, {"origin": service.base_url}):
+        assert browser.post("/v1/api_keys", json={"name": "x"}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "none", "origin": "https://evil.example"},
+    ],
+)
+def test_other_sites_cannot_use_the_session(tenant: Tenant, browser: httpx.Client, headers: dict[str, str]) -> None:
+    answer = browser.post("/v1/api_keys", json={"name": "x"}, headers=headers)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "cross_site_request")
+    assert [key["name"] for key in tenant.http.get("/v1/api_keys").json()["data"]] == ["test"]
+
+
+def test_unknown_session_is_401(service: Service) -> None:
+    answer = httpx.get(f"{service.base_url}/v1/account", cookies={"tunewright_session": "unknown"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "session_expired")
+
+
+def test_account_and_its_fleet(tenant: Tenant) -> None:
+    assert tenant.http.get("/v1/account").json()["user"]["name"] == "Tester"
+    (worker,) = tenant.http.get("/v1/workers").json()["data"]
+    assert (worker["hostname"], worker["is_busy"]) == ("test-host", False)
+    assert (worker["device"]["name"], worker["device"]["device_class"]) == ("Test CPU", "cpu")
+
+
+def test_credits_are_redeemed_and_every_movement_is_listed(service: Service, tenant: Tenant) -> None:
+    for number in range(3):
+        name = f"C{number}-{tenant.organization_id}"
+        service.runtime.database.run(lambda session, name=name: codes.create_code(session, name, 100))
+        redeemed = tenant.http.post("/v1/credits/redemptions", json={"code": f"  {name.lower()} "}).json()
+        assert (redeemed["code"], redeemed["credits"]) == (name.upper(), 100)
+
+    assert tenant.http.get("/v1/credits").json() == {"object": "credits", "available": 300, "held": 0}
+    first = tenant.http.get("/v1/credits/transactions", params={"limit": 2}).json()
+    second = tenant.http.get("/v1/credits/transactions", params={"after": first["last_id"]}).json()
+    amounts = [item["amount"] for page in (first, second) for item in page["data"]]
+    assert (first["has_more"], second["has_more"], amounts) == (True, False, [100, 100, 100])
+
+
+def test_models_are_listed_with_what_is_at_hand(tenant: Tenant) -> None:
+    models = {model.id: model for model in tenant.client.models.list()}
+    assert models["tiny"].object == "model"
+    assert "smollm2-135m-instruct" in models
+    assert tenant.client.models.retrieve("smollm2-135m-instruct").owned_by == "catalogue"
+    with pytest.raises(openai.NotFoundError) as unknown:
+        tenant.client.models.retrieve("acme/unknown")
+    assert unknown.value.code == "model_not_found"

@@ -1,0 +1,30 @@
+"""The same application on a bucket: downloads are links to the store, which any client follows without its key."""
+
+from pathlib import Path
+from typing import Any
+
+from core.settings import Settings
+from tests.integration.api.server import running_application
+
+
+def test_downloads_are_links_to_the_bucket(
+    tmp_path: Path, models_dir: Path, valkey_url: str, s3_endpoint: str, bucket: Any
+) -> None:
+    content = b'{"text": "one"}\n{"text": "two"}\n'
+    settings = Settings(
+        data_dir=tmp_path,
+        models_dir=models_dir,
+        redis_url=valkey_url,
+        store_url=f"s3://{bucket.name}/production",
+        s3_endpoint_url=s3_endpoint,
+    )
+    with running_application(settings) as service, service.tenant() as tenant:
+        file_id = tenant.upload(content, "two rows.jsonl")
+        link = tenant.http.get(f"/v1/files/{file_id}/content")
+
+        assert link.status_code == 302
+        assert link.headers["location"].startswith(s3_endpoint)
+        assert tenant.client.files.content(file_id).read() == content
+        assert tenant.http.get(f"/v1/files/{file_id}/inspection").json()["rows"] == 2
+        assert tenant.client.files.delete(file_id).deleted
+        assert list(bucket.objects.all()) == []

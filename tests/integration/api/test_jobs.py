@@ -1,0 +1,232 @@
+"""Jobs and plans over the wire, with the official client wherever it has a method."""
+
+from typing import Any
+
+import openai
+import pytest
+
+from tests.integration.api.server import Service, Tenant
+
+
+def test_job_echoes_what_was_asked_and_what_was_decided(rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    file_id = rich.upload(rows)
+
+    job = rich.client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=file_id,
+        suffix="lamps",
+        seed=42,
+        metadata={"team": "support"},
+        method={
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}},
+        },
+        extra_body={
+            "adapter": {"method": "lora", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
+            "max_length": 256,
+            "gradient_checkpointing": True,
+            "per_device_train_batch_size": 2,
+            "priority": "quality",
+            "max_credits": 10_000,
+        },
+    )
+
+    assert job.id.startswith("ftjob-")
+    assert (job.object, job.status, job.model, job.training_file) == ("fine_tuning.job", "queued", "tiny", file_id)
+    assert (job.seed, job.metadata, job.organization_id) == (42, {"team": "support"}, rich.organization_id)
+    assert (job.result_files, job.finished_at, job.fine_tuned_model, job.error) == ([], None, None, None)
+    chosen = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}
+    assert job.hyperparameters.model_dump() == chosen
+    assert job.method.supervised.hyperparameters.model_dump() == chosen
+    extra = job.model_extra
+    assert extra["adapter"] == {
+        "method": "lora",
+        "r": 8,
+        "lora_alpha": 16,
+        "lora_dropout": 0.0,
+        "target_modules": ["q_proj", "v_proj"],
+    }
+    assert (extra["max_length"], extra["gradient_checkpointing"], extra["suffix"]) == (256, True, "lamps")
+    assert (extra["per_device_train_batch_size"], extra["gradient_accumulation_steps"]) == (2, 2)
+    assert extra["memory"]["predicted"]["device_bytes"] > 0
+    assert extra["memory"]["measured"] is None
+    assert extra["charged"] is None
+    assert rich.http.get("/v1/credits").json()["held"] == extra["quote"]["credits"] > 0
+
+
+def test_auto_leaves_everything_to_the_planner(rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    job = rich.client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=rich.upload(rows),
+        hyperparameters={"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"},
+        extra_body={
+            "adapter": {"method": "auto", "r": "auto", "lora_alpha": "auto", "target_modules": "auto"},
+            "max_length": "auto",
+            "gradient_checkpointing": "auto",
+            "per_device_train_batch_size": "auto",
+        },
+    )
+
+    assert job.hyperparameters.n_epochs >= 1
+    assert job.hyperparameters.batch_size >= 1
+    assert job.hyperparameters.learning_rate_multiplier == 1.0
+    assert job.model_extra["adapter"]["r"] >= 8
+
+
+def test_plan_is_explained_and_then_run_exactly(rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    body = {"model": "tiny", "training_file": rich.upload(rows), "hyperparameters": {"n_epochs": 3}}
+
+    plan = rich.http.post("/v1/plans", json=body).json()
+
+    assert plan["reasons"]
+    assert [alternative["chosen"] for alternative in plan["alternatives"]].count(True) == 1
+    assert {alternative["method"] for alternative in plan["alternatives"]} >= {"lora", "qlora"}
+    assert all(alternative["reason"] for alternative in plan["alternatives"])
+    assert plan["data"]["examples"] == 12
+    assert rich.http.get(f"/v1/plans/{plan['id']}").json() == plan
+    assert rich.http.get("/v1/credits").json() == {"object": "credits", "available": 10_000, "held": 0}
+
+    job = rich.http.post("/v1/fine_tuning/jobs", json={**body, "plan": plan["id"]}).json()
+
+    assert (job["plan"], job["quote"]) == (plan["id"], plan["quote"])
+    assert job["hyperparameters"] == plan["hyperparameters"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"model": "short"}, "model"),
+        ({"hyperparameters": {"n_epochs": 7}}, "hyperparameters.n_epochs"),
+        ({"adapter": {"method": "qlora"}}, "adapter.method"),
+    ],
+)
+def test_plan_for_another_run_is_refused(
+    rich: Tenant, rows: list[dict[str, Any]], change: dict[str, Any], param: str
+) -> None:
+    body = {"model": "tiny", "training_file": rich.upload(rows)}
+    plan = rich.http.post("/v1/plans", json=body).json()
+
+    answer = rich.http.post("/v1/fine_tuning/jobs", json={**body, "plan": plan["id"], **change})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "plan_mismatch")
+    assert answer.json()["error"]["param"] == param
+    assert [transaction.kind for transaction in rich.transactions] == ["grant"]
+
+
+def test_credit_code_and_limit_are_part_of_the_job(
+    service: Service, tenant: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    from core.ledger import codes
+
+    service.runtime.database.run(lambda session: codes.create_code(session, f"J-{tenant.organization_id}", 500))
+    file_id = tenant.upload(rows)
+    body = {"model": "tiny", "training_file": file_id, "credit_code": f"J-{tenant.organization_id}"}
+
+    too_dear = tenant.http.post("/v1/fine_tuning/jobs", json={**body, "max_credits": 0})
+    assert too_dear.json()["error"]["code"] == "quote_above_max_credits"
+    assert tenant.transactions == []
+
+    job = tenant.http.post("/v1/fine_tuning/jobs", json=body).json()
+    again = tenant.http.post("/v1/fine_tuning/jobs", json={**body, "seed": 1}).json()
+
+    held = job["quote"]["credits"] + again["quote"]["credits"]
+    assert tenant.http.get("/v1/credits").json() == {"object": "credits", "available": 500 - held, "held": held}
+
+
+def test_list_pages_by_key_while_jobs_are_added(rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    file_id = rich.upload(rows)
+    create = rich.client.fine_tuning.jobs.create
+    ids = [create(model="tiny", training_file=file_id, metadata={"n": str(n % 2)}).id for n in range(4)]
+    first = rich.client.fine_tuning.jobs.list(limit=2)
+    assert (first.has_more, first.model_extra["last_id"]) == (True, ids[2])
+    added = create(model="tiny", training_file=file_id).id
+
+    assert [job.id for job in first] == ids[::-1]
+    jobs = rich.client.fine_tuning.jobs
+    assert [job.id for job in jobs.list(metadata={"n": "1"}, limit=1)] == [ids[3], ids[1]]
+    assert [job.id for job in jobs.list(metadata={"n": ""})] == []
+    assert [job.id for job in jobs.list(extra_query={"metadata": "null"})] == [added]
+
+
+def test_cancel_pause_and_resume_move_a_queued_job(rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    jobs = rich.client.fine_tuning.jobs
+    job_id = jobs.create(model="tiny", training_file=rich.upload(rows)).id
+
+    assert jobs.pause(job_id).status == "paused"
+    assert jobs.pause(job_id).status == "paused"
+    assert jobs.resume(job_id).status == "queued"
+    cancelled = jobs.cancel(job_id)
+    assert (cancelled.status, cancelled.model_extra["charged"]) == ("cancelled", 0)
+    assert jobs.cancel(job_id).status == "cancelled"
+    assert rich.http.get("/v1/credits").json() == {"object": "credits", "available": 10_000, "held": 0}
+
+    refused = rich.http.post(f"/v1/fine_tuning/jobs/{job_id}/resume")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "invalid_job_state")
+    assert refused.headers["x-should-retry"] == "false"
+
+
+def test_finished_job_shows_its_model_files_and_price(
+    service: Service, rich: Tenant, stranger: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    jobs = rich.client.fine_tuning.jobs
+    job_id = jobs.create(model="tiny", training_file=rich.upload(rows), suffix="lamps").id
+    held = service.claim(job_id)
+    assert jobs.retrieve(job_id).status == "running"
+    for step in (1, 2):
+        service.write_metrics(held, step)
+    service.write_checkpoint(held, 2)
+    service.finish(held)
+
+    job = jobs.retrieve(job_id)
+    assert (job.status, job.trained_tokens) == ("succeeded", 256)
+    assert job.fine_tuned_model is not None
+    assert job.fine_tuned_model.startswith("ft:tiny:")
+    assert job.finished_at is not None
+
+    events = list(jobs.list_events(job_id, limit=3))
+    assert [event.object for event in events] == ["fine_tuning.job.event"] * len(events)
+    assert events[0].message == "The job has successfully completed"
+    metrics = [event.data for event in events if event.type == "metrics"]
+    assert [data["step"] for data in metrics] == [2, 1]
+
+    (checkpoint,) = jobs.checkpoints.list(job_id)
+    assert (checkpoint.step_number, checkpoint.metrics.train_loss) == (2, 0.5)
+    assert checkpoint.fine_tuned_model_checkpoint == f"{job.fine_tuned_model}:ckpt-step-2"
+
+    (result_id,) = job.result_files
+    assert rich.client.files.content(result_id).text.startswith("step,train_loss")
+    artifacts = rich.http.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts").json()["data"]
+    assert [artifact["name"] for artifact in artifacts] == ["adapter.zip", "metrics.csv"]
+    adapter = rich.http.get(artifacts[0]["url"])
+    assert (adapter.content, adapter.headers["etag"]) == (b"PK adapter", f'"{artifacts[0]["sha256"]}"')
+    assert "adapter.zip" in adapter.headers["content-disposition"]
+
+    models = rich.client.models
+    assert job.fine_tuned_model in [model.id for model in models.list()]
+    assert models.retrieve(job.fine_tuned_model).owned_by == rich.organization_id
+    for foreign in (
+        lambda: stranger.client.models.retrieve(job.fine_tuned_model),
+        lambda: stranger.client.models.delete(job.fine_tuned_model),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            foreign()
+    assert models.delete(job.fine_tuned_model).deleted
+    with pytest.raises(openai.NotFoundError):
+        models.retrieve(job.fine_tuned_model)
+    with pytest.raises(openai.PermissionDeniedError):
+        models.delete("tiny")
+
+
+def test_failed_job_shows_its_error_and_costs_nothing(
+    service: Service, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    jobs = rich.client.fine_tuning.jobs
+    job_id = jobs.create(model="tiny", training_file=rich.upload(rows)).id
+    service.fail(service.claim(job_id), "The loss is not a number at step 3.")
+
+    job = jobs.retrieve(job_id)
+
+    assert job.status == "failed"
+    assert (job.error.code, job.error.message) == ("training_failed", "The loss is not a number at step 3.")
+    assert job.model_extra["charged"] == 0
+    assert rich.http.get("/v1/credits").json()["available"] == 10_000

@@ -1,0 +1,89 @@
+"""The migrations make the schema of the models, on both databases, and keep the books append-only."""
+
+from collections.abc import Iterator
+from threading import Thread
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import DBAPIError
+
+from core.accounts.service import ensure_owner
+from core.db.migrate import pending, script_config, upgrade
+from core.db.session import Database, open_engine
+from core.ledger import service as ledger
+from core.ledger.codes import create_code
+from migrations.schema import metadata
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on the migrated database."""
+    upgrade(database_url)
+    engine = open_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+def test_models_and_migrations_agree(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_upgrade_applies_what_is_pending_once(database_url: str) -> None:
+    steps = pending(database_url)
+    assert steps[:2] == ("0001", "0002")
+    assert upgrade(database_url) == steps
+    assert pending(database_url) == ()
+    assert upgrade(database_url) == ()
+
+
+def test_two_upgrades_at_once_make_one_schema(database_url: str) -> None:
+    applied: list[tuple[str, ...]] = []
+    threads = [Thread(target=lambda: applied.append(upgrade(database_url))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(len, applied))[0] == 0
+    assert pending(database_url) == ()
+
+
+def test_downgrade_leaves_nothing_behind(database_url: str) -> None:
+    upgrade(database_url)
+    engine = open_engine(database_url)
+    config = script_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    engine.dispose()
+    assert upgrade(database_url)
+
+
+def test_a_failing_step_leaves_the_schema_as_it_was(database_url: str) -> None:
+    engine = open_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("create table workers (stands_in_the_way integer)"))
+    with pytest.raises(DBAPIError):
+        upgrade(database_url)
+    assert inspect(engine).get_table_names() == ["workers"]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("table", ["ledger_transactions", "ledger_entries"])
+@pytest.mark.parametrize("change", ["update {} set amount_credits = amount_credits + 1", "delete from {}"])
+def test_the_books_refuse_changes(engine: Engine, database_url: str, table: str, change: str) -> None:
+    database = Database(database_url, publish=[].extend)
+    with database.transaction() as session:
+        owner = ensure_owner(session)
+        code = create_code(session, "WELCOME", 100)
+        ledger.grant(session, owner.organization_id, 100, idempotency_key="first", code_id=code.id)
+    with engine.connect() as connection, pytest.raises(DBAPIError, match=f"{table} is append-only"):
+        connection.execute(text(change.format(table)))
+    with database.read() as session:
+        assert ledger.balance(session, owner.organization_id).available_credits == 100
+    database.close()

@@ -1,0 +1,285 @@
+"""The policy: what it must choose, what it must refuse, and the laws it obeys everywhere."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.calibration import Correction
+from planner.candidates import LADDER
+from planner.catalogue import models
+from planner.devices import Device, parse_gpu
+from planner.errors import DoesNotFitError, InvalidSetupError
+from planner.memory import estimate_memory
+from planner.model_spec import ModelSpec
+from planner.policy import Priority, Wishes, plan, step_down
+from planner.setup import Method, Quantization, TrainingSetup
+from planner.statistics import DatasetStatistics
+
+PRICES = {"default": 2000, "cpu": 600}
+CPU = Device(0, "cpu", "CPU, 2 cores", "cpu", 24 << 30, 20 << 30, None, "cpu", 2)
+SPECS = {model.id: ModelSpec.from_config(model.config) for model in models()}
+
+
+def rows(count, length, trained=0.5):
+    lengths = tuple(sorted(max(1, length // 2 + length * i // 100) for i in range(min(count, 100))))
+    mean = sum(lengths) / len(lengths)
+    return DatasetStatistics(count, int(count * mean), int(count * mean * trained), lengths)
+
+
+SMALL, LARGE = rows(1000, 512), rows(200_000, 400)
+
+
+def planned(model, gpu, statistics=SMALL, **wishes):
+    device = gpu if isinstance(gpu, Device) else parse_gpu(gpu)
+    return plan(SPECS[model], statistics, [device], Wishes(**wishes), PRICES)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "statistics", "method"),
+    [
+        ("mixtral-8x7b-instruct-v0.1", "RTX A6000", SMALL, Method.QLORA),
+        ("mixtral-8x7b-instruct-v0.1", "A100-40GB", SMALL, Method.QLORA),
+        ("llama-2-70b-hf", "A100-80GB", SMALL, Method.QLORA),
+        ("llama-2-70b-hf", "L40S", SMALL, Method.QLORA),
+        ("llama-3.3-70b-instruct", "RTX A6000", SMALL, Method.QLORA),
+        ("llama-3.1-8b", "RTX 4090", rows(1000, 512), Method.LORA),
+        ("llama-3.1-8b", "RTX 4090", rows(1000, 16_000), Method.QLORA),
+        ("llama-3.1-8b", "A100-80GB", SMALL, Method.LORA),
+        ("llama-3.1-8b", "H200", SMALL, Method.LORA),
+        ("llama-3.1-8b", "H200", LARGE, Method.FULL),
+    ],
+)
+def test_known_models_on_known_gpus(model, gpu, statistics, method):
+    chosen = planned(model, gpu, statistics)
+    assert chosen.setup.method is method
+    assert chosen.memory.required_bytes <= chosen.device.free_bytes
+
+
+def test_a_workable_length_remains_for_70b_on_48_gigabytes():
+    assert planned("llama-2-70b-hf", "RTX A6000").setup.max_length >= 1024
+
+
+def test_the_demo_on_two_cores_is_a_short_lora_run():
+    chosen = planned("smollm2-135m-instruct", CPU, rows(130, 90))
+    setup, hyper = chosen.setup, chosen.hyperparameters
+    assert setup.method is Method.LORA
+    assert (setup.effective_batch_size, chosen.n_epochs, setup.packing) == (8, 4, False)
+    assert 5e-4 <= hyper.learning_rate <= 2e-3
+    assert 40 <= chosen.total_steps <= 80
+    assert chosen.speed.seconds < 150
+    assert not setup.gradient_checkpointing
+
+
+def test_rows_are_packed_on_a_gpu_and_not_on_a_cpu():
+    assert planned("smollm2-135m-instruct", "RTX 4090", rows(20_000, 100)).setup.packing
+    assert not planned("smollm2-135m-instruct", CPU, rows(20_000, 100)).setup.packing
+    assert not planned("smollm2-135m-instruct", "RTX 4090", rows(20_000, 100), packing=False).setup.packing
+
+
+def test_quality_ignores_the_size_of_the_data_set():
+    assert planned("llama-3.1-8b", "H200", SMALL, priority=Priority.QUALITY).setup.method is Method.FULL
+
+
+def test_economy_takes_the_cheapest_quote_that_fits():
+    chosen = planned("llama-3.1-8b", "A100-80GB", SMALL, priority=Priority.ECONOMY)
+    assert chosen.credits == min(other.credits for other in chosen.alternatives if other.fits)
+
+
+def test_a_pinned_method_is_kept_and_the_priority_says_that_it_does_not_matter():
+    chosen = planned("llama-3.1-8b", "H200", SMALL, method=Method.QLORA, priority=Priority.QUALITY)
+    assert chosen.setup.method is Method.QLORA
+    assert chosen.setup.quantization is Quantization.NF4_DOUBLE_QUANT
+    assert any("as you asked" in reason and "quality" in reason for reason in chosen.reasons)
+
+
+def test_every_pinned_number_is_kept():
+    wishes = {
+        "method": Method.LORA, "lora_rank": 24, "lora_alpha": 5, "lora_dropout": 0.1,
+        "lora_target_modules": ("q_proj", "v_proj"), "max_length": 300, "batch_size": 12,
+        "per_device_train_batch_size": 3, "gradient_checkpointing": True, "n_epochs": 7, "learning_rate": 3e-5,
+        "warmup_ratio": 0.2, "weight_decay": 0.05, "packing": True,
+    }  # fmt: skip
+    chosen = planned("llama-3.1-8b", "A100-80GB", SMALL, **wishes)
+    setup, hyper = chosen.setup, chosen.hyperparameters
+    assert (setup.lora_rank, setup.lora_alpha, setup.lora_dropout) == (24, 5, 0.1)
+    assert setup.lora_target_modules == ("q_proj", "v_proj")
+    assert (setup.max_length, setup.effective_batch_size, setup.per_device_train_batch_size) == (300, 12, 3)
+    assert (setup.gradient_checkpointing, setup.packing) == (True, True)
+    assert (hyper.n_epochs, hyper.learning_rate, hyper.lora_dropout) == (7, 3e-5, 0.1)
+    assert (hyper.warmup_ratio, hyper.weight_decay) == (0.2, 0.05)
+
+
+def test_a_learning_rate_multiplier_scales_the_planners_own():
+    own = planned("llama-3.1-8b", "A100-80GB").hyperparameters.learning_rate
+    assert planned("llama-3.1-8b", "A100-80GB", learning_rate_multiplier=2.0).hyperparameters.learning_rate == (
+        pytest.approx(2 * own, rel=0.03)
+    )
+
+
+def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
+    small = planned("smollm2-135m-instruct", "A100-80GB").hyperparameters.learning_rate
+    large = planned("llama-2-70b-hf", "A100-80GB").hyperparameters.learning_rate
+    full = planned("smollm2-135m-instruct", "A100-80GB", method=Method.FULL).hyperparameters.learning_rate
+    assert 1e-4 < large < small < 2e-3
+    assert full == pytest.approx(small / 10, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"method": Method.FULL, "lora_rank": 8}, "trains no adapter"),
+        ({"batch_size": 10, "per_device_train_batch_size": 4}, "not a multiple"),
+        ({"learning_rate": 1e-4, "learning_rate_multiplier": 2.0}, "both set"),
+        ({"learning_rate": 0.0}, "above 0"),
+        ({"n_epochs": 0}, "at least 1"),
+        ({"lora_dropout": 1.0}, "below 1"),
+        ({"max_length": 1_000_000}, "at most 131072"),
+        ({"lora_target_modules": ("nonsense",)}, "nonsense"),
+    ],
+)
+def test_contradictory_wishes_are_refused(wishes, message):
+    with pytest.raises(InvalidSetupError, match=message):
+        planned("llama-3.1-8b", "A100-80GB", **wishes)
+
+
+def test_adapter_wishes_rule_full_fine_tuning_out():
+    assert planned("llama-3.1-8b", "H200", LARGE, lora_rank=16).setup.method is Method.LORA
+
+
+def test_what_does_not_fit_names_the_smallest_change_and_gpu():
+    with pytest.raises(DoesNotFitError, match=r"QLoRA at .* needs .* GiB .* has 23\.6 GiB free.*48 GB"):
+        planned("llama-3.3-70b-instruct", "RTX 4090")
+    with pytest.raises(DoesNotFitError, match="use LoRA"):
+        planned("llama-3.1-8b", "RTX 4090", method=Method.FULL)
+    with pytest.raises(DoesNotFitError, match=r"set max_length to [\d,]+ or less"):
+        planned("llama-3.1-8b", "RTX 3080", rows(100, 30_000))
+    with pytest.raises(DoesNotFitError, match="leave per_device_train_batch_size open"):
+        planned("llama-3.1-8b", "RTX 4090", per_device_train_batch_size=64, max_length=8192)
+
+
+def test_the_length_that_a_refusal_names_does_fit():
+    with pytest.raises(DoesNotFitError) as refused:
+        planned("llama-3.1-8b", "RTX 3080", rows(100, 30_000))
+    length = int(str(refused.value).split("set max_length to ")[1].split(" or less")[0].replace(",", ""))
+    assert planned("llama-3.1-8b", "RTX 3080", rows(100, 30_000), max_length=length).setup.max_length == length
+
+
+def test_free_memory_counts_and_not_the_total():
+    gpu = replace(parse_gpu("A100-80GB"), free_bytes=12 << 30)
+    chosen = planned("llama-3.1-8b", gpu)
+    assert chosen.setup.method is Method.QLORA
+    assert chosen.memory.required_bytes <= 12 << 30
+
+
+def test_truncation_is_counted_and_said():
+    chosen = planned("llama-2-7b-hf", "A100-80GB", rows(1000, 8000))
+    assert chosen.setup.max_length == 4096
+    assert chosen.truncated_examples > 0 < chosen.truncated_tokens
+    assert f"{chosen.truncated_tokens:,}" in chosen.reasons[0]
+
+
+def test_the_cheaper_of_two_devices_that_fit_is_taken():
+    cheap, dear = parse_gpu("RTX 4090"), replace(parse_gpu("H200"), index=1)
+    prices = {"nvidia-rtx-4090-24gb": 500, "nvidia-h200-141gb": 90_000}
+    assert plan(SPECS["llama-3.1-8b"], SMALL, [dear, cheap], Wishes(), prices).device == cheap
+
+
+def test_less_compression_outweighs_price():
+    small, large = parse_gpu("RTX 3080"), replace(parse_gpu("A100-80GB"), index=1)
+    chosen = plan(SPECS["llama-3.1-8b"], SMALL, [small, large], Wishes(), {"default": 1000})
+    assert (chosen.setup.method, chosen.device) == (Method.LORA, large)
+
+
+def test_the_quote_follows_from_rate_time_and_margin():
+    quote = planned("llama-3.1-8b", "A100-80GB").quote
+    assert quote.billed_seconds == pytest.approx(quote.predicted_seconds + quote.margin_seconds)
+    assert quote.credits == quote.predicted_credits + quote.margin_credits
+    assert 0 <= quote.credits - quote.credits_per_hour * quote.billed_seconds / 3600 < 1
+
+
+def test_no_price_and_no_device_are_refused():
+    with pytest.raises(InvalidSetupError, match="price list"):
+        plan(SPECS["llama-3.1-8b"], SMALL, [CPU], Wishes(), {})
+    with pytest.raises(InvalidSetupError, match="no device"):
+        plan(SPECS["llama-3.1-8b"], SMALL, [], Wishes(), PRICES)
+
+
+def test_alternatives_cover_every_method_with_and_without_checkpointing_and_say_why_not():
+    chosen = planned("llama-3.1-8b", "RTX 4090")
+    seen = {(other.method, other.gradient_checkpointing) for other in chosen.alternatives}
+    assert seen == {(method, checkpointed) for method in LADDER for checkpointed in (False, True)}
+    assert [other.reason for other in chosen.alternatives if other.chosen] == ["the plan"]
+    for other in chosen.alternatives:
+        assert other.fits == (other.headroom_bytes >= 0)
+        assert other.reason
+        assert other.credits > 0 < other.seconds
+
+
+def test_a_correction_moves_what_fits():
+    gpu = parse_gpu("RTX 4090")
+    arguments = (SPECS["llama-3.1-8b"], SMALL, [gpu], Wishes(), PRICES)
+    assert plan(*arguments).setup.method is Method.LORA
+    assert plan(*arguments, correction=Correction(1.4, 0.02, 300)).setup.method is Method.QLORA
+
+
+def test_stepping_down_keeps_the_effective_batch_until_one_row_is_left():
+    setup = TrainingSetup(Method.FULL, per_device_train_batch_size=12, gradient_accumulation_steps=2)
+    sizes = []
+    while setup is not None:
+        sizes.append(setup.per_device_train_batch_size)
+        assert setup.effective_batch_size == 24
+        setup = step_down(setup)
+    assert sizes == [12, 6, 3, 1]
+
+
+specs = st.sampled_from(sorted(SPECS)).map(SPECS.__getitem__)
+statistics = st.builds(rows, st.integers(2, 300_000), st.integers(8, 6000), st.floats(0.05, 1.0))
+memory = st.integers(2, 200).map(lambda gib: gib << 30)
+wishes = st.builds(
+    Wishes,
+    priority=st.sampled_from([Priority.AUTO, Priority.QUALITY]),
+    gradient_checkpointing=st.sampled_from([None, None, True, False]),
+    batch_size=st.sampled_from([None, None, 6, 16]),
+    packing=st.sampled_from([None, None, False]),
+)
+
+
+def gpu_with(free_bytes):
+    return replace(parse_gpu("A100-80GB"), total_bytes=free_bytes, free_bytes=free_bytes)
+
+
+def attempt(spec, data, free_bytes, wanted):
+    try:
+        return plan(spec, data, [gpu_with(free_bytes)], wanted, PRICES)
+    except DoesNotFitError:
+        return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(specs, statistics, memory, wishes)
+def test_a_plan_fits_is_pure_and_adds_up(spec, data, free_bytes, wanted):
+    chosen = attempt(spec, data, free_bytes, wanted)
+    if chosen is None:
+        return
+    assert chosen.memory.required_bytes <= free_bytes
+    assert estimate_memory(spec, chosen.setup, chosen.device) == chosen.memory
+    assert chosen == attempt(spec, data, free_bytes, wanted)
+    assert sum(other.chosen for other in chosen.alternatives) == 1
+    assert chosen.setup.effective_batch_size == (wanted.batch_size or chosen.setup.effective_batch_size)
+    assert chosen.setup.max_length <= spec.max_position_embeddings
+    assert chosen.total_steps >= chosen.n_epochs
+
+
+@settings(max_examples=60, deadline=None)
+@given(specs, statistics, memory, memory, wishes)
+def test_more_memory_never_compresses_more(spec, data, one, other, wanted):
+    less, more = sorted((one, other))
+    poorer, richer = attempt(spec, data, less, wanted), attempt(spec, data, more, wanted)
+    if poorer is None:
+        return
+    assert richer is not None
+    assert LADDER.index(richer.setup.method) <= LADDER.index(poorer.setup.method)
+    if richer.setup.method is poorer.setup.method:
+        assert (richer.setup.lora_rank or 0) >= (poorer.setup.lora_rank or 0)

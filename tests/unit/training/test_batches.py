@@ -1,0 +1,108 @@
+"""Order, packing and accounting of what is trained."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.datasets.examples import EncodedExample
+from planner.setup import Hyperparameters, Method, TrainingSetup
+from tests.tiny_models import make_tiny_model
+from tests.unit.training.runs import setup_for
+from worker.training.batches import (
+    Layout,
+    TokenizedSet,
+    collate,
+    epoch_steps,
+    longest_micro_batch,
+    micro_batches,
+    step_tokens,
+    steps_per_epoch,
+)
+from worker.training.forward import score
+from worker.training.loading import load_for_training
+
+lengths = st.lists(st.integers(2, 40), min_size=1, max_size=40)
+
+
+def examples(sizes: list[int]) -> TokenizedSet:
+    random = np.random.default_rng(0)
+    return TokenizedSet.of(
+        EncodedExample(
+            n, tuple(random.integers(3, 300, size).tolist()), (False,) * (size // 3) + (True,) * (size - size // 3)
+        )
+        for n, size in enumerate(sizes)
+    )
+
+
+@given(lengths, st.booleans(), st.integers(1, 4), st.integers(1, 4), st.integers(0, 3))
+def test_every_example_is_trained_once_an_epoch(
+    sizes: list[int], packing: bool, micro: int, accumulation: int, epoch: int
+) -> None:
+    data = examples(sizes)
+    setup = TrainingSetup(
+        Method.FULL,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        max_length=40,
+        packing=packing,
+    )
+    steps = epoch_steps(data, setup, seed=3, epoch=epoch)
+    assert Counter(e for step in steps for row in step for e in row) == Counter(range(len(sizes)))
+    assert len(steps) == steps_per_epoch(data, setup)
+    assert all(len(step) <= setup.effective_batch_size for step in steps)
+    assert all(sum(sizes[e] for e in row) <= 40 for step in steps for row in step)
+    smaller = replace(setup, per_device_train_batch_size=1, gradient_accumulation_steps=micro * accumulation)
+    assert epoch_steps(data, smaller, seed=3, epoch=epoch) == steps, "a smaller micro-batch trains the same steps"
+
+
+@given(lengths, st.integers(1, 5), st.sampled_from(Layout))
+def test_counts_are_exact(sizes: list[int], micro: int, layout: Layout) -> None:
+    data = examples(sizes)
+    setup = TrainingSetup(Method.FULL, per_device_train_batch_size=micro, gradient_accumulation_steps=2)
+    for step in epoch_steps(data, setup, seed=0, epoch=0):
+        batches = list(micro_batches(data, step, setup, layout))
+        tokens, trained = step_tokens(data, step)
+        assert sum(batch.tokens for batch in batches) == tokens == sum(sizes[e] for row in step for e in row)
+        assert sum(batch.trained_tokens for batch in batches) == trained
+        biggest = longest_micro_batch(data, setup, layout)
+        assert all(batch.tokens <= biggest.tokens for batch in batches)
+
+
+def test_order_changes_with_seed_and_epoch() -> None:
+    data, setup = examples([5] * 30), TrainingSetup(Method.FULL)
+    orders = {tuple(epoch_steps(data, setup, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_packed_rows_give_the_losses_of_their_examples(tmp_path: Path, layout: Layout) -> None:
+    model = make_tiny_model(tmp_path / "model", dtype="float32")
+    setup = setup_for(Method.FULL, dtype="float32")
+    loaded = load_for_training(model, setup, Hyperparameters(1, 1e-3), 0, torch.device("cpu"))
+    if layout is Layout.PADDED:  # the layout of CUDA: transformers builds the block-diagonal mask
+        loaded.causal_model.set_attn_implementation("sdpa")
+        loaded = replace(loaded, cuts_attention=False)
+    data = examples([7, 30, 12, 19])
+    with torch.no_grad():
+        alone = [float(score(loaded, collate(data, [(n,)], layout), 1.0)[0]) for n in range(4)]
+        packed = float(score(loaded, collate(data, [(1, 0), (2, 3)], layout), 1.0)[0])
+    assert packed == pytest.approx(sum(alone), rel=1e-5)
+
+
+def test_padding_does_not_change_a_loss(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "model", dtype="float32")
+    setup = setup_for(Method.FULL, dtype="float32")
+    loaded = load_for_training(model, setup, Hyperparameters(1, 1e-3), 0, torch.device("cpu"))
+    loaded.causal_model.set_attn_implementation("sdpa")
+    loaded = replace(loaded, cuts_attention=False)
+    data = examples([7, 30])
+    with torch.no_grad():
+        alone = [float(score(loaded, collate(data, [(n,)], Layout.PADDED), 1.0)[0]) for n in range(2)]
+        together = float(score(loaded, collate(data, [(0,), (1,)], Layout.PADDED), 1.0)[0])
+    assert together == pytest.approx(sum(alone), rel=1e-5)
