@@ -33,7 +33,7 @@ def plan(
     `prices` are credits per device-hour by device class, with a `default`. Raises InvalidSetupError for wishes that
     contradict each other, DoesNotFitError where nothing that they allow fits.
     """
-    check_wishes(wishes)
+    check_wishes(spec, wishes)
     if not devices:
         raise InvalidSetupError("There is no device to plan for.")
     question = Question(spec, statistics, wishes, prices, correction or Correction())

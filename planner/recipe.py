@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from planner import constants as c
 from planner.errors import InvalidSetupError
-from planner.model_spec import ALL_LINEAR, ModelSpec
+from planner.model_spec import ALL_LINEAR, ModelSpec, is_targeted
 from planner.plans import Wishes
 from planner.setup import Hyperparameters, Method
 from planner.statistics import DatasetStatistics
@@ -26,8 +26,8 @@ class Length:
     reason: str
 
 
-def check_wishes(wishes: Wishes) -> None:
-    """Raise InvalidSetupError for numbers out of range and for wishes that contradict each other."""
+def check_wishes(spec: ModelSpec, wishes: Wishes) -> None:
+    """Raise InvalidSetupError for numbers out of range and for wishes that contradict each other or the model."""
     for name in ("lora_rank", "lora_alpha", "max_length", "batch_size", "per_device_train_batch_size", "n_epochs"):
         value = getattr(wishes, name)
         if value is not None and value < 1:
@@ -44,6 +44,11 @@ def check_wishes(wishes: Wishes) -> None:
     if wishes.method is Method.FULL and adapter:
         raise InvalidSetupError(
             f"Full fine-tuning trains no adapter, but {', '.join(adapter)} is set. Drop it or choose lora or qlora."
+        )
+    adapted = choose_targets(wishes)
+    if wishes.lora_dropout and any(is_targeted(name, adapted) for name in spec.module_names() if "experts." in name):
+        raise InvalidSetupError(
+            "LoRA on fused experts cannot have dropout. Set lora_dropout to 0 or name other lora_target_modules."
         )
     if wishes.learning_rate is not None and wishes.learning_rate_multiplier is not None:
         raise InvalidSetupError("learning_rate and learning_rate_multiplier are both set; the first is already final.")

@@ -1,7 +1,6 @@
 """Sending messages: Celery for nudges, Redis publish for wake-ups. A broker that is away loses nothing but time."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import structlog
 from celery import Celery

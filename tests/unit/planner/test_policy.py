@@ -144,6 +144,15 @@ def test_contradictory_wishes_are_refused(wishes, message):
         planned("llama-3.1-8b", "A100-80GB", **wishes)
 
 
+def test_dropout_on_fused_experts_is_refused():
+    with pytest.raises(InvalidSetupError, match="fused experts"):
+        planned("mixtral-8x7b-instruct-v0.1", "A100-80GB", lora_dropout=0.1)
+    attention = planned(
+        "mixtral-8x7b-instruct-v0.1", "A100-80GB", lora_dropout=0.1, lora_target_modules=("q_proj", "v_proj")
+    )
+    assert attention.setup.lora_dropout == attention.hyperparameters.lora_dropout == 0.1
+
+
 def test_adapter_wishes_rule_full_fine_tuning_out():
     assert planned("llama-3.1-8b", "H200", LARGE, lora_rank=16).setup.method is Method.LORA
 
