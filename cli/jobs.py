@@ -84,4 +84,4 @@ def _from_api(base_url: str, api_key: str | None, limit: int) -> Sequence[JobLin
 
 def _wire_line(job: dict[str, Any]) -> JobLine:
     created_at = datetime.fromtimestamp(job["created_at"], UTC)
-    return JobLine(job["id"], job["status"], job["model"], created_at, job.get("quote"), job.get("charged"))
+    return JobLine(job["id"], job["status"], job["model"], created_at, job["quote"]["credits"], job["charged"])

@@ -9,6 +9,7 @@ from rich.table import Table
 from cli.database import DataDirectory, load_settings
 from cli.terminal import err, out
 from core.errors import ServiceUnavailableError
+from core.logging import configure_logging
 from core.registry.base_models import local_model_ids
 from planner import catalogue
 from worker.base_weights import ensure_weights
@@ -22,8 +23,10 @@ def fetch(
     data: DataDirectory = None,
 ) -> None:
     """Get a base model's weights onto this machine, once, and print where they are."""
+    settings = load_settings(data)
+    configure_logging(settings.log_level, as_json=settings.log_json and not err.is_terminal)
     try:
-        _, directory = ensure_weights(load_settings(data), model)
+        _, directory = ensure_weights(settings, model)
     except subprocess.CalledProcessError as error:
         raise ServiceUnavailableError(f"Converting {model} ended with code {error.returncode}; see above.") from None
     err.print(f"{model} is ready.")

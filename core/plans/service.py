@@ -236,8 +236,6 @@ def _spec(base_model: BaseModel) -> ModelSpec:
         raise InvalidModelError(str(error), code="unsupported_architecture", param="model") from None
     except InvalidConfigurationError as error:
         raise InvalidModelError(str(error), param="model") from None
-    except InvalidConfigurationError as error:
-        raise InvalidModelError(str(error), param="model") from None
 
 
 def _measure(
