@@ -8,6 +8,7 @@ command line. A second run shows the finished adapter again; `make demo AGAIN=1`
 import argparse
 import io
 import json
+import os
 import signal
 import sys
 import time
@@ -23,13 +24,14 @@ from demo_service import (
     read_record,
     service,
     tunewright,
+    write_record,
 )
 from demo_view import compare_answers, follow_job, plan_view
 from openai import OpenAI
 from rich.console import Console
 from rich.rule import Rule
 
-from cli.plan_view import gib, show_plan
+from cli.plan_view import duration, gib, show_plan
 from core.datasets.samples import UNSEEN_PROMPTS, sample_path
 
 MODEL = "smollm2-135m-instruct"
@@ -51,6 +53,7 @@ def main() -> None:
         record = None if arguments.again else read_record(data_dir)
         if record is None:
             record = train(data_dir)
+            write_record(data_dir, record)
         else:
             console.print(f"The adapter of [bold]{record['job']}[/] is there; `make demo AGAIN=1` trains another.")
         show_result(record)
@@ -58,6 +61,9 @@ def main() -> None:
         detail = error.response.text if isinstance(error, httpx.HTTPStatusError) else ""
         console.print(f"[bold red]The demo stopped:[/] {error} {detail}")
         sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("\nInterrupted. `make demo` goes on where it was.")
+        sys.exit(130)
     say_where_everything_is(data_dir, record)
 
 
@@ -66,7 +72,7 @@ def train(data_dir: Path) -> dict[str, str]:
     step(1, "The base model, converted once and kept")
     with console.status("Fetching SmolLM2-135M-Instruct; the first time takes half a minute"):
         base_model = tunewright(data_dir, "models", "fetch", MODEL, quiet=True)
-    console.print(f"{base_model}")
+    console.print(shown(base_model), soft_wrap=True)
 
     step(2, "The service: database, broker, workers and API, from this environment alone")
     with console.status("Starting"), service(data_dir) as url:
@@ -83,7 +89,31 @@ def fine_tune(data_dir: Path, client: OpenAI, http: httpx.Client) -> dict[str, s
     """What a user does: credits, data, plan, job, adapter."""
     step(3, f"Credits: redeeming {CREDIT_CODE}")
     console.print(redeem(http))
+    job_id = unfinished_job(client) or create_job(client, http)
+    follow_job(console, http, job_id)
+    job = client.fine_tuning.jobs.retrieve(job_id)
+    if job.status != "succeeded":
+        reason = job.error.message if job.error and job.error.message else f"its status is {job.status}"
+        raise DemoFailedError(f"The job did not succeed: {reason}")
 
+    step(7, "The adapter")
+    directory = data_dir / "adapters" / job.id
+    size = download_adapter(http, job.id, directory)
+    console.print(f"{job.fine_tuned_model}: {size / 1024**2:.1f} MiB in {shown(directory)}", soft_wrap=True)
+    return {"job": job.id, "adapter": str(directory), "summary": summary(job.model_dump())}
+
+
+def unfinished_job(client: OpenAI) -> str | None:
+    """The job of a run that was interrupted: the service goes on with it from its last checkpoint."""
+    for job in client.fine_tuning.jobs.list(limit=1).data:
+        if job.status in ("validating_files", "queued", "running"):
+            console.print(f"\n{job.id} was interrupted and goes on from its last checkpoint")
+            return job.id
+    return None
+
+
+def create_job(client: OpenAI, http: httpx.Client) -> str:
+    """Upload the data, have it planned, and start the job at exactly that plan."""
     step(4, "The data set: support conversations of a company that does not exist")
     with sample_path().open("rb") as data:
         file = client.files.create(file=data, purpose="fine-tune")
@@ -92,27 +122,15 @@ def fine_tune(data_dir: Path, client: OpenAI, http: httpx.Client) -> dict[str, s
     step(5, "The plan, known to fit before anything is paid")
     with console.status("Waiting for the worker to report its device"):
         wait_for_worker(http)
-    answer = http.post("/plans", json={"model": MODEL, "training_file": file.id})
-    answer.raise_for_status()
-    plan = answer.json()
+    plan = http.post("/plans", json={"model": MODEL, "training_file": file.id}).raise_for_status().json()
     console.print(show_plan(plan_view(plan)))
 
     step(6, "The job, at exactly that plan and price")
-    created = client.fine_tuning.jobs.create(
+    job = client.fine_tuning.jobs.create(
         model=MODEL, training_file=file.id, suffix="lanternfish", extra_body={"plan": plan["id"]}
     )
-    console.print(f"{created.id} is {created.status}")
-    follow_job(console, http, created.id)
-    job = client.fine_tuning.jobs.retrieve(created.id)
-    if job.status != "succeeded":
-        reason = job.error.message if job.error and job.error.message else f"its status is {job.status}"
-        raise DemoFailedError(f"The job did not succeed: {reason}")
-
-    step(7, "The adapter")
-    directory = data_dir / "adapters" / job.id
-    size = download_adapter(http, job.id, directory)
-    console.print(f"{job.fine_tuned_model}: {size / 1024**2:.1f} MiB in {directory}")
-    return {"job": job.id, "adapter": str(directory), "summary": summary(job.model_dump())}
+    console.print(f"{job.id} is {job.status}")
+    return job.id
 
 
 def redeem(http: httpx.Client) -> str:
@@ -152,7 +170,7 @@ def summary(job: dict[str, object]) -> str:
         f"Quoted {quote['credits']:,} credits, charged {job['charged']:,}.",
         f"Predicted {gib(memory['predicted']['device_bytes'])} of memory with a bound of {gib(memory['bound'])}"
         + (f", measured {gib(measured['device_bytes'])}." if measured else "."),
-        f"Trained on {job['trained_tokens']:,} tokens in {job['finished_at'] - job['started_at']} s.",
+        f"Trained on {job['trained_tokens']:,} tokens; the job took {duration(job['finished_at'] - job['started_at'])}.",
     ]
     return "\n".join(lines)
 
@@ -167,15 +185,19 @@ def show_result(record: dict[str, str]) -> None:
 def say_where_everything_is(data_dir: Path, record: dict[str, str]) -> None:
     """What is where, and how to go on."""
     console.print(Rule(align="left"))
-    shown = data_dir.relative_to(Path.cwd()) if data_dir.is_relative_to(Path.cwd()) else data_dir
     for label, value in (
-        ("Adapter", record["adapter"]),
-        ("Base model", record["base_model"]),
-        ("Everything else", str(data_dir)),
-        ("Open the service again", f"make serve DATA={shown}"),
+        ("Adapter", shown(record["adapter"])),
+        ("Base model", shown(record["base_model"])),
+        ("Data, logs, artifacts", shown(data_dir)),
+        ("Open the service again", f"make serve DATA={shown(data_dir)}"),
         ("Train again", "make demo AGAIN=1"),
     ):
         console.print(f"[dim]{label:<23}[/]{value}", soft_wrap=True)
+
+
+def shown(path: Path | str) -> str:
+    """A path as short as it can be typed from here."""
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
 
 
 def step(number: int, title: str) -> None:

@@ -1,7 +1,10 @@
 """What the demo shows: the plan, the job as it runs, and answers before and after."""
 
 import json
+import logging
+import textwrap
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from rich.table import Table
 from cli.plan_view import AlternativeView, PlanView, batch_line, method_line
 
 ANSWER_TOKENS = 96
+SHOWN_CHARACTERS = 320
 RECONNECT_SECONDS = 2.0
 
 
@@ -68,13 +72,20 @@ def follow_job(console: Console, http: httpx.Client, job_id: str) -> None:
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=None, loss="–", speed="–")
+        said: set[str] = set()
         for event in stream_events(http, job_id):
             data = event["data"] or {}
-            if event["type"] == "metrics" and data.get("train_loss") is not None:
+            if data.get("valid_loss") is not None:
+                sentence = f"After step {data['step']}: validation loss {data['valid_loss']:.3f}"
+            elif event["type"] == "metrics":
                 numbers = {"loss": f"{data['train_loss']:.3f}", "speed": f"{data['tokens_per_second']:,.0f}"}
                 progress.update(task, completed=data["step"], total=data["total_steps"], **numbers)
-            elif event["type"] == "message":
-                progress.console.print(f"[dim]{event['message']}[/]")
+                continue
+            else:
+                sentence = event["message"]
+            if sentence not in said:  # phases alternate while it trains
+                progress.console.print(f"[dim]{sentence}[/]", soft_wrap=True)
+                said.add(sentence)
 
 
 def stream_events(http: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
@@ -104,17 +115,19 @@ def compare_answers(console: Console, base_model: Path, adapter: Path, prompts: 
         before, after = _answers(base_model, adapter, prompts)
     table = Table("Prompt", "Before", "After", show_lines=True, expand=True)
     for prompt, old, new in zip(prompts, before, after, strict=True):
-        table.add_row(prompt, f"[dim]{_plain(old)}[/]", f"[green]{_plain(new)}[/]")
+        table.add_row(prompt, f"[dim]{_shown(old)}[/]", f"[green]{_shown(new)}[/]")
     return table
 
 
 def _answers(base_model: Path, adapter: Path, prompts: Sequence[str]) -> tuple[list[str], list[str]]:
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # it talks of kernels that a bf16 model has no use for
+    warnings.simplefilter("ignore", FutureWarning)  # among the libraries themselves
     import torch
+    import transformers
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(adapter, padding_side="left")
     base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.bfloat16)
     model = PeftModel.from_pretrained(base, adapter).eval()
@@ -133,6 +146,6 @@ def _answers(base_model: Path, adapter: Path, prompts: Sequence[str]) -> tuple[l
         return before, answer()
 
 
-def _plain(answer: str) -> str:
-    """An answer that rich does not read as markup."""
-    return answer.strip().replace("[", "\\[")
+def _shown(answer: str) -> str:
+    """An answer, shortened where it goes on and on, that rich does not read as markup."""
+    return textwrap.shorten(answer, SHOWN_CHARACTERS, placeholder=" …").replace("[", "\\[")

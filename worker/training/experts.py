@@ -7,7 +7,7 @@ the loader reads it, so that the 16-bit model never exists whole.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from bitsandbytes.nn.parametrize import Bnb4bitParametrization, replace_parameter_4bit
@@ -130,7 +130,7 @@ def _activate(wrapper: peft_lora.ParamWrapper, active_adapters: list[str]) -> It
         with _activate_plain(wrapper, active_adapters):
             yield
         return
-    steps = module.parametrizations[name]
+    steps = cast(nn.ModuleList, cast(nn.ModuleDict, module.parametrizations)[name])
     for adapter in adapters:
         steps.append(_LowRankUpdate(*wrapper.get_delta_factors(adapter)))
     try:

@@ -29,7 +29,7 @@ from worker.training.memory import MemoryWatch, release
 from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm, learning_rate, set_learning_rate
 from worker.training.probing import probe
 from worker.training.reporting import Reporter
-from worker.training.resuming import fingerprint, resume, save
+from worker.training.resuming import find_checkpoint, fingerprint, restore, save
 from worker.training.run import Run
 from worker.training.sampling import Answer, answer_prompts, choose_prompts
 from worker.training.stopping import StopRequested, StopSignal
@@ -47,7 +47,7 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
     reporter.enter(Phase.LOADING)
     with stop.interruptible():
         current = load(request, reporter, stop)
-    resume(current)
+    checkpoint = find_checkpoint(current)
     prompts = choose_prompts(
         current.data.held_out_examples, current.encoder, request.sample_count, request.setup.max_length
     )
@@ -56,6 +56,9 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
         with stop.interruptible():
             probe(current)
         reporter.send(current.watch.report("probe"))
+    if checkpoint is not None:  # after the probe, whose optimizer has a state of its own
+        restore(current, checkpoint)
+        del checkpoint
     evaluate_if_due(current)
     if current.state.answers_before is None:
         reporter.enter(Phase.SAMPLING)
@@ -213,7 +216,10 @@ def evaluate_if_due(current: Run) -> None:
 
 
 def verify(current: Run, exported: Exported, verifier: Verifier) -> None:
-    """Reload the export elsewhere and compare its loss with the trained model's. Raises TrainingError."""
+    """Reload the export elsewhere and compare its loss with the trained model's, which is gone after that.
+
+    Raises TrainingError.
+    """
     data = current.data.held_out if len(current.data.held_out) else current.data.training
     examples = fixed_examples(data, _VERIFIED_EXAMPLES, _VERIFIED_TOKENS)
     request = current.request
@@ -227,10 +233,8 @@ def verify(current: Run, exported: Exported, verifier: Verifier) -> None:
         threads=torch.get_num_threads(),
         examples=tuple((example.input_ids, example.trained) for example in examples),
     )
-    if current.loaded.device.type == "cuda":  # both would not fit
-        current.loaded.model.to("meta")
-        current.optimizer.state.clear()
-        release()
+    del current.loaded, current.optimizer  # the device may not hold the model twice
+    release()
     compare(trained.loss, verifier.loss(task))
 
 

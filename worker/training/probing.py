@@ -19,7 +19,6 @@ def probe(current: Run) -> None:
     for _, parameter in current.loaded.parameters:
         if parameter.grad is not None:
             parameter.grad.zero_()
-    # The state of the run's own optimizer may come from a checkpoint; a scratch one allocates as much again only then.
     scratch = build_optimizer(current.loaded.parameters, current.request.setup, current.request.hyperparameters)
     set_learning_rate(scratch, 0.0)
     scratch.step()

@@ -7,25 +7,29 @@ from dataclasses import asdict
 import torch
 
 from worker.protocol import CheckpointReport, RunRequest
-from worker.training.checkpoints import MetricsRow, newest_checkpoint, write_checkpoint
+from worker.training.checkpoints import Checkpoint, MetricsRow, newest_checkpoint, write_checkpoint
 from worker.training.data import RunData
 from worker.training.run import Run
 
 
-def resume(current: Run) -> None:
-    """Go back to the newest whole checkpoint of this run, if there is one."""
+def find_checkpoint(current: Run) -> Checkpoint | None:
+    """The newest whole checkpoint of this run, if there is one; the run then stands at its step."""
     checkpoint, complaints = newest_checkpoint(current.checkpoints, current.state.fingerprint)
     for complaint in complaints:
         current.reporter.warn(complaint)
-    if checkpoint is None:
-        return
+    if checkpoint is not None:
+        current.state = checkpoint.state
+        current.saved_step = checkpoint.state.step
+        current.reporter.say(f"Resumed from the checkpoint of step {checkpoint.state.step}.")
+    return checkpoint
+
+
+def restore(current: Run, checkpoint: Checkpoint) -> None:
+    """Put the weights and the optimizer's state of a checkpoint in place."""
     with torch.no_grad():
         for name, parameter in current.loaded.parameters:
             parameter.copy_(checkpoint.weights[name])
     current.optimizer.load_state_dict(dict(checkpoint.optimizer))
-    current.state = checkpoint.state
-    current.saved_step = checkpoint.state.step
-    current.reporter.say(f"Resumed from the checkpoint of step {checkpoint.state.step}.")
 
 
 def save(current: Run) -> None:
