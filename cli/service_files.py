@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import orjson
+import psutil
 
 from core.errors import ConflictError
 
@@ -36,6 +37,7 @@ def lock_directory(data_dir: Path) -> Iterator[None]:
                 f"A service runs on {data_dir} already{where}. Stop it, or use another directory with --data DIR.",
                 code="already_running",
             ) from None
+        _path(data_dir).unlink(missing_ok=True)  # of one that was killed
         try:
             yield
         finally:
@@ -63,9 +65,10 @@ def running_service(data_dir: Path) -> RunningService | None:
 
 def _read(data_dir: Path) -> RunningService | None:
     try:
-        return RunningService(**orjson.loads(_path(data_dir).read_bytes()))
+        service = RunningService(**orjson.loads(_path(data_dir).read_bytes()))
     except FileNotFoundError:
         return None
+    return service if psutil.pid_exists(service.process_id) else None
 
 
 def _path(data_dir: Path) -> Path:

@@ -57,7 +57,7 @@ def main() -> None:
         else:
             console.print(f"The adapter of [bold]{record['job']}[/] is there; `make demo AGAIN=1` trains another.")
         show_result(record)
-    except (DemoFailedError, httpx.HTTPStatusError) as error:
+    except (DemoFailedError, httpx.HTTPError) as error:
         detail = error.response.text if isinstance(error, httpx.HTTPStatusError) else ""
         console.print(f"[bold red]The demo stopped:[/] {error} {detail}")
         sys.exit(1)
@@ -165,12 +165,12 @@ def summary(job: dict[str, object]) -> str:
     """Quote against charge and prediction against measurement, from the job as the API shows it."""
     job = json.loads(json.dumps(job))
     memory, quote = job["memory"], job["quote"]
-    measured = memory["measured"] or {}
+    measured, seconds = memory["measured"] or {}, job["finished_at"] - job["started_at"]
     lines = [
         f"Quoted {quote['credits']:,} credits, charged {job['charged']:,}.",
         f"Predicted {gib(memory['predicted']['device_bytes'])} of memory with a bound of {gib(memory['bound'])}"
         + (f", measured {gib(measured['device_bytes'])}." if measured else "."),
-        f"Trained on {job['trained_tokens']:,} tokens; the job took {duration(job['finished_at'] - job['started_at'])}.",
+        f"Trained on {job['trained_tokens']:,} tokens in {duration(job['finished_at'] - job['started_at'])}.",
     ]
     return "\n".join(lines)
 

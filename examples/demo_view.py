@@ -19,6 +19,7 @@ from cli.plan_view import AlternativeView, PlanView, batch_line, method_line
 ANSWER_TOKENS = 96
 SHOWN_CHARACTERS = 320
 RECONNECT_SECONDS = 2.0
+RECONNECTS = 15
 
 
 def plan_view(plan: dict[str, Any]) -> PlanView:
@@ -89,8 +90,12 @@ def follow_job(console: Console, http: httpx.Client, job_id: str) -> None:
 
 
 def stream_events(http: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
-    """The job's events as they happen, across broken connections, until the job is finished."""
-    last_id = None
+    """The job's events as they happen, across broken connections, until the job is finished.
+
+    Raises httpx.TransportError where the service stays away.
+    """
+    last_id: str | None = None
+    failures = 0
     while True:
         headers = {"Last-Event-ID": last_id} if last_id else {}
         try:
@@ -98,6 +103,7 @@ def stream_events(http: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
             with http.stream("GET", url, params={"stream": "true"}, headers=headers) as answer:
                 answer.raise_for_status()
                 for line in answer.iter_lines():
+                    failures = 0
                     field, _, value = line.partition(": ")
                     if field == "data" and value == "[DONE]":
                         return
@@ -106,7 +112,10 @@ def stream_events(http: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
                         last_id = event["id"]
                         yield event
         except httpx.TransportError:
-            time.sleep(RECONNECT_SECONDS)
+            failures += 1
+            if failures > RECONNECTS:
+                raise
+        time.sleep(RECONNECT_SECONDS)
 
 
 def compare_answers(console: Console, base_model: Path, adapter: Path, prompts: Sequence[str]) -> Table:

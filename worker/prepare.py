@@ -76,13 +76,18 @@ def restore_checkpoint(runtime: Runtime, job: Job, directory: Path) -> None:
             log.warning("checkpoint_unreadable", job_id=job.id, step=checkpoint.step, error=str(error))
 
 
-def store_checkpoint(runtime: Runtime, job: Job, checkpoint: Path) -> str:
-    """Put a complete checkpoint into the store; returns its key. Raises StoreError."""
+def store_checkpoint(runtime: Runtime, job: Job, checkpoint: Path) -> str | None:
+    """Put a complete checkpoint into the store; returns its key. Raises StoreError.
+
+    None where the child has replaced it by a newer one meanwhile, whose report follows.
+    """
     packed = checkpoint.with_name(checkpoint.name + ".tar")
     try:
         with tarfile.open(packed, "w") as archive:
             archive.add(checkpoint, arcname=checkpoint.name)
         return runtime.store.put_file(f"{job.organization_id}/jobs/{job.id}/{packed.name}", packed).key
+    except FileNotFoundError:
+        return None
     finally:
         packed.unlink(missing_ok=True)
 

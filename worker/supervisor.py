@@ -198,6 +198,8 @@ class Supervisor:
                 self._write(partial(progress.record_memory, lease=self._lease, measured=measured))
             case CheckpointReport():
                 key = prepare.store_checkpoint(self._runtime, self._job, Path(said.path))
+                if key is None:
+                    return
                 for pruned in self._write(
                     partial(
                         progress.record_checkpoint,

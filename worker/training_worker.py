@@ -22,9 +22,6 @@ from worker.app import create_app, serve
 from worker.supervisor import Supervisor
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
-# glibc gives freed pages back eagerly and takes them again at the next step; keeping them is up to 1.5 times as fast.
-MALLOC_TUNABLES = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967295"
-
 log = structlog.get_logger()
 
 
@@ -33,7 +30,6 @@ def run(runtime: Runtime, device_name: str) -> None:
     device = _device(device_name)
     if device.kind == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid or str(device.index)
-    os.environ.setdefault("GLIBC_TUNABLES", MALLOC_TUNABLES)
     # OpenMP threads that spin at barriers are slower by an order of magnitude as soon as anything else wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     worker = TrainingWorker(runtime, device)

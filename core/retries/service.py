@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from core.db.base import utc_now
 from core.db.upsert import insert_or_ignore
 from core.errors import ConflictError
+from core.retries import queries
 from core.retries.models import RememberedCreate
 
 
@@ -65,7 +65,7 @@ def once(session: Session, request: CreateRequest, make: Callable[[], str]) -> s
 
 def forget_before(session: Session, oldest: datetime) -> None:
     """Drop what was remembered before `oldest`."""
-    session.execute(delete(RememberedCreate).where(RememberedCreate.created_at < oldest))
+    queries.delete_before(session, oldest)
 
 
 def _repeated(record: RememberedCreate, request: CreateRequest) -> str | None:

@@ -124,8 +124,7 @@ def test_a_balance_for_five_jobs_accepts_five_of_sixteen(database: Database) -> 
     def hold(number: int) -> bool:
         try:
             database.run(lambda session: service.hold(session, organization_id, f"ftjob-{number}", 10))
-        except InsufficientCreditsError as error:
-            assert "10 credits" in error.message
+        except InsufficientCreditsError:
             return False
         return True
 
