@@ -165,7 +165,7 @@ def summary(job: dict[str, object]) -> str:
     """Quote against charge and prediction against measurement, from the job as the API shows it."""
     job = json.loads(json.dumps(job))
     memory, quote = job["memory"], job["quote"]
-    measured, seconds = memory["measured"] or {}, job["finished_at"] - job["started_at"]
+    measured = memory["measured"] or {}
     lines = [
         f"Quoted {quote['credits']:,} credits, charged {job['charged']:,}.",
         f"Predicted {gib(memory['predicted']['device_bytes'])} of memory with a bound of {gib(memory['bound'])}"

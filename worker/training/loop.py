@@ -162,6 +162,7 @@ def optimizer_step(current: Run, step: Step) -> None:
         set_learning_rate(current.optimizer, learning_rate(number, current.total_steps, request.hyperparameters))
         current.optimizer.step()
     current.optimizer.zero_grad(set_to_none=True)
+    current.watch.settle()
     row = MetricsRow(number + 1)
     if is_finite:
         row = MetricsRow(number + 1, train_loss=values[0], train_accuracy=values[1] / trained)

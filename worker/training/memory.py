@@ -40,6 +40,13 @@ def keep_freed_pages() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
 
 
+def give_back_pages() -> None:
+    """Return all free pages to the kernel. Does nothing where the C library has no `malloc_trim`."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 def resident_bytes() -> int:
     """Resident set of this process now."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
@@ -58,6 +65,7 @@ class MemoryWatch:
     def __init__(self, device: torch.device, limit_bytes: int | None) -> None:
         self._device = device
         self._limit_bytes = limit_bytes
+        self._probed_bytes: int | None = None
         if device.type == "cuda":
             # 256 KiB steps instead of whole segments: batches of changing length do not fragment the heap.
             os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -76,6 +84,11 @@ class MemoryWatch:
                 f"The process holds {held_bytes / 2**20:.0f} MiB; its limit is {self._limit_bytes / 2**20:.0f} MiB."
             )
 
+    def settle(self) -> None:
+        """Between steps on a CPU: once kept but fragmented pages exceed what the probe needed, give them back."""
+        if self._probed_bytes is not None and resident_bytes() > self._probed_bytes:
+            give_back_pages()
+
     def current_bytes(self) -> int:
         """Allocated bytes on CUDA, the resident set on a CPU."""
         if self._device.type == "cuda":
@@ -93,6 +106,8 @@ class MemoryWatch:
                 device_bytes=total_bytes - free_bytes,
             )
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if when == "probe":
+            self._probed_bytes = peak_bytes
         return MemoryReport(
             when=when, peak_allocated_bytes=peak_bytes, peak_reserved_bytes=peak_bytes, device_bytes=peak_bytes
         )
