@@ -11,7 +11,7 @@ from planner.setup import Hyperparameters, Method
 from planner.statistics import DatasetStatistics
 from planner.throughput import truncated_tokens
 
-_EPOCHS = ((64, 6), (512, 4), (10_000, 3), (100_000, 2))  # examples below which, epochs; one above
+_EPOCHS = ((64, 6), (128, 4), (10_000, 3), (100_000, 2))  # examples below which, epochs; one above
 _SHORT_RUN_EXAMPLES = 512  # below it the warmup takes a larger share, so that it is more than one or two steps
 
 

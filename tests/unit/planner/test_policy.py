@@ -65,7 +65,7 @@ def test_the_demo_on_two_cores_is_a_short_lora_run():
     chosen = planned("smollm2-135m-instruct", CPU, rows(130, 90))
     setup, hyper = chosen.setup, chosen.hyperparameters
     assert setup.method is Method.LORA
-    assert (setup.effective_batch_size, chosen.n_epochs, setup.packing) == (8, 4, False)
+    assert (setup.effective_batch_size, chosen.n_epochs, setup.packing) == (8, 3, False)
     assert 5e-4 <= hyper.learning_rate <= 2e-3
     assert 40 <= chosen.total_steps <= 80
     assert chosen.speed.seconds < 150
