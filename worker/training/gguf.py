@@ -33,10 +33,19 @@ def convert(source: Path, target: Path) -> None:
         unfinished.chmod(0o755)
         for file in unfinished.iterdir():
             file.chmod(0o644)
-        os.rename(unfinished, target)
+        _move(unfinished, target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def _move(finished: Path, target: Path) -> None:
+    try:
+        os.rename(finished, target)
+    except OSError:
+        if not (target / "config.json").is_file():
+            raise
+        shutil.rmtree(finished)  # another process converted the same model meanwhile
 
 
 def _write(source: Path, directory: Path) -> None:

@@ -142,7 +142,11 @@ def test_other_families_train_and_verify(tmp_path: Path, conversations: Path, fa
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
 def test_other_optimizers_train(tiny_model: Path, conversations: Path, tmp_path: Path, optimizer: str) -> None:
     setup = setup_for(Method.FULL, optimizer=optimizer)
-    succeed(request_for(tiny_model, conversations, tmp_path, setup, hyperparameters={"n_epochs": 1}))
+    request = request_for(tiny_model, conversations, tmp_path, setup, hyperparameters={"n_epochs": 1})
+    finished, _, _ = succeed(request)
+    losses = [step.train_loss for step in finished.of(MetricsReport) if step.train_loss is not None]
+    assert losses
+    assert all(0 < loss < 10 for loss in losses)
 
 
 def fail(request: RunRequest) -> ErrorReport:
