@@ -36,6 +36,7 @@ from core.datasets.samples import UNSEEN_PROMPTS, sample_path
 
 MODEL = "smollm2-135m-instruct"
 DATA_DIRECTORY = Path("var/demo")
+EPOCHS = 2  # enough for the style to show; the planner on its own would take more, and twice the time
 WORKER_SECONDS = 90
 
 console = Console(highlight=False)
@@ -122,7 +123,8 @@ def create_job(client: OpenAI, http: httpx.Client) -> str:
     step(5, "The plan, known to fit before anything is paid")
     with console.status("Waiting for the worker to report its device"):
         wait_for_worker(http)
-    plan = http.post("/plans", json={"model": MODEL, "training_file": file.id}).raise_for_status().json()
+    wishes = {"model": MODEL, "training_file": file.id, "hyperparameters": {"n_epochs": EPOCHS}}
+    plan = http.post("/plans", json=wishes).raise_for_status().json()
     console.print(show_plan(plan_view(plan)))
 
     step(6, "The job, at exactly that plan and price")

@@ -20,7 +20,7 @@ from core.queue.messages import Message
 from core.settings import Settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub, or wait for one
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the worker does: the tests share their cores
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # the tests share their cores
 logging.getLogger("werkzeug").setLevel(logging.WARNING)
 
 
