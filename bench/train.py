@@ -1,8 +1,8 @@
 """Non-padding tokens per second and final loss of our training loop against TRL's SFTTrainer, alternating.
 
 Same model, rows, rank, effective batch, schedule, clipping and number of steps; every run in a fresh process. TRL runs
-with its defaults (gradient checkpointing, padded batches) and with the settings that are best for it on a CPU (no
-checkpointing, padding-free). Both count what the model reads, padding excluded.
+with its defaults (gradient checkpointing, padded batches) and without either. Both count what the model reads, padding excluded. The loss is that of the trained model
+on rows that neither saw, by the same code for both: plain transformers, one row at a time.
 
     .venv/bin/python bench/train.py MODEL_DIRECTORY [--data FILE] [--rounds 2] [--steps 12]
 """
@@ -16,13 +16,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "core" / "datasets" / "samples"
 BATCH, RANK, RATE, MAX_LENGTH, SEED = 8, 16, 2e-4, 1024, 0
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-CONTENDERS = ("tunewright", "trl-defaults", "trl-best")
+CONTENDERS = ("tunewright", "trl-defaults", "trl-padding-free")
 WARM_STEPS = 2  # not timed: kernels are compiled in them
+HELD_OUT_ROWS = 16
+
+Conversations = list[list[dict[str, str]]]
 
 
 def main() -> None:
@@ -39,7 +43,9 @@ def main() -> None:
         data = write_rows(Path(tempfile.mkdtemp()) / "rows.jsonl")
     if options.one:
         run = train_ours if options.one == "tunewright" else train_trl
-        print(json.dumps(run(options.model, data, options.steps, best=options.one == "trl-best")))
+        print(
+            json.dumps(run(options.model, *split(data), options.steps, padding_free=options.one == "trl-padding-free"))
+        )
         return
     results: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     for number in range(options.rounds):
@@ -47,13 +53,14 @@ def main() -> None:
             result = in_fresh_process(name, options.model, data, options.steps)
             results[name].append(result)
             print(
-                f"round {number + 1}  {name:13}  {result['tokens_per_second']:7.1f} tokens/s  loss {result['loss']:.4f}"
+                f"round {number + 1}  {name:16}  {result['tokens_per_second']:7.1f} tokens/s  "
+                f"held-out loss {result['loss']:.4f}"
             )
     speeds = {name: statistics.median(run["tokens_per_second"] for run in runs) for name, runs in results.items()}
     for name in CONTENDERS:
         losses = statistics.median(run["loss"] for run in results[name])
         ratio = speeds["tunewright"] / speeds[name]
-        print(f"{name:13}  {speeds[name]:7.1f} tokens/s (median)  last loss {losses:.4f}  ours is {ratio:.2f}x")
+        print(f"{name:16}  {speeds[name]:7.1f} tokens/s (median)  held-out loss {losses:.4f}  ours is {ratio:.2f}x")
 
 
 def in_fresh_process(name: str, model: Path, data: Path, steps: int) -> dict[str, float]:
@@ -68,9 +75,36 @@ def in_fresh_process(name: str, model: Path, data: Path, steps: int) -> dict[str
     return result
 
 
-def train_ours(model: Path, data: Path, steps: int, *, best: bool) -> dict[str, float]:
+def split(data: Path) -> tuple[Path, Conversations]:
+    """A file of the rows to train on, and the conversations that are kept from both."""
+    rows = data.read_text(encoding="utf-8").splitlines()
+    training = Path(tempfile.mkdtemp()) / "training.jsonl"
+    training.write_text("\n".join(rows[:-HELD_OUT_ROWS]) + "\n", encoding="utf-8")
+    return training, [json.loads(row)["messages"] for row in rows[-HELD_OUT_ROWS:]]
+
+
+def held_out_loss(model: Any, directory: Path, conversations: Conversations) -> float:
+    """Mean loss of the answers' tokens under a plain transformers model."""
+    import torch
+    from torch.nn import functional
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model.eval()
+    total, count = 0.0, 0
+    for messages in conversations:
+        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
+        ids = torch.tensor([tokenizer.apply_chat_template(messages, return_dict=False)])
+        with torch.inference_mode():
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        total += float(functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum"))
+        count += len(logits)
+    return total / count
+
+
+def train_ours(model: Path, data: Path, held_out: Conversations, steps: int, *, padding_free: bool) -> dict[str, float]:
     """Our loop's own functions, without evaluation, samples and checkpoints, which TRL does not do either."""
-    del best
+    del padding_free
     sys.path.insert(0, str(ROOT))
     import torch
 
@@ -81,7 +115,7 @@ def train_ours(model: Path, data: Path, steps: int, *, best: bool) -> dict[str, 
     from worker.training.batches import Layout, TokenizedSet, epoch_steps, micro_batches, step_tokens
     from worker.training.forward import score
     from worker.training.libraries import quiet
-    from worker.training.loading import load_for_training
+    from worker.training.loading import load_for_training, plain_attention
     from worker.training.memory import keep_freed_pages
     from worker.training.optimizer import (
         build_optimizer,
@@ -109,27 +143,25 @@ def train_ours(model: Path, data: Path, steps: int, *, best: bool) -> dict[str, 
     loaded = load_for_training(model, setup, hyperparameters, SEED, torch.device("cpu"))
     optimizer = build_optimizer(loaded.parameters, setup, hyperparameters)
     order = [step for epoch in range(steps) for step in epoch_steps(rows, setup, SEED, epoch)][:steps]
-    seconds, counted, losses = 0.0, 0, []
+    seconds, counted = 0.0, 0
     for number, step in enumerate(order):
         started = time.monotonic()
         tokens, trained = step_tokens(rows, step)
-        loss = torch.zeros(())
         for batch in micro_batches(rows, step, setup, Layout.FLAT):
-            micro_loss, _ = score(loaded, batch, trained)
-            micro_loss.backward()
-            loss += micro_loss.detach()
+            loss, _ = score(loaded, batch, trained)
+            loss.backward()
         clip_gradients(loaded.parameters, hyperparameters.max_grad_norm, gradient_norm(loaded.parameters))
         set_learning_rate(optimizer, learning_rate(number, steps, hyperparameters))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(float(loss))
         if number >= WARM_STEPS:
             seconds += time.monotonic() - started
             counted += tokens
-    return {"tokens_per_second": counted / seconds, "loss": statistics.mean(losses[-4:])}
+    with plain_attention(loaded):
+        return {"tokens_per_second": counted / seconds, "loss": held_out_loss(loaded.model, model, held_out)}
 
 
-def train_trl(model: Path, data: Path, steps: int, *, best: bool) -> dict[str, float]:
+def train_trl(model: Path, data: Path, held_out: Conversations, steps: int, *, padding_free: bool) -> dict[str, float]:
     """TRL's SFTTrainer with PEFT on the same rows, loss on assistant turns."""
     import torch
     from datasets import Dataset
@@ -151,7 +183,7 @@ def train_trl(model: Path, data: Path, steps: int, *, best: bool) -> dict[str, f
     rows = [json.loads(line)["messages"] for line in data.read_text(encoding="utf-8").splitlines()]
     pairs = [{"prompt": messages[:-1], "completion": messages[-1:]} for messages in rows]
     settings: dict[str, object] = {"max_length": MAX_LENGTH}
-    if best:
+    if padding_free:
         settings = {"gradient_checkpointing": False, "padding_free": True, "max_length": None}
     arguments = SFTConfig(
         output_dir=tempfile.mkdtemp(),
@@ -183,7 +215,7 @@ def train_trl(model: Path, data: Path, steps: int, *, best: bool) -> dict[str, f
     trainer.train()
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     tokens = log[-1]["num_tokens"] - log[WARM_STEPS - 1]["num_tokens"]  # by the trainer's own count, without padding
-    return {"tokens_per_second": tokens / clock.seconds, "loss": statistics.mean(entry["loss"] for entry in log[-4:])}
+    return {"tokens_per_second": tokens / clock.seconds, "loss": held_out_loss(trainer.model, model, held_out)}
 
 
 def write_rows(path: Path) -> Path:
