@@ -1,18 +1,25 @@
-"""`tunewright api` and `tunewright worker`: single processes of a service that is spread over machines."""
+"""`tunewright api` and `tunewright worker [drain]`: single processes of a service that is spread over machines."""
 
 import asyncio
 import os
+import platform
 import sys
+import time
+from functools import partial
 from typing import Annotated, NoReturn
 
 import typer
 import uvicorn
 
+from cli.database import DataDirectory, load_settings, open_database
 from cli.supervision import Runner, supervise
 from cli.terminal import err
-from cli.training_workers import training_devices, training_program, worker_command
+from cli.training_workers import EXTRA_GRACE_SECONDS, training_devices, training_program, worker_command
+from core.errors import ServiceUnavailableError
+from core.fleet import service as fleet
 from core.settings import Settings
 
+POLL_SECONDS = 0.2  # the database has no events to wait for
 GRACEFUL_SHUTDOWN_SECONDS = 5  # event streams are open as long as their job runs; clients resume them by themselves
 
 
@@ -32,7 +39,12 @@ def api(
     )
 
 
-def worker(
+worker = typer.Typer(invoke_without_command=True)
+
+
+@worker.callback()
+def run(
+    context: typer.Context,
     device: Annotated[
         str | None,
         typer.Option(metavar="cpu|cuda:N", help="Train on this one; default: every GPU, else the CPU."),
@@ -42,6 +54,8 @@ def worker(
     ] = False,
 ) -> None:
     """Run a training worker for each device of this machine, or the maintenance worker."""
+    if context.invoked_subcommand is not None:
+        return
     if maintenance:
         _become("--maintenance")
     devices = [device] if device else training_devices()
@@ -51,6 +65,31 @@ def worker(
     settings = Settings()
     logs = settings.data_dir.absolute() / "logs"
     asyncio.run(supervise([[Runner(training_program(name, settings), os.environ, logs) for name in devices]]))
+
+
+@worker.command()
+def drain(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[WORKER]", help="Id of a worker; default: every one of this machine.")
+    ] = None,
+    data: DataDirectory = None,
+) -> None:
+    """Have workers put their jobs back into the queue, behind checkpoints, and end; others go on with the jobs."""
+    settings = load_settings(data)
+    with open_database(settings) as database:
+        with database.read() as session:
+            here = [row.id for row in fleet.workers(session, settings) if row.hostname == platform.node()]
+        wanted = [name] if name else here
+        for worker_id in wanted:
+            database.run(partial(fleet.request_drain, worker_id=worker_id))
+        deadline = time.monotonic() + settings.heartbeat_seconds + settings.stop_grace_seconds + EXTRA_GRACE_SECONDS
+        while wanted and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            with database.read() as session:
+                wanted = [row.id for row in fleet.workers(session, settings) if row.id in wanted]
+    if wanted:
+        raise ServiceUnavailableError(f"Still at work: {', '.join(wanted)}. They end when they next report.")
+    err.print("Drained." if name or here else f"No worker of {platform.node()} has reported lately.")
 
 
 def _become(*arguments: str) -> NoReturn:

@@ -33,12 +33,16 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class Program:
-    """Something to keep running. With `once`, its end is no failure and it is not started again."""
+    """Something to keep running.
+
+    With `once`, its end is no failure and it is not started again; nor is it after ending with `final_code`.
+    """
 
     name: str  # of its log file, and what people read
     arguments: tuple[str, ...]
     grace_seconds: float  # from SIGTERM to SIGKILL
     once: bool = False
+    final_code: int | None = None
 
 
 class Runner:
@@ -67,6 +71,9 @@ class Runner:
             started_at = time.monotonic()
             code = await self._run()
             if self._stopping.is_set():
+                return
+            if code == self.program.final_code:
+                warning_line(self.program.name, "has ended as it was asked to and stays down")
                 return
             if self.program.once:
                 if code != 0:

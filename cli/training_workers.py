@@ -4,6 +4,7 @@ import sys
 
 from cli.supervision import Program
 from core.errors import ServiceUnavailableError
+from core.fleet.service import DRAINED_EXIT_CODE
 from core.settings import Settings
 from planner.devices import read_devices
 from planner.errors import DriverError
@@ -27,6 +28,7 @@ def training_program(device: str, settings: Settings) -> Program:
         f"worker-{device.replace(':', '-')}",
         worker_command("--device", device),
         settings.stop_grace_seconds + EXTRA_GRACE_SECONDS,
+        final_code=DRAINED_EXIT_CODE,
     )
 
 

@@ -50,9 +50,21 @@ class Settings(BaseSettings):
     )
     heartbeat_seconds: float = Field(5.0, description="How often a worker renews its lease and reports its devices.")
     sweep_seconds: float = Field(10.0, description="How often lost messages and leases are looked for.")
-    checkpoint_seconds: float = Field(60.0, description="At most this much training is lost to a crash.")
+    checkpoint_seconds: float = Field(
+        60.0, description="The longest between two checkpoints; less for jobs below ten minutes."
+    )
     stop_grace_seconds: float = Field(20.0, description="From SIGTERM to SIGKILL of a training child.")
     max_attempts: int = Field(5, description="Starts of one job before it fails.")
+    outage_seconds: float = Field(
+        300.0, description="How long a worker waits for a store that is away before it puts its job back."
+    )
+    stall_seconds: float = Field(
+        120.0, description="A training step that says nothing this long, and 20 times its like, hangs and is ended."
+    )
+    silence_seconds: float = Field(3600.0, description="The same for work without steps: loading, exporting.")
+    checkpoint_retention_seconds: int = Field(
+        7 * 86400, description="How long the checkpoints of a finished job can be downloaded."
+    )
 
     @model_validator(mode="after")
     def _heartbeat_is_inside_lease(self) -> Self:

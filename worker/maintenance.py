@@ -11,6 +11,7 @@ from core.datasets import service as files
 from core.datasets.queries import uninspected
 from core.db.base import utc_now
 from core.jobs import lease, queries
+from core.jobs.retention import expire_checkpoints
 from core.queue.messages import INSPECT_FILE, MAINTENANCE_QUEUE, RUN_JOB, Nudge, training_queue
 from core.retries.service import forget_before
 from core.runtime import Runtime
@@ -40,11 +41,13 @@ def run(runtime: Runtime) -> None:
 
 
 def sweep(runtime: Runtime) -> None:
-    """Take jobs back from lost workers, and send again what the broker has lost."""
+    """Take jobs back from lost workers, send again what the broker has lost, and forget what is out of date."""
     settings = runtime.settings
     for job_id in runtime.database.run(lambda session: lease.reclaim_expired(session, settings)):
         log.warning("lease_expired", job_id=job_id)
     resend(runtime)
+    for key in runtime.database.run(lambda session: expire_checkpoints(session, settings)):
+        runtime.store.delete(key)
     oldest = utc_now() - timedelta(seconds=settings.retry_window_seconds)
     runtime.database.run(lambda session: forget_before(session, oldest))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from core.artifacts.store import StoredObject
 from core.datasets.models import StoredFile
 from core.errors import NotFoundError, StoreError
 from core.jobs import queries
@@ -76,8 +77,8 @@ def restore_checkpoint(runtime: Runtime, job: Job, directory: Path) -> None:
             log.warning("checkpoint_unreadable", job_id=job.id, step=checkpoint.step, error=str(error))
 
 
-def store_checkpoint(runtime: Runtime, job: Job, checkpoint: Path) -> str | None:
-    """Put a complete checkpoint into the store; returns its key. Raises StoreError.
+def store_checkpoint(runtime: Runtime, job: Job, checkpoint: Path) -> StoredObject | None:
+    """Put a complete checkpoint into the store. Raises StoreError, also for a full disk.
 
     None where the child has replaced it by a newer one meanwhile, whose report follows.
     """
@@ -85,9 +86,11 @@ def store_checkpoint(runtime: Runtime, job: Job, checkpoint: Path) -> str | None
     try:
         with tarfile.open(packed, "w") as archive:
             archive.add(checkpoint, arcname=checkpoint.name)
-        return runtime.store.put_file(f"{job.organization_id}/jobs/{job.id}/{packed.name}", packed).key
+        return runtime.store.put_file(f"{job.organization_id}/jobs/{job.id}/{packed.name}", packed)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StoreError(f"The checkpoint cannot be packed: {error.strerror or error}.") from error
     finally:
         packed.unlink(missing_ok=True)
 

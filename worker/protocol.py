@@ -32,8 +32,9 @@ class RunRequest:
     run_directory: str  # checkpoints/ and export/ live under it
     plan: dict[str, object]  # published verbatim as plan.json
     suffix: str | None = None
-    checkpoint_interval_seconds: float = 60.0
+    checkpoint_interval_seconds: float = 60.0  # at most, within an epoch; 0: after every step
     sample_count: int = 4  # held-out prompts answered before and after
+    learning_rate_factor: float = 1.0  # of the planned rate; below 1 after a divergence
     memory_limit_bytes: int | None = None  # a cap below the device's own, as a fault injection or a share of a GPU
 
 
@@ -116,6 +117,8 @@ class ResultReport:
     trained_tokens: int
     steps: int
     train_seconds: float  # of this attempt, loading and export excluded
+    checkpoints: int  # written by this attempt
+    checkpoint_seconds: float  # that they took of train_seconds
     final_train_loss: float | None
     initial_valid_loss: float | None
     final_valid_loss: float | None

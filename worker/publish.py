@@ -28,4 +28,7 @@ def _summary(result: ResultReport) -> str:
     trained = f"Trained {result.steps:,} steps on {result.trained_tokens:,} tokens in {result.train_seconds:,.0f} s"
     if result.initial_valid_loss is not None and result.final_valid_loss is not None:
         trained += f"; validation loss went from {result.initial_valid_loss:.3f} to {result.final_valid_loss:.3f}"
+    if result.checkpoints:
+        share = result.checkpoint_seconds / max(result.train_seconds, result.checkpoint_seconds)
+        trained += f"; {result.checkpoints} checkpoints took {result.checkpoint_seconds:.1f} s of it ({share:.1%})"
     return f"{trained}. The export was reloaded in a fresh process and gives the same loss."

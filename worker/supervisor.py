@@ -7,11 +7,10 @@ checkpoint in the store.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from random import uniform
 from typing import TypeVar
 
 import structlog
@@ -20,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from core.datasets.examples import DataFormat
 from core.db.plain import from_plain
-from core.errors import ErrorBody, StaleLeaseError, TrainingError, TunewrightError
+from core.errors import ErrorBody, ServiceUnavailableError, StaleLeaseError, StoreError, TrainingError, TunewrightError
 from core.events.models import EventLevel
 from core.jobs import lease as leases
 from core.jobs import progress
@@ -37,6 +36,7 @@ from planner.policy import step_down
 from planner.setup import TrainingSetup
 from worker import prepare, publish
 from worker.lease_keeper import LeaseKeeper
+from worker.outages import delays, outlast
 from worker.pace import Pace
 from worker.prepare import Prepared
 from worker.protocol import (
@@ -53,13 +53,14 @@ from worker.protocol import (
     RunRequest,
 )
 from worker.trainer import TrainingChild
+from worker.watchdog import Watchdog
 
 GIB = 1024**3
-FIRST_DELAY_SECONDS = 0.5
-LONGEST_DELAY_SECONDS = 5.0
+FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 1.0, 30.0
+LOWERED_RATE = 0.25  # of the planned learning rate, after a divergence
 NOT_ON_THE_WIRE = {"type", "trained_tokens"}
 SILENCE_SECONDS = 1.0
-OUT_OF_MEMORY = "out_of_memory"
+OUT_OF_MEMORY, DIVERGED = "out_of_memory", "loss_diverged"
 STEPPED_DOWN_PHASES = (Phase.PROBING, Phase.TRAINING, None)
 
 PHASES = {
@@ -77,6 +78,24 @@ Result = TypeVar("Result")
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class Exit:
+    """A child that ended without a result and without an error; `cause` completes "The training process …"."""
+
+    code: int
+    cause: str
+
+    @classmethod
+    def of(cls, code: int, hung_seconds: float | None) -> "Exit":
+        """The end of a child, which was killed where it had hung."""
+        if hung_seconds is not None:
+            return cls(code, f"said nothing for {hung_seconds:.0f} s and was ended")
+        return cls(code, f"died (signal {-code})" if code < 0 else f"died (exit code {code})")
+
+
+Ending = ResultReport | ErrorReport | Exit
+
+
 class Supervisor:
     """One job in the hands of this worker. `drain` and the lease keeper may call in from other threads."""
 
@@ -89,6 +108,8 @@ class Supervisor:
         self._child: TrainingChild | None = None
         self._stopping = threading.Event()
         self._lost = threading.Event()
+        self._restart_delays = delays(FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS)
+        self._store_is_away = False
 
     @property
     def job_id(self) -> str:
@@ -116,11 +137,17 @@ class Supervisor:
 
     def _run(self, keeper: LeaseKeeper) -> None:
         try:
-            prepared = prepare.prepare(self._runtime, self._lease, self._job)
+            prepared = self._outlast(lambda: prepare.prepare(self._runtime, self._lease, self._job))
             setup = self._fit(ModelSpec.from_config(prepared.base_model.config))
+        except ServiceUnavailableError as error:
+            self._let_go(f"{error.message} Moved back to the queue")
         except TunewrightError as error:
             self._fail(error.body)
-            return
+        else:
+            self._train(keeper, prepared, setup)
+
+    def _train(self, keeper: LeaseKeeper, prepared: Prepared, setup: TrainingSetup) -> None:
+        """Start children until one brings the run to an end."""
         while True:
             if self._stopping.is_set():
                 self._let_go()
@@ -132,27 +159,32 @@ class Supervisor:
                 case ResultReport():
                     self._succeed(prepared, ending)
                     return
-                case ErrorReport(code=code, phase=phase) if code == OUT_OF_MEMORY and phase in STEPPED_DOWN_PHASES:
-                    smaller = step_down(setup)
+                case ErrorReport(code=code) if code == OUT_OF_MEMORY:
+                    smaller = step_down(setup) if ending.phase in STEPPED_DOWN_PHASES else None
                     if smaller is None:
                         self._fail(self._out_of_memory(ending))
                         return
                     self._step_down(setup, smaller, "ran out of memory")
                     setup = smaller
+                case ErrorReport(code=code) if code == DIVERGED and self._lower_learning_rate(ending):
+                    pass
                 case ErrorReport():
                     self._fail(ErrorBody(ending.message, "server_error", ending.param, ending.code))
                     return
-                case int() if ending == STOPPED_EXIT_CODE or self._stopping.is_set():
+                case Exit(code=code) if code == STOPPED_EXIT_CODE or self._stopping.is_set():
                     self._let_go()
                     return
-                case int():
+                case Exit():
                     if not self._start_again(ending):
                         return
                     prepare.restore_checkpoint(self._runtime, self._job, prepared.run_directory)
 
-    def _attempt(self, request: RunRequest) -> ResultReport | ErrorReport | int:
-        """Run one child to its end: its result, its error, or the exit code of one that gave neither."""
+    def _attempt(self, request: RunRequest) -> Ending:
+        """Run one child to its end."""
         ending: ResultReport | ErrorReport | None = None
+        hung_seconds: float | None = None
+        settings = self._runtime.settings
+        watchdog = Watchdog(settings.stall_seconds, settings.silence_seconds)
         self._child = child = TrainingChild(request)
         grace: threading.Timer | None = None
         try:
@@ -162,8 +194,11 @@ class Supervisor:
                 if self._lost.is_set():
                     raise StaleLeaseError(f"The lease on {self.job_id} was lost while it ran.")
                 if self._stopping.is_set() and grace is None:
-                    grace = threading.Timer(self._runtime.settings.stop_grace_seconds, child.kill)
+                    grace = threading.Timer(settings.stop_grace_seconds, child.kill)
                     grace.start()
+                watchdog.hear(batch)
+                if hung_seconds is None and (hung_seconds := watchdog.hung_for()) is not None:
+                    child.kill()
                 self._write_down(batch)
                 ending = next((said for said in batch if isinstance(said, ResultReport | ErrorReport)), ending)
         except BaseException:
@@ -173,8 +208,8 @@ class Supervisor:
             if grace is not None:
                 grace.cancel()
             self._child = None
-            exit_code = child.close(self._runtime.settings.stop_grace_seconds)
-        return ending if ending is not None else exit_code
+            exit_code = child.close(settings.stop_grace_seconds)
+        return ending if ending is not None else Exit.of(exit_code, hung_seconds)
 
     def _write_down(self, batch: Sequence[Report]) -> None:
         for kind, group in groupby(batch, key=type):
@@ -197,21 +232,37 @@ class Supervisor:
                 measured = {name: value for name, value in asdict(said).items() if name != "type"}
                 self._write(partial(progress.record_memory, lease=self._lease, measured=measured))
             case CheckpointReport():
-                key = prepare.store_checkpoint(self._runtime, self._job, Path(said.path))
-                if key is None:
-                    return
-                for pruned in self._write(
-                    partial(
-                        progress.record_checkpoint,
-                        lease=self._lease,
-                        step=said.step,
-                        storage_key=key,
-                        train_loss=said.train_loss,
-                        valid_loss=said.valid_loss,
-                        valid_mean_token_accuracy=said.valid_mean_token_accuracy,
-                    )
-                ):
-                    self._runtime.store.delete(pruned)
+                try:
+                    self._keep_checkpoint(said)
+                except StoreError as error:
+                    self._say_store_is_away(said, error)
+                else:
+                    self._store_is_away = False
+
+    def _keep_checkpoint(self, said: CheckpointReport) -> None:
+        stored = prepare.store_checkpoint(self._runtime, self._job, Path(said.path))
+        if stored is None:
+            return
+        for pruned in self._write(
+            partial(
+                progress.record_checkpoint,
+                lease=self._lease,
+                step=said.step,
+                stored=stored,
+                train_loss=said.train_loss,
+                valid_loss=said.valid_loss,
+                valid_mean_token_accuracy=said.valid_mean_token_accuracy,
+            )
+        ):
+            self._runtime.store.delete(pruned)
+
+    def _say_store_is_away(self, said: CheckpointReport, error: StoreError) -> None:
+        """Once for each time it goes away: the run does not need it, only a successor on another machine would."""
+        log.warning("checkpoint_not_stored", job_id=self.job_id, step=said.step, error=error.message)
+        if not self._store_is_away:
+            message = f"The checkpoint of step {said.step} is on the worker only ({error.message}); training goes on"
+            self._write(partial(progress.say, lease=self._lease, message=message, level=EventLevel.WARN))
+        self._store_is_away = True
 
     def _record_metrics(self, reports: Sequence[MetricsReport]) -> None:
         seconds_left = None
@@ -267,32 +318,52 @@ class Supervisor:
             plan=job.plan.plan,
             suffix=job.suffix,
             checkpoint_interval_seconds=self._runtime.settings.checkpoint_seconds,
+            learning_rate_factor=job.learning_rate_factor,
         )
 
     def _succeed(self, prepared: Prepared, result: ResultReport) -> None:
-        outcome = publish.publish(self._runtime, self._job, prepared.run_directory, result)
+        try:
+            outcome = self._outlast(lambda: publish.publish(self._runtime, self._job, prepared.run_directory, result))
+        except ServiceUnavailableError as error:
+            self._let_go(f"The result could not be stored: {error.message} Moved back to the queue")
+            return
         ended = self._write(partial(progress.succeed, lease=self._lease, outcome=outcome))
         if ended.status is not JobStatus.SUCCEEDED:
             publish.withdraw(self._runtime, outcome)
 
-    def _start_again(self, exit_code: int) -> bool:
-        """After a child that died without a word: whether to start another."""
-        cause = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-        return self._write(partial(leases.start_again, settings=self._runtime.settings, lease=self._lease, cause=cause))
+    def _start_again(self, ended: Exit) -> bool:
+        """After a child that ended without a word: whether to start another, a little later each time."""
+        settings = self._runtime.settings
+        if not self._write(partial(leases.start_again, settings=settings, lease=self._lease, cause=ended.cause)):
+            return False
+        self._stopping.wait(next(self._restart_delays))
+        return True
 
-    def _let_go(self) -> None:
-        self._write(partial(leases.let_go, lease=self._lease, reason="The worker shuts down; moved back to the queue"))
+    def _lower_learning_rate(self, report: ErrorReport) -> bool:
+        """After a divergence: whether to go on from the last checkpoint with smaller steps, which is tried once."""
+        message = f"{report.message} Going on from the last checkpoint at {LOWERED_RATE:g} times the rate."
+        lowered = self._write(
+            partial(leases.lower_learning_rate, lease=self._lease, factor=LOWERED_RATE, message=message)
+        )
+        if lowered:
+            self._job.learning_rate_factor = LOWERED_RATE
+        return lowered
+
+    def _let_go(self, reason: str = "The worker shuts down; moved back to the queue") -> None:
+        self._write(partial(leases.let_go, lease=self._lease, reason=reason))
 
     def _fail(self, error: ErrorBody) -> None:
         self._write(partial(leases.fail, lease=self._lease, error=error))
 
     def _out_of_memory(self, report: ErrorReport) -> ErrorBody:
         first = from_plain(TrainingSetup, self._job.setup).per_device_train_batch_size
-        message = (
-            f"{self._device.name} ran out of memory even at a micro-batch of 1, after trying {first} and its halves "
-            f"({report.message}). A smaller max_length, method 'qlora' or a larger device would fit. Nothing is "
-            "charged."
-        )
+        if report.phase in STEPPED_DOWN_PHASES:
+            tried = f"even at a micro-batch of 1, after trying {first} and its halves"
+            fits = "A smaller max_length, method 'qlora' or a larger device would fit."
+        else:
+            tried = f"in the phase {report.phase!s}, which no smaller batch can help"
+            fits = "Method 'qlora', a smaller base model or a larger device would fit."
+        message = f"{self._device.name} ran out of memory {tried} ({report.message}) {fits} Nothing is charged."
         return ErrorBody(message, "server_error", None, OUT_OF_MEMORY)
 
     def _account(self, keeper: LeaseKeeper) -> None:
@@ -302,15 +373,21 @@ class Supervisor:
 
     def _write(self, work: Callable[[Session], Result]) -> Result:
         """`work` in a transaction, again and again while the database is away and the lease may still be ours."""
-        delay_seconds = FIRST_DELAY_SECONDS
-        while True:
+        for delay_seconds in delays():
             try:
                 return self._runtime.database.run(work)
             except OperationalError as error:
                 log.warning("database_away", job_id=self.job_id, error=str(error.orig))
-                if self._lost.wait(delay_seconds * uniform(0.5, 1.5)):
+                if self._lost.wait(delay_seconds):
                     raise StaleLeaseError(f"The lease on {self.job_id} ran out while the database was away.") from None
-                delay_seconds = min(delay_seconds * 2, LONGEST_DELAY_SECONDS)
+        raise AssertionError("delays never end")
+
+    def _outlast(self, work: Callable[[], Result]) -> Result:
+        """`work`, waiting for the store while it is away. Raises ServiceUnavailableError, and StaleLeaseError."""
+        result = outlast(work, self._runtime.settings.outage_seconds, self._stopping.wait)
+        if self._lost.is_set():
+            raise StaleLeaseError(f"The lease on {self.job_id} was lost while the store was away.")
+        return result
 
     def _stop(self) -> None:
         self._stopping.set()

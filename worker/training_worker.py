@@ -1,6 +1,8 @@
 """One training worker: one device, one job at a time, a heartbeat that says so."""
 
 import os
+import signal
+import sys
 import threading
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,7 +13,7 @@ from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 
 from core.fleet import service as fleet
-from core.fleet.service import WorkerReport
+from core.fleet.service import DRAINED_EXIT_CODE, WorkerReport
 from core.ids import new_id
 from core.jobs import lease as leases
 from core.queue.messages import RUN_JOB, training_queue
@@ -47,6 +49,8 @@ def run(runtime: Runtime, device_name: str) -> None:
     worker_shutdown.connect(lambda **_: worker.stop(), weak=False)
     queue = training_queue(device.device_class)
     serve(app, name=worker.id, queue=queue, concurrency=1, log_level=runtime.settings.log_level)
+    if worker.is_drained:
+        sys.exit(DRAINED_EXIT_CODE)
 
 
 class TrainingWorker:
@@ -54,6 +58,7 @@ class TrainingWorker:
 
     def __init__(self, runtime: Runtime, device: Device) -> None:
         self.id = new_id("worker-")
+        self.is_drained = False  # by request, rather than by a signal
         self._runtime = runtime
         self._device = device  # its free memory is the one seen last while no job of ours ran
         self._supervisor: Supervisor | None = None
@@ -134,7 +139,9 @@ class TrainingWorker:
             versions=self._versions,
             job_id=supervisor.job_id if supervisor else None,
         )
-        self._runtime.database.run(lambda session: fleet.report(session, said))
+        if self._runtime.database.run(lambda session: fleet.report(session, said)) and not self.is_drained:
+            self.is_drained = True
+            os.kill(os.getpid(), signal.SIGTERM)  # drains as any other shutdown does
 
 
 def _device(name: str) -> Device:

@@ -96,6 +96,40 @@ def list_fine_tuning_checkpoints(
     return list_of(found, partial(show_checkpoint, job))
 
 
+@router.get(
+    "/checkpoints/{checkpoint_id}/content",
+    summary="Download a checkpoint",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "A tar archive: trained weights, optimizer state, run state and their hashes.",
+            "content": {"application/x-tar": {}},
+        },
+        302: {"description": "A link to the bytes, good for five minutes."},
+        304: {"description": "Unchanged since the `etag` in `If-None-Match`."},
+        **errors(*SIGNED_IN, "job_not_found", "checkpoint_not_found", "store_unavailable"),
+    },
+)
+def retrieve_fine_tuning_checkpoint(
+    request: Request, runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str, checkpoint_id: str
+) -> Response:
+    """What a job can go on from: its two newest checkpoints and its best, for some days after it is finished."""
+    with runtime.database.read() as session:
+        checkpoint = jobs.get_checkpoint(session, actor.organization_id, fine_tuning_job_id, checkpoint_id)
+    assert checkpoint.storage_key is not None, "a checkpoint that is found is stored"
+    return downloads.send(
+        runtime,
+        request,
+        downloads.Download(
+            storage_key=checkpoint.storage_key,
+            filename=f"{fine_tuning_job_id}-step-{checkpoint.step}.tar",
+            size_bytes=checkpoint.size_bytes,
+            sha256=checkpoint.sha256,
+            media_type="application/x-tar",
+        ),
+    )
+
+
 @router.get("/artifacts", summary="List artifacts", responses=errors(*SIGNED_IN, "job_not_found"))
 def list_fine_tuning_artifacts(
     runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str

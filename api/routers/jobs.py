@@ -12,6 +12,9 @@ from api.schemas.jobs import JobCreate, JobObject, show_job
 from api.schemas.lists import ListObject, list_of
 from core.errors import InvalidRequestError
 from core.jobs import service as jobs
+from core.jobs.models import Job
+from core.jobs.waiting import places
+from core.runtime import Runtime
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 
@@ -54,7 +57,7 @@ def create_fine_tuning_job(
 
     The quote is a cap: a job is charged what it used, at most the quote, and nothing if it fails.
     """
-    return show_job(jobs.submit_job(runtime, actor, plan_request(body), job_request(body), create_request))
+    return _shown(runtime, jobs.submit_job(runtime, actor, plan_request(body), job_request(body), create_request))
 
 
 @router.get(
@@ -83,14 +86,16 @@ def list_fine_tuning_jobs(
     """The organization's jobs, newest first."""
     with runtime.database.read() as session:
         found = jobs.list_jobs(session, actor.organization_id, after=page.after, limit=page.limit, metadata=metadata)
-    return list_of(found, show_job)
+        in_line = places(session, runtime.settings, found.rows)
+    return list_of(found, lambda job: show_job(job, in_line.get(job.id)))
 
 
 @router.get("/{fine_tuning_job_id}", summary="Retrieve a job", responses=errors(*SIGNED_IN, "job_not_found"))
 def retrieve_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str) -> JobObject:
     """One job, as it is now."""
     with runtime.database.read() as session:
-        return show_job(jobs.get_job(session, actor.organization_id, fine_tuning_job_id))
+        job = jobs.get_job(session, actor.organization_id, fine_tuning_job_id)
+    return _shown(runtime, job)
 
 
 @router.post(
@@ -103,8 +108,9 @@ def cancel_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_job
 
     Cancelling twice is no error.
     """
-    return show_job(
-        runtime.database.run(lambda session: jobs.cancel_job(session, actor.organization_id, fine_tuning_job_id))
+    return _shown(
+        runtime,
+        runtime.database.run(lambda session: jobs.cancel_job(session, actor.organization_id, fine_tuning_job_id)),
     )
 
 
@@ -115,8 +121,9 @@ def cancel_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_job
 )
 def pause_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str) -> JobObject:
     """Stop a job behind a checkpoint and free its device. Its quote stays held."""
-    return show_job(
-        runtime.database.run(lambda session: jobs.pause_job(session, actor.organization_id, fine_tuning_job_id))
+    return _shown(
+        runtime,
+        runtime.database.run(lambda session: jobs.pause_job(session, actor.organization_id, fine_tuning_job_id)),
     )
 
 
@@ -127,6 +134,12 @@ def pause_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_
 )
 def resume_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str) -> JobObject:
     """Queue a paused job again; it goes on from its last checkpoint, with the same data order and schedule."""
-    return show_job(
-        runtime.database.run(lambda session: jobs.resume_job(session, actor.organization_id, fine_tuning_job_id))
+    return _shown(
+        runtime,
+        runtime.database.run(lambda session: jobs.resume_job(session, actor.organization_id, fine_tuning_job_id)),
     )
+
+
+def _shown(runtime: Runtime, job: Job) -> JobObject:
+    with runtime.database.read() as session:
+        return show_job(job, places(session, runtime.settings, [job]).get(job.id))

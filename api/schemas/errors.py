@@ -93,6 +93,9 @@ _SHOWN: tuple[TunewrightError, ...] = (
     NotFoundError("No file 'file-01JD…'.", code="file_not_found", param="file_id"),
     NotFoundError("No fine-tuning job 'ftjob-01JD…'.", code="job_not_found", param="fine_tuning_job_id"),
     NotFoundError("No plan 'plan_01JD…'.", code="plan_not_found", param="plan"),
+    NotFoundError(
+        "The job ftjob-01JD… has no checkpoint 'ftckpt_01JD…'.", code="checkpoint_not_found", param="checkpoint_id"
+    ),
     NotFoundError("The job ftjob-01JD… has no artifact 'adapter.zip'.", code="artifact_not_found", param="name"),
     NotFoundError("No such credit code. Check its spelling.", code="code_unknown", param="code"),
     NotFoundError("No API key 'key_01JD…'.", code="api_key_not_found", param="key_id"),

@@ -140,6 +140,8 @@ JOB_EXAMPLE: JsonDict = {
     "started_at": 1795219203,
     "finished_at": None,
     "estimated_finish": 1795219500,
+    "queue_position": None,
+    "estimated_start": None,
     "trained_tokens": 2208,
     "fine_tuned_model": None,
     "result_files": [],

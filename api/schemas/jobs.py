@@ -31,6 +31,7 @@ from core.db.plain import from_plain
 from core.jobs.models import Job
 from core.jobs.service import MAX_SEED
 from core.jobs.states import JobStatus
+from core.jobs.waiting import Place
 from core.plans.service import training_plan
 from planner.setup import TrainingSetup
 
@@ -142,6 +143,11 @@ class JobObject(IdentifiedBody):
     started_at: int | None
     finished_at: int | None
     estimated_finish: int | None = Field(description="Unix seconds; null unless the job is running.")
+    queue_position: int | None = Field(description="1 for the job that starts next; null unless the job is queued.")
+    estimated_start: int | None = Field(
+        description="Unix seconds, by the predicted times of the jobs in front; null unless it is queued for a worker "
+        "that is there."
+    )
     trained_tokens: int | None
     fine_tuned_model: str | None
     result_files: list[str]
@@ -163,8 +169,8 @@ class JobObject(IdentifiedBody):
     memory: JobMemory
 
 
-def show_job(job: Job) -> JobObject:
-    """A job as the wire shows it."""
+def show_job(job: Job, place: Place | None = None) -> JobObject:
+    """A job as the wire shows it, with its place in line while it is queued."""
     plan = training_plan(job.plan)
     setup = from_plain(TrainingSetup, job.setup)
     hyperparameters = show_hyperparameters(plan)
@@ -182,6 +188,8 @@ def show_job(job: Job) -> JobObject:
         started_at=unix_seconds_or_none(job.started_at),
         finished_at=unix_seconds_or_none(job.finished_at),
         estimated_finish=unix_seconds_or_none(job.estimated_finish_at),
+        queue_position=place.position if place else None,
+        estimated_start=unix_seconds_or_none(place.starts_at) if place else None,
         trained_tokens=job.trained_tokens,
         fine_tuned_model=job.fine_tuned_model,
         result_files=[job.result_file_id] if job.result_file_id else [],

@@ -35,6 +35,7 @@ def before(session: Session, job_id: str, sequence: int | None, limit: int) -> S
 def metrics_since(session: Session, job_id: str, step: int) -> set[tuple[int, bool]]:
     """The steps from `step` on whose numbers are recorded, each with whether they are an evaluation's.
 
+    A step that was skipped has none: it may be taken again after a divergence.
     Reads backwards from the newest event, because what is asked for is almost always the last few steps.
     """
     found: set[tuple[int, bool]] = set()
@@ -47,5 +48,6 @@ def metrics_since(session: Session, job_id: str, step: int) -> set[tuple[int, bo
     for (data,) in rows:
         if data["step"] < step:
             break
-        found.add((data["step"], data.get("valid_loss") is not None))
+        if data.get("train_loss") is not None or data.get("valid_loss") is not None:
+            found.add((data["step"], data.get("valid_loss") is not None))
     return found

@@ -25,4 +25,5 @@ class WorkerRow(Base):
     job_id: Mapped[str | None] = mapped_column(Id)
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     heartbeat_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
+    drain_requested_at: Mapped[datetime | None]
     stopped_at: Mapped[datetime | None]

@@ -8,12 +8,14 @@ from sqlalchemy.orm import Session
 
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
+from core.errors import NotFoundError
 from core.fleet import queries
 from core.fleet.models import WorkerRow
 from core.settings import Settings
 from planner.devices import Device
 
 HEARTBEATS_MISSED = 4  # a worker is taken for gone after this many
+DRAINED_EXIT_CODE = 3  # of a worker that was asked to drain: whoever keeps workers running leaves it down
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class WorkerReport:
     job_id: str | None
 
 
-def report(session: Session, said: WorkerReport) -> None:
-    """Record a heartbeat."""
+def report(session: Session, said: WorkerReport) -> bool:
+    """Record a heartbeat; returns whether the worker was asked to drain."""
     row = session.get(WorkerRow, said.worker_id)
     if row is None:
         row = WorkerRow(id=said.worker_id, hostname=said.hostname, process_id=said.process_id, versions=said.versions)
@@ -43,6 +45,15 @@ def report(session: Session, said: WorkerReport) -> None:
     row.job_id = said.job_id
     row.heartbeat_at = utc_now()
     row.stopped_at = None
+    return row.drain_requested_at is not None
+
+
+def request_drain(session: Session, worker_id: str) -> None:
+    """Ask a worker to put its job back into the queue, behind a checkpoint, and to end. Raises NotFoundError."""
+    row = session.get(WorkerRow, worker_id)
+    if row is None:
+        raise NotFoundError(f"No worker {worker_id!r}. `tunewright workers` lists them.", code="worker_not_found")
+    row.drain_requested_at = row.drain_requested_at or utc_now()
 
 
 def stop(session: Session, worker_id: str) -> None:

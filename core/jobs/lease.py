@@ -78,9 +78,23 @@ def step_down(session: Session, lease: Lease, setup: TrainingSetup, message: str
     events.append(session, job.id, message, level=EventLevel.WARN)
 
 
-def start_again(session: Session, settings: Settings, lease: Lease, cause: str) -> bool:
-    """Count another start after the child died without a word; False where its starts are used up or it is to stop.
+def lower_learning_rate(session: Session, lease: Lease, factor: float, message: str) -> bool:
+    """Go on from the last checkpoint at `factor` times the planned rate, once in a job's life; False if it was.
 
+    Raises StaleLeaseError.
+    """
+    job = hold_job(session, lease)
+    if job.learning_rate_factor != 1.0:
+        return False
+    job.learning_rate_factor = factor
+    events.append(session, job.id, message, level=EventLevel.WARN)
+    return True
+
+
+def start_again(session: Session, settings: Settings, lease: Lease, cause: str) -> bool:
+    """Count another start after the child ended without a word; False where its starts are used up or it is to stop.
+
+    `cause` completes "The training process …".
     Raises StaleLeaseError.
     """
     job = hold_job(session, lease)
@@ -91,7 +105,7 @@ def start_again(session: Session, settings: Settings, lease: Lease, cause: str) 
         fail_job(session, job, _worn_out(job.attempts))
         return False
     job.attempts += 1
-    message = f"The training process died ({cause}); going on from the last checkpoint (start {job.attempts})"
+    message = f"The training process {cause}; going on from the last checkpoint (start {job.attempts})"
     events.append(session, job.id, message, level=EventLevel.WARN)
     return True
 

@@ -50,6 +50,7 @@ class Job(Base):
     estimated_finish_at: Mapped[datetime | None]
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     used_seconds: Mapped[float] = mapped_column(Float, default=0.0)  # of device time, over all attempts
+    learning_rate_factor: Mapped[float] = mapped_column(Float, default=1.0, server_default="1.0")
     memory_measured: Mapped[dict[str, Any] | None]  # worker.protocol.MemoryReport without its type
     error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody
     fine_tuned_model: Mapped[str | None] = mapped_column(String(500))
@@ -76,6 +77,8 @@ class Checkpoint(Base):
     valid_loss: Mapped[float | None] = mapped_column(Float)
     valid_mean_token_accuracy: Mapped[float | None] = mapped_column(Float)
     storage_key: Mapped[str | None] = mapped_column(String(300))  # None once it was pruned
+    size_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    sha256: Mapped[str] = mapped_column(String(64), server_default="")
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

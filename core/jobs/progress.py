@@ -1,5 +1,6 @@
 """What a running job tells while it runs, and what it leaves behind when it is done. All guarded by the lease."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,7 +24,7 @@ from core.jobs.states import JobStatus
 from core.jobs.transitions import move
 from core.registry.models import FineTunedModel
 
-CHECKPOINTS_KEPT = 2
+CHECKPOINTS_KEPT = 2  # the newest, and beside them the best by validation loss
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def record_checkpoint(
     session: Session,
     lease: Lease,
     step: int,
-    storage_key: str,
+    stored: StoredObject,
     *,
     train_loss: float | None,
     valid_loss: float | None,
@@ -102,18 +103,19 @@ def record_checkpoint(
 ) -> list[str]:
     """Record a stored checkpoint; returns the store's keys that are to be deleted now. Raises StaleLeaseError."""
     job = hold_job(session, lease)
-    stored = queries.stored_checkpoints(session, job.id)
-    row = next((checkpoint for checkpoint in stored if checkpoint.step == step), None)
+    kept = list(queries.stored_checkpoints(session, job.id))
+    row = next((checkpoint for checkpoint in kept if checkpoint.step == step), None)
     if row is None:
         row = Checkpoint(id=new_id("ftckpt_"), job_id=job.id, step=step)
         session.add(row)
-        stored = [row, *stored]
-    row.storage_key = storage_key
+        kept.append(row)
+    row.storage_key, row.size_bytes, row.sha256 = stored.key, stored.size_bytes, stored.sha256
     row.train_loss, row.valid_loss = train_loss, valid_loss
     row.valid_mean_token_accuracy = valid_mean_token_accuracy
     pruned = []
-    for old in sorted(stored, key=lambda checkpoint: -checkpoint.step)[CHECKPOINTS_KEPT:]:
-        if old.storage_key is not None:
+    best = min(kept, key=_validation_loss)
+    for old in sorted(kept, key=lambda checkpoint: -checkpoint.step)[CHECKPOINTS_KEPT:]:
+        if old.storage_key is not None and old is not best:
             pruned.append(old.storage_key)
             old.storage_key = None
     session.flush()
@@ -162,6 +164,11 @@ def model_name(job: Job) -> str:
     unique = job.id.removeprefix("ftjob-")[-8:].lower()
     organization = job.organization_id.removeprefix("org-")[-8:].lower()
     return f"ft:{job.model}:{organization}:{job.suffix or ''}:{unique}"
+
+
+def _validation_loss(checkpoint: Checkpoint) -> tuple[float, int]:
+    """To find the best by: the earliest of equals, which is the one that was evaluated. One without is never best."""
+    return (math.inf if checkpoint.valid_loss is None else checkpoint.valid_loss), checkpoint.step
 
 
 def _sentence(metrics: Metrics) -> str:

@@ -1,6 +1,7 @@
 """SQL of jobs. Whatever changes a job takes its row first, so that changes of one job happen one after another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import func, or_, select
@@ -8,6 +9,7 @@ from sqlalchemy.orm import Session, aliased
 
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.states import JobStatus
+from core.plans.models import Plan
 
 
 def lock_job(session: Session, job_id: str) -> Job | None:
@@ -52,6 +54,40 @@ def next_queued(session: Session, device_class: str) -> Job | None:
     ).first()
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A queued job and how long it is predicted to take."""
+
+    id: str
+    predicted_seconds: float
+
+
+def waiting_line(session: Session, device_class: str) -> Iterator[Waiting]:
+    """The queued jobs of this class in the order of `next_queued`, if nothing else came and nothing finished."""
+    other = aliased(Job)
+    running = (
+        select(func.count())
+        .select_from(other)
+        .where(other.organization_id == Job.organization_id, other.status.in_(JobStatus.leased()))
+        .scalar_subquery()
+    )
+    turn = running + func.row_number().over(partition_by=Job.organization_id, order_by=Job.id)
+    query = (
+        select(Job.id, Plan.plan[("quote", "predicted_seconds")].as_float())
+        .join(Plan, Plan.id == Job.plan_id)
+        .where(Job.status == JobStatus.QUEUED, Job.device_class == device_class)
+        .order_by(turn, Job.id)
+    )
+    for job_id, seconds in session.execute(query):
+        yield Waiting(job_id, float(seconds))
+
+
+def running_until(session: Session, device_class: str) -> Sequence[datetime | None]:
+    """When each running job of this class is expected to finish; None where that is not known yet."""
+    query = select(Job.estimated_finish_at).where(Job.status.in_(JobStatus.leased()), Job.device_class == device_class)
+    return session.scalars(query).all()
+
+
 def queued(session: Session) -> Sequence[tuple[str, str]]:
     """Ids and device classes of all queued jobs, oldest first."""
     query = select(Job.id, Job.device_class).where(Job.status == JobStatus.QUEUED).order_by(Job.id)
@@ -86,6 +122,19 @@ def stored_checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
         select(Checkpoint)
         .where(Checkpoint.job_id == job_id, Checkpoint.storage_key.is_not(None))
         .order_by(Checkpoint.step.desc())
+    ).all()
+
+
+def stored_checkpoints_of_finished(session: Session, finished_before: datetime) -> Sequence[Checkpoint]:
+    """The checkpoints still in the store of jobs that finished before then."""
+    return session.scalars(
+        select(Checkpoint)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(
+            Checkpoint.storage_key.is_not(None),
+            Job.status.in_(JobStatus.finished()),
+            Job.finished_at < finished_before,
+        )
     ).all()
 
 

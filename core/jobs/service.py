@@ -158,6 +158,24 @@ def list_checkpoints(
     return Page.of(queries.checkpoints(session, job_id, after_step=step, limit=limit + 1), limit)
 
 
+def get_checkpoint(session: Session, organization_id: str, job_id: str, checkpoint_id: str) -> Checkpoint:
+    """A checkpoint that is still stored. Raises NotFoundError."""
+    get_job(session, organization_id, job_id)
+    checkpoint = session.get(Checkpoint, checkpoint_id)
+    if checkpoint is None or checkpoint.job_id != job_id:
+        raise NotFoundError(
+            f"The job {job_id} has no checkpoint {checkpoint_id!r}.", code="checkpoint_not_found", param="checkpoint_id"
+        )
+    if checkpoint.storage_key is None:
+        raise NotFoundError(
+            f"The checkpoint of step {checkpoint.step} is gone: a job keeps its two newest and its best, and those for "
+            "some days after it is finished.",
+            code="checkpoint_not_found",
+            param="checkpoint_id",
+        )
+    return checkpoint
+
+
 def list_artifacts(session: Session, organization_id: str, job_id: str) -> Sequence[JobArtifact]:
     """What the job published, adapter first. Raises NotFoundError."""
     get_job(session, organization_id, job_id)

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from worker.training.memory import is_out_of_memory
 from worker.training.sampling import Answer
 
 KEPT = 2
@@ -26,6 +27,10 @@ _WEIGHTS = "weights.safetensors"
 _OPTIMIZER = "optimizer.pt"
 _STATE = "state.json"
 _UNFINISHED = ".unfinished"
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written."""
 
 
 @dataclass(frozen=True)
@@ -64,26 +69,41 @@ class Checkpoint:
 def write_checkpoint(
     directory: Path, state: RunState, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, object]
 ) -> Path:
-    """Write a checkpoint and keep the newest two. Returns its path; raises OSError where the disk refuses."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint and keep the newest two. Returns its path.
+
+    Raises CheckpointError where the disk refuses, what was there before being as it was, and the device's
+    out-of-memory error.
+    """
     target = directory / f"step-{state.step:08d}"
     unfinished = directory / (target.name + _UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, unfinished / _WEIGHTS)
-    torch.save(dict(optimizer), unfinished / _OPTIMIZER)
-    (unfinished / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-    hashes = {name: _sha256(unfinished / name) for name in (_WEIGHTS, _OPTIMIZER, _STATE)}
-    (unfinished / _MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
-    for name in (*hashes, _MANIFEST):
-        _sync(unfinished / name)
-    _sync(unfinished)
+    try:
+        unfinished.mkdir(parents=True)
+        _write(unfinished, state, weights, optimizer)
+    except (OSError, SafetensorError, RuntimeError) as error:  # the two libraries have errors of their own for a disk
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(str(error).strip().partition("\n")[0]) from error
     shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
     unfinished.rename(target)
     _sync(directory)
     for stale in _newest_first(directory)[KEPT:]:
         shutil.rmtree(stale, ignore_errors=True)
     return target
+
+
+def _write(
+    directory: Path, state: RunState, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, object]
+) -> None:
+    save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, directory / _WEIGHTS)
+    torch.save(dict(optimizer), directory / _OPTIMIZER)
+    (directory / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+    hashes = {name: _sha256(directory / name) for name in (_WEIGHTS, _OPTIMIZER, _STATE)}
+    (directory / _MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+    for name in (*hashes, _MANIFEST):
+        _sync(directory / name)
+    _sync(directory)
 
 
 def newest_checkpoint(directory: Path, fingerprint: str) -> tuple[Checkpoint | None, list[str]]:

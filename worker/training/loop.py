@@ -26,7 +26,7 @@ from worker.training.export import Exported, export
 from worker.training.forward import score
 from worker.training.loading import load_for_training
 from worker.training.memory import MemoryWatch, release
-from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm, learning_rate, set_learning_rate
+from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm, set_learning_rate
 from worker.training.probing import probe
 from worker.training.reporting import Reporter
 from worker.training.resuming import find_checkpoint, fingerprint, restore, save
@@ -37,7 +37,8 @@ from worker.training.verification import VerificationTask, Verifier, compare, fi
 
 MAX_SKIPPED_IN_A_ROW = 5
 EVALUATIONS = 10  # at most, over the run, besides the one before the first step
-_EPOCH_CHECKPOINT_SHARE = 0.1  # an epoch's end is saved where at least this share of the interval has passed
+_CHECKPOINT_SHARE = 0.1  # of the job's training time: the longest between two checkpoints of a short job
+_CHECKPOINT_COST = 0.05  # of the training time: what checkpoints inside an epoch may take at most
 _VERIFIED_EXAMPLES = 8
 _VERIFIED_TOKENS = 512  # of each example: logits are whole there
 
@@ -159,7 +160,7 @@ def optimizer_step(current: Run, step: Step) -> None:
     is_finite = all(math.isfinite(value) for value in values)
     if is_finite:
         clip_gradients(loaded.parameters, request.hyperparameters.max_grad_norm, norm)
-        set_learning_rate(current.optimizer, learning_rate(number, current.total_steps, request.hyperparameters))
+        set_learning_rate(current.optimizer, current.rate_of(number))
         current.optimizer.step()
     current.optimizer.zero_grad(set_to_none=True)
     current.watch.settle()
@@ -173,7 +174,10 @@ def optimizer_step(current: Run, step: Step) -> None:
         skipped_in_a_row=0 if is_finite else current.state.skipped_in_a_row + 1,
         rows=(*current.state.rows, row),
     )
-    current.report_metrics(row, values[2] if is_finite else None, tokens / (time.monotonic() - started))
+    seconds = time.monotonic() - started
+    current.steps_taken += 1
+    current.step_seconds += seconds
+    current.report_metrics(row, values[2] if is_finite else None, tokens / seconds)
     _refuse_divergence(current)
 
 
@@ -188,6 +192,8 @@ def summarize(current: Run, exported: Exported, train_seconds: float) -> ResultR
         trained_tokens=current.state.tokens,
         steps=current.state.step,
         train_seconds=train_seconds,
+        checkpoints=current.saving.count,
+        checkpoint_seconds=current.saving.seconds,
         final_train_loss=trained[-1] if trained else None,
         initial_valid_loss=evaluated[0] if evaluated else None,
         final_valid_loss=evaluated[-1] if evaluated else None,
@@ -246,11 +252,16 @@ def _is_evaluation_step(current: Run) -> bool:
 
 
 def _checkpoint_is_due(current: Run, seconds: float) -> bool:
-    interval = current.request.checkpoint_interval_seconds
-    if current.state.step == current.total_steps:
+    """At every epoch's end, and within an epoch by time; never between steps that were skipped."""
+    if current.state.skipped_in_a_row:
+        return False
+    if current.state.step % current.steps_per_epoch == 0:
         return True
-    at_epoch_end = current.state.step % current.steps_per_epoch == 0
-    return seconds >= (interval * _EPOCH_CHECKPOINT_SHARE if at_epoch_end else interval)
+    longest = current.request.checkpoint_interval_seconds
+    if longest == 0:
+        return True
+    interval = min(longest, _CHECKPOINT_SHARE * current.expected_train_seconds)
+    return seconds >= max(interval, current.saving.last_seconds / _CHECKPOINT_COST)
 
 
 def _step_seed(seed: int, step: int) -> int:

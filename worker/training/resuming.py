@@ -2,12 +2,19 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 
 import torch
 
 from worker.protocol import CheckpointReport, RunRequest
-from worker.training.checkpoints import Checkpoint, MetricsRow, newest_checkpoint, write_checkpoint
+from worker.training.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    MetricsRow,
+    newest_checkpoint,
+    write_checkpoint,
+)
 from worker.training.data import RunData
 from worker.training.run import Run
 
@@ -33,12 +40,21 @@ def restore(current: Run, checkpoint: Checkpoint) -> None:
 
 
 def save(current: Run) -> None:
-    """Write a checkpoint of the last step boundary, unless it is there or nothing was trained yet."""
+    """Write a checkpoint of the last step boundary, unless it is there or nothing was trained yet.
+
+    A disk that refuses is no reason to stop training: it is said once, and the next checkpoint tries again.
+    """
     if current.state.step in (0, current.saved_step):
         return
+    started = time.monotonic()
     weights = dict(current.loaded.parameters)
-    path = write_checkpoint(current.checkpoints, current.state, weights, current.optimizer.state_dict())
+    try:
+        path = write_checkpoint(current.checkpoints, current.state, weights, current.optimizer.state_dict())
+    except CheckpointError as error:
+        _warn_of_refusal(current, error)
+        return
     current.saved_step = current.state.step
+    current.saving = current.saving.and_one_more(time.monotonic() - started)
     current.watch.check()
     last = current.state.rows[-1]
     evaluated = next((row for row in reversed(current.state.rows) if row.valid_loss is not None), MetricsRow(0))
@@ -51,6 +67,16 @@ def save(current: Run) -> None:
             valid_mean_token_accuracy=evaluated.valid_mean_token_accuracy,
         )
     )
+
+
+def _warn_of_refusal(current: Run, error: CheckpointError) -> None:
+    if not current.saving.is_refused:
+        kept = f"that of step {current.saved_step} stays" if current.saved_step > 0 else "there is none yet"
+        current.reporter.warn(
+            f"The checkpoint of step {current.state.step} could not be written ({error}); {kept}. Training goes on, "
+            "and the next one tries again: free some space on the worker's disk."
+        )
+    current.saving = replace(current.saving, is_refused=True)
 
 
 def fingerprint(request: RunRequest, data: RunData) -> str:

@@ -17,6 +17,20 @@ from worker.training.reporting import Reporter
 from worker.training.stopping import StopSignal
 
 
+@dataclass(frozen=True)
+class Saving:
+    """What checkpoints have cost this attempt."""
+
+    count: int = 0
+    seconds: float = 0.0
+    last_seconds: float = 0.0
+    is_refused: bool = False  # the disk refused the last one
+
+    def and_one_more(self, seconds: float) -> "Saving":
+        """With another checkpoint, written in `seconds`."""
+        return Saving(self.count + 1, self.seconds + seconds, seconds)
+
+
 @dataclass
 class Run:
     """Everything of a run that lives longer than a phase. `state` is replaced, never changed, at step boundaries."""
@@ -33,6 +47,9 @@ class Run:
     steps_per_epoch: int
     state: RunState
     saved_step: int = -1  # of the newest checkpoint
+    saving: Saving = Saving()
+    steps_taken: int = 0  # by this attempt
+    step_seconds: float = 0.0  # that they took
 
     @property
     def total_steps(self) -> int:
@@ -40,9 +57,19 @@ class Run:
         return self.steps_per_epoch * self.request.hyperparameters.n_epochs
 
     @property
+    def expected_train_seconds(self) -> float:
+        """How long all steps of the run take at the pace so far; infinity before the first."""
+        return self.step_seconds / self.steps_taken * self.total_steps if self.steps_taken else float("inf")
+
+    @property
     def checkpoints(self) -> Path:
         """Where checkpoints lie."""
         return Path(self.request.run_directory) / "checkpoints"
+
+    def rate_of(self, step: int) -> float:
+        """The learning rate of the step that starts after `step` steps: the schedule's, or less after a divergence."""
+        scheduled = learning_rate(step, self.total_steps, self.request.hyperparameters)
+        return scheduled * self.request.learning_rate_factor
 
     def report_metrics(self, row: MetricsRow, grad_norm: float | None = None, tokens_per_second: float = 0.0) -> None:
         """Send a step's or an evaluation's row, with the rate that the step used."""
@@ -53,7 +80,7 @@ class Run:
                 total_steps=self.total_steps,
                 train_loss=row.train_loss,
                 train_mean_token_accuracy=row.train_accuracy,
-                learning_rate=learning_rate(done, self.total_steps, self.request.hyperparameters),
+                learning_rate=self.rate_of(done),
                 grad_norm=grad_norm,
                 tokens_per_second=tokens_per_second,
                 memory_bytes=self.watch.current_bytes(),

@@ -10,6 +10,7 @@ from core.datasets.encoding import Encoder
 from core.datasets.examples import Example
 from core.errors import InvalidRequestError
 from worker.training.loading import LoadedModel, plain_attention
+from worker.training.memory import is_out_of_memory, release
 from worker.training.stopping import StopSignal
 
 MAX_NEW_TOKENS = 96
@@ -68,9 +69,27 @@ def _chat_prompt(example: Example, encoder: Encoder) -> Prompt | None:
 def answer_prompts(
     loaded: LoadedModel, prompts: Sequence[Prompt], encoder: Encoder, stop: StopSignal
 ) -> tuple[Answer, ...]:
-    """Greedy answers of at most 96 tokens, all prompts in one batch with a key-value cache. Touches no random state."""
+    """Greedy answers of at most 96 tokens, all prompts in one batch with a key-value cache. Touches no random state.
+
+    Where memory runs out, in two batches of half the size, and so on. Raises the device's out-of-memory error where a
+    single prompt does not fit.
+    """
     if not prompts:
         return ()
+    try:
+        return _answer_batch(loaded, prompts, encoder, stop)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or len(prompts) == 1:
+            raise
+    release()
+    half = len(prompts) // 2
+    first = answer_prompts(loaded, prompts[:half], encoder, stop)
+    return first + answer_prompts(loaded, prompts[half:], encoder, stop)
+
+
+def _answer_batch(
+    loaded: LoadedModel, prompts: Sequence[Prompt], encoder: Encoder, stop: StopSignal
+) -> tuple[Answer, ...]:
     longest = max(len(prompt.token_ids) for prompt in prompts)
     ids = torch.full((len(prompts), longest), encoder.pad_token_id, dtype=torch.int64)
     mask = torch.zeros_like(ids)
@@ -83,13 +102,15 @@ def answer_prompts(
     )
     was_training = loaded.model.training
     loaded.model.eval()
-    with torch.inference_mode(), plain_attention(loaded), stop.interruptible():
-        produced: torch.Tensor = loaded.causal_model.generate(  # type: ignore[operator]  # a mixin's method
-            input_ids=ids.to(loaded.device),
-            attention_mask=mask.to(loaded.device),
-            generation_config=config,
-        )
-    loaded.model.train(was_training)
+    try:
+        with torch.inference_mode(), plain_attention(loaded), stop.interruptible():
+            produced: torch.Tensor = loaded.causal_model.generate(  # type: ignore[operator]  # a mixin's method
+                input_ids=ids.to(loaded.device),
+                attention_mask=mask.to(loaded.device),
+                generation_config=config,
+            )
+    finally:
+        loaded.model.train(was_training)
     return tuple(_cut(row, set(ends), encoder) for row in produced[:, longest:].tolist())
 
 

@@ -1,0 +1,79 @@
+"""Organizations and queued jobs without files or workers: a plan made for a model of the catalogue."""
+
+from dataclasses import replace
+from functools import cache
+
+from sqlalchemy.orm import Session
+
+from core.accounts.models import Organization, User
+from core.accounts.service import Actor
+from core.datasets.examples import DataFormat, DataKind
+from core.db.base import utc_now
+from core.db.plain import to_plain
+from core.fleet import service as fleet
+from core.fleet.service import WorkerReport
+from core.ids import new_id
+from core.jobs import service as jobs
+from core.jobs.service import JobRequest
+from core.ledger import service as ledger
+from core.plans.models import Plan
+from core.retries.service import CreateRequest
+from planner import policy
+from planner.catalogue import find_model
+from planner.devices import Device
+from planner.model_spec import ModelSpec
+from planner.plans import TrainingPlan, Wishes
+from planner.statistics import DatasetStatistics
+
+GIB = 1024**3
+DEVICE_CLASS = "cpu"
+QUOTE_CREDITS = 10
+CPU = Device(0, "cpu", "Test CPU", "cpu", 16 * GIB, 12 * GIB, None, DEVICE_CLASS)
+
+
+def add_organization(session: Session, credits_given: int) -> Actor:
+    """An organization with these credits and one user, who acts."""
+    organization = Organization(id=new_id("org-"), name="Test")
+    session.add(organization)
+    session.flush()
+    user = User(id=new_id("user-"), organization_id=organization.id, name="Tester")
+    session.add(user)
+    session.flush()
+    ledger.grant(session, organization.id, credits_given, idempotency_key=new_id("test:"))
+    return Actor(organization.id, user.id, is_admin=False, credential=f"key_{user.id}")
+
+
+def add_worker(session: Session, worker_id: str) -> None:
+    """A worker on the test's CPU that has just reported."""
+    fleet.report(session, WorkerReport(worker_id, "here", 1, CPU, None, None, {}, None))
+
+
+def queue_job(session: Session, actor: Actor) -> str:
+    """A job of 10 credits in the queue; its id."""
+    plan = Plan(
+        id=new_id("plan_"),
+        organization_id=actor.organization_id,
+        model="smollm2-135m-instruct",
+        training_file_id=new_id("file-"),
+        data_format=to_plain(DataFormat("text", DataKind.TEXT, {"text": "text"})),
+        statistics=to_plain(_statistics()),
+        plan=to_plain(_plan()),
+        quote_credits=QUOTE_CREDITS,
+        expires_at=utc_now().replace(year=9999),
+    )
+    session.add(plan)
+    session.flush()
+    create = CreateRequest(actor.credential, "/jobs", new_id("body-"), None, False, 60)
+    job = jobs.create_job(session, None, actor, JobRequest(plan_id=plan.id, seed=1), create)  # type: ignore[arg-type]  # a plan that stands needs nothing that is open
+    return job.id
+
+
+def _statistics() -> DatasetStatistics:
+    return DatasetStatistics(examples=32, tokens=3200, trained_tokens=1600, token_lengths=(100,) * 32)
+
+
+@cache
+def _plan() -> TrainingPlan:
+    spec = ModelSpec.from_config(find_model("smollm2-135m-instruct").config)
+    plan = policy.plan(spec, _statistics(), [CPU], Wishes(), {"default": 600})
+    return replace(plan, quote=replace(plan.quote, credits=QUOTE_CREDITS))

@@ -1,0 +1,211 @@
+"""Whatever owners, workers and the sweep do, in whatever order: only moves of the table, one writer, honest books."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy.orm import Session
+
+from core.artifacts.store import StoredObject
+from core.db.base import utc_now
+from core.db.session import Database
+from core.errors import ConflictError, ErrorBody, InsufficientCreditsError, StaleLeaseError
+from core.jobs import lease as leases
+from core.jobs import progress
+from core.jobs import service as jobs
+from core.jobs.lease import Lease
+from core.jobs.models import Job
+from core.jobs.progress import Metrics, Outcome, PublishedFile
+from core.jobs.states import MOVES, JobStatus
+from core.jobs.waiting import places
+from core.ledger import service as ledger
+from core.settings import Settings
+from tests.integration.core.queueing import DEVICE_CLASS, add_organization, queue_job
+
+START_CREDITS = 60  # for a few jobs at a time
+NUMBERS = st.integers(min_value=0, max_value=5)
+FAILURE = ErrorBody("It broke.", "server_error", None, "training_failed")
+RESULT = Outcome([PublishedFile("metrics.csv", StoredObject("metrics", 1, "0" * 64))], 100, "Done.")
+
+
+class Jobs(RuleBasedStateMachine):
+    """Random commands on the jobs of two organizations; two workers that may both believe they hold a job."""
+
+    database: Database
+    settings: Settings
+
+    @initialize()
+    def open(self) -> None:
+        with self.database.transaction() as session:
+            self.owners = [add_organization(session, START_CREDITS) for _ in range(2)]
+        self.jobs: list[tuple[str, str]] = []  # organization, job
+        self.leases: list[Lease] = []  # every one that was ever given
+        self.status: dict[str, JobStatus] = {}
+
+    @rule(owner=st.integers(0, 1))
+    def create(self, owner: int) -> None:
+        organization_id = self.owners[owner].organization_id
+        try:
+            job_id = self.database.run(lambda session: queue_job(session, self.owners[owner]))
+        except InsufficientCreditsError:
+            with self.database.read() as session:
+                assert ledger.balance(session, organization_id).available_credits < 10
+            return
+        self.jobs.append((organization_id, job_id))
+        self.status[job_id] = JobStatus.QUEUED
+
+    @rule()
+    def claim(self) -> None:
+        def work(session: Session) -> Lease | None:
+            claimed = leases.claim_next(session, self.settings, "worker", DEVICE_CLASS)
+            return claimed[0] if claimed else None
+
+        with self.database.read() as session:
+            held = [session.get_one(Job, job_id) for _, job_id in self.jobs]
+            line = {place.position: job_id for job_id, place in places(session, self.settings, held).items()}
+        lease = self.database.run(work)
+        if lease is not None:
+            self.leases.append(lease)
+            if self._job(line[1]).status is JobStatus.RUNNING:  # else it was failed on the way: worn out
+                assert lease.job_id == line[1], "the line that is shown is the line that is served"
+
+    @rule(number=NUMBERS, step=st.integers(1, 50))
+    def report_step(self, number: int, step: int) -> None:
+        data = {"step": step, "total_steps": 50, "train_loss": 1.0, "valid_loss": None}
+        self._as_worker(number, lambda s, held: progress.record_metrics(s, held, [Metrics(data, step)], 1.0))
+
+    @rule(number=NUMBERS, seconds=st.integers(0, 100))
+    def renew(self, number: int, seconds: int) -> None:
+        self._as_worker(number, lambda s, held: leases.renew(s, self.settings, held, seconds))
+
+    @rule(number=NUMBERS)
+    def let_go(self, number: int) -> None:
+        self._as_worker(number, lambda s, held: leases.let_go(s, held, "Let go"))
+
+    @rule(number=NUMBERS)
+    def die_and_start_again(self, number: int) -> None:
+        self._as_worker(number, lambda s, held: leases.start_again(s, self.settings, held, "died"))
+
+    @rule(number=NUMBERS)
+    def fail(self, number: int) -> None:
+        self._as_worker(number, lambda s, held: leases.fail(s, held, FAILURE))
+
+    @rule(number=NUMBERS)
+    def succeed(self, number: int) -> None:
+        self._as_worker(number, lambda s, held: progress.succeed(s, held, RESULT))
+
+    @rule(number=NUMBERS)
+    def lose_the_worker(self, number: int) -> None:
+        def work(session: Session) -> None:
+            if self.jobs:
+                job = session.get_one(Job, self.jobs[number % len(self.jobs)][1])
+                if job.lease_token is not None:
+                    job.lease_expires_at = utc_now() - timedelta(seconds=1)
+            leases.reclaim_expired(session, self.settings)
+
+        self.database.run(work)
+
+    @rule(number=NUMBERS, verb=st.sampled_from([jobs.cancel_job, jobs.pause_job, jobs.resume_job]))
+    def ask(self, number: int, verb: Callable[[Session, str, str], Job]) -> None:
+        if not self.jobs:
+            return
+        organization_id, job_id = self.jobs[number % len(self.jobs)]
+        before = self._job(job_id).status
+        try:
+            self.database.run(lambda session: verb(session, organization_id, job_id))
+        except ConflictError:
+            assert self._job(job_id).status is before
+
+    @invariant()
+    def only_moves_of_the_table(self) -> None:
+        for _, job_id in getattr(self, "jobs", []):
+            now, before = self._job(job_id).status, self.status[job_id]
+            reachable = {before} | {target for source, target in MOVES if source is before}
+            # One command may move twice: a worker that lost the job to its owner's wish, or to the queue.
+            reachable |= {target for source, target in MOVES if source in reachable}
+            assert now in reachable, f"{before} -> {now}"
+            self.status[job_id] = now
+
+    @invariant()
+    def what_is_held_belongs_to_jobs_that_are_not_finished(self) -> None:
+        for owner in getattr(self, "owners", []):
+            mine = [
+                self._job(job_id) for organization_id, job_id in self.jobs if organization_id == owner.organization_id
+            ]
+            with self.database.read() as session:
+                balance = ledger.balance(session, owner.organization_id)
+            assert balance.held_credits == sum(job.quote_credits for job in mine if not job.status.is_finished)
+            charged = sum(job.charged_credits or 0 for job in mine)
+            assert balance.available_credits == START_CREDITS - balance.held_credits - charged
+            assert all((job.charged_credits or 0) <= job.quote_credits for job in mine)
+            assert all(job.charged_credits == 0 for job in mine if job.status is JobStatus.FAILED)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "jobs"):
+            return
+        for organization_id, job_id in self.jobs:
+            if not self._job(job_id).status.is_finished:
+                self.database.run(lambda session, o=organization_id, j=job_id: jobs.cancel_job(session, o, j))
+            if self._job(job_id).status is JobStatus.CANCELLING:
+                newest = next(lease for lease in reversed(self.leases) if lease.job_id == job_id)
+                self.database.run(lambda session, lease=newest: leases.let_go(session, lease, "Let go"))
+            assert self._job(job_id).status.is_finished
+        for owner in self.owners:
+            with self.database.read() as session:
+                assert ledger.balance(session, owner.organization_id).held_credits == 0
+
+    def _as_worker(self, number: int, work: Callable[[Session, Lease], Any]) -> None:
+        """Write with one of the leases that were ever given; only the newest of a job that is leased may succeed."""
+        if not self.leases:
+            return
+        lease = self.leases[number % len(self.leases)]
+        newest = next(held for held in reversed(self.leases) if held.job_id == lease.job_id)
+        may_write = lease == newest and self._job(lease.job_id).status in JobStatus.leased()
+        try:
+            self.database.run(lambda session: work(session, lease))
+        except StaleLeaseError:
+            assert not may_write
+        else:
+            assert may_write
+
+    def _job(self, job_id: str) -> Job:
+        with self.database.read() as session:
+            return session.get_one(Job, job_id)
+
+
+@pytest.fixture
+def service_settings(tmp_path: Any) -> Settings:
+    """Three starts for each job."""
+    return Settings(data_dir=tmp_path, max_attempts=3)
+
+
+def test_no_order_of_commands_loses_a_job_or_its_credits(database: Database, service_settings: Settings) -> None:
+    machine = type("TheseJobs", (Jobs,), {"database": database, "settings": service_settings})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+def test_one_tenants_many_jobs_do_not_starve_anothers_one(database: Database, service_settings: Settings) -> None:
+    with database.transaction() as session:
+        many, one = (add_organization(session, 10_000) for _ in range(2))
+    for _ in range(20):
+        database.run(lambda session: queue_job(session, many))
+    late = database.run(lambda session: queue_job(session, one))
+    with database.read() as session:
+        place = places(session, service_settings, [session.get_one(Job, late)])[late]
+    assert place.position == 2
+    assert place.starts_at is None, "there is no worker"
+    served = []
+    for _ in range(2):
+        claimed = database.run(lambda session: leases.claim_next(session, service_settings, "worker", DEVICE_CLASS))
+        assert claimed is not None
+        served.append(claimed[1].id)
+    assert served[1] == late

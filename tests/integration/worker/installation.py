@@ -1,0 +1,160 @@
+"""One worker's parts in this process, with real training children: where faults can be put exactly."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from core.accounts import service as accounts
+from core.accounts.service import Actor
+from core.artifacts.store import ArtifactStore
+from core.datasets import service as files
+from core.datasets.models import FilePurpose
+from core.db.migrate import upgrade
+from core.events import service as events
+from core.events.models import JobEvent
+from core.fleet import service as fleet
+from core.fleet.service import WorkerReport
+from core.ids import new_id
+from core.jobs import lease as leases
+from core.jobs import service as jobs
+from core.jobs.lease import Lease
+from core.jobs.models import Job
+from core.jobs.service import JobRequest
+from core.ledger import service as ledger
+from core.ledger.service import Balance
+from core.plans import service as plans
+from core.plans.service import PlanRequest
+from core.retries.service import CreateRequest
+from core.runtime import Runtime, open_runtime
+from core.settings import Settings
+from planner.devices import Device
+from planner.plans import Wishes
+from worker.protocol import RunRequest
+from worker.supervisor import Supervisor
+
+GIB = 1024**3
+CREDITS = 10_000
+CPU = Device(0, "cpu", "Test CPU", "cpu", 16 * GIB, 12 * GIB, None, "cpu")
+
+
+class Watched(Supervisor):
+    """A supervisor whose requests a test may change: a memory cap, a faster schedule."""
+
+    def __init__(self, runtime: Runtime, lease: Lease, job: Job, change: Callable[[RunRequest], RunRequest]) -> None:
+        super().__init__(runtime, lease, job, CPU)
+        self._change = change
+
+    def _request(self, *arguments: Any) -> RunRequest:
+        return self._change(super()._request(*arguments))
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A database, a store and a broker, with one organization."""
+
+    runtime: Runtime
+    actor: Actor
+
+    def submit(self, rows: Sequence[dict[str, Any]], wishes: Wishes) -> str:
+        """Upload rows and create a job on the tiny model; its id."""
+        content = "\n".join(json.dumps(row) for row in rows).encode()
+        organization_id, settings = self.actor.organization_id, self.runtime.settings
+        upload = files.store_upload(
+            self.runtime.store, organization_id, "rows.jsonl", [content], settings.max_upload_bytes
+        )
+        self.runtime.database.run(
+            lambda session: files.create_file(session, organization_id, upload, FilePurpose.FINE_TUNE).id
+        )
+        files.ensure_inspected(self.runtime, upload.id)
+        said = WorkerReport("worker-test", "here", os.getpid(), CPU, None, None, {}, None)
+        self.runtime.database.run(lambda session: fleet.report(session, said))
+        draft = plans.draft_plan(self.runtime, self.actor, PlanRequest("tiny", upload.id, wishes=wishes))
+        create = CreateRequest(self.actor.credential, "/jobs", new_id("body-"), None, False, 60)
+        request = JobRequest(draft=draft, seed=7)
+        return self.runtime.database.run(
+            lambda session: jobs.create_job(session, self.runtime, self.actor, request, create).id
+        )
+
+    def supervise(
+        self,
+        job_id: str,
+        *,
+        change: Callable[[RunRequest], RunRequest] = lambda request: request,
+        store: ArtifactStore | None = None,
+    ) -> Job:
+        """Claim the job, which must be next, and run it to the end of this worker's hold on it."""
+        runtime = self.runtime if store is None else replace(self.runtime, store=store)
+        claimed = runtime.database.run(
+            lambda session: leases.claim_next(session, runtime.settings, "worker-test", CPU.device_class)
+        )
+        assert claimed is not None
+        lease, job = claimed
+        assert job.id == job_id
+        Watched(runtime, lease, job, change).supervise()
+        return self.job(job_id)
+
+    def job(self, job_id: str) -> Job:
+        """The job as it is now."""
+        with self.runtime.database.read() as session:
+            return jobs.get_job(session, self.actor.organization_id, job_id)
+
+    def events(self, job_id: str) -> list[JobEvent]:
+        """All events of the job, oldest first."""
+        with self.runtime.database.read() as session:
+            return list(events.following(session, job_id, last_id=None, limit=5000))
+
+    def messages(self, job_id: str) -> str:
+        """What the job's owner reads."""
+        return "\n".join(event.message for event in self.events(job_id))
+
+    def steps(self, job_id: str) -> list[int]:
+        """The training steps with numbers, in the order they were reported."""
+        data = [event.data for event in self.events(job_id) if event.data]
+        return [entry["step"] for entry in data if entry.get("train_loss") is not None and not entry.get("valid_loss")]
+
+    def balance(self) -> Balance:
+        """The organization's credits."""
+        with self.runtime.database.read() as session:
+            return ledger.balance(session, self.actor.organization_id)
+
+
+def trainers() -> list[psutil.Process]:
+    """The training children of this process: grandchildren that lead a process group of their own."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if os.getpgid(child.pid) == child.pid and child.ppid() != os.getpid():
+                found.append(child)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+@contextmanager
+def installation(directory: Path, models_dir: Path, redis_url: str, **settings: Any) -> Iterator[Installation]:
+    """An installation on SQLite in `directory`, with credits to spend."""
+    values: dict[str, Any] = {
+        "data_dir": directory,
+        "models_dir": models_dir,
+        "redis_url": redis_url,
+        "lease_seconds": 20.0,
+        "heartbeat_seconds": 0.5,
+        "checkpoint_seconds": 0.0,
+        "stop_grace_seconds": 5.0,
+    }
+    runtime = open_runtime(Settings(**(values | settings)))
+    upgrade(runtime.settings.resolved_database_url)
+    try:
+        with runtime.database.transaction() as session:
+            owner = accounts.ensure_owner(session)
+            actor = Actor(owner.organization_id, owner.id, is_admin=True, credential="key_test")
+            ledger.grant(session, owner.organization_id, CREDITS, idempotency_key=new_id("test:"))
+        yield Installation(runtime, actor)
+    finally:
+        runtime.close()

@@ -1,0 +1,221 @@
+"""Faults put into a running job, each with its outcome, its books and its sentence to the owner."""
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from core.artifacts.store import ArtifactStore, StoredObject
+from core.errors import StoreError
+from core.jobs import service as jobs
+from core.jobs.states import JobStatus
+from planner.plans import Wishes
+from planner.setup import Method
+from tests.e2e.rows import chat_rows
+from tests.integration.worker.installation import CREDITS, Installation, trainers
+from tests.waiting import wait_for
+
+BATCH = 8
+EPOCHS = 10  # of 4 steps, one tenth of the rows being held out
+STEPS = 40
+
+
+def lora(**changes: Any) -> Wishes:
+    """A run of 40 steps."""
+    return replace(Wishes(method=Method.LORA, n_epochs=EPOCHS, batch_size=BATCH), **changes)
+
+
+class Meanwhile:
+    """Something done by another thread while a job runs."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,))
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._error = error
+
+
+def at_step(here: Installation, job_id: str, step: int, work: Callable[[int], None]) -> Meanwhile:
+    """`work` on the trainer's process id as soon as the job has reported `step`."""
+
+    def watch() -> None:
+        wait_for(lambda: here.job(job_id).step >= step, seconds=60, what=f"step {step}")
+        (trainer,) = trainers()
+        work(trainer.pid)
+
+    return Meanwhile(watch)
+
+
+def test_a_trainer_that_hangs_is_ended_and_the_job_goes_on(here: Installation) -> None:
+    job_id = here.submit(chat_rows(), lora())
+    with at_step(here, job_id, 6, lambda pid: os.kill(pid, signal.SIGSTOP)):
+        job = here.supervise(job_id)
+    assert job.status is JobStatus.SUCCEEDED, here.messages(job_id)
+    assert here.steps(job_id) == list(range(1, STEPS + 1))
+    assert "said nothing for" in here.messages(job_id)
+
+
+def test_a_run_that_diverges_is_tried_once_more_with_smaller_steps_and_costs_nothing(here: Installation) -> None:
+    job_id = here.submit(chat_rows(), lora(method=Method.FULL, learning_rate=1e38))
+    job = here.supervise(job_id)
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "loss_diverged"
+    assert here.messages(job_id).count("Going on from the last checkpoint at 0.25 times the rate") == 1
+    assert here.balance().available_credits == CREDITS
+    assert job.charged_credits == 0
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_and_nothing_else(here: Installation) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": "glow"}, {"role": "assistant", "content": "lamp " * 900 + str(n)}]}
+        for n in range(18)
+    ]
+    wishes = lora(n_epochs=2, batch_size=16, max_length=512)
+    peaks = []
+    for micro_batch in (2, 16):
+        job_id = here.submit(rows, replace(wishes, per_device_train_batch_size=micro_batch))
+        measured = here.supervise(job_id).memory_measured
+        assert measured is not None
+        peaks.append(measured["device_bytes"])
+    capped = sum(peaks) // 2
+    job_id = here.submit(rows, replace(wishes, per_device_train_batch_size=16))
+    quote = here.job(job_id).quote_credits
+    job = here.supervise(job_id, change=lambda request: replace(request, memory_limit_bytes=capped))
+    assert job.status is JobStatus.SUCCEEDED, here.messages(job_id)
+    setup = job.setup
+    assert setup["per_device_train_batch_size"] < 16
+    assert setup["per_device_train_batch_size"] * setup["gradient_accumulation_steps"] == 16
+    assert "ran out of memory: micro-batch 16 -> 8, accumulation 1 -> 2" in here.messages(job_id)
+    assert job.quote_credits == quote
+    assert job.charged_credits is not None
+    assert job.charged_credits <= quote
+
+
+def test_memory_that_never_suffices_fails_and_costs_nothing(here: Installation) -> None:
+    job_id = here.submit(chat_rows(), lora())
+    job = here.supervise(job_id, change=lambda request: replace(request, memory_limit_bytes=50 * 2**20))
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "out_of_memory"
+    assert "in the phase loading" in job.error["message"]
+    assert "Nothing is charged" in job.error["message"]
+    assert here.balance().available_credits == CREDITS
+
+
+class FailingStore:
+    """A store that is away while `is_away` says so of the key that is written."""
+
+    def __init__(self, store: ArtifactStore, is_away: Callable[[str], bool]) -> None:
+        self._store, self._is_away = store, is_away
+
+    def put(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> StoredObject:
+        return self._store.put(key, chunks, max_bytes=max_bytes)
+
+    def put_file(self, key: str, path: Path) -> StoredObject:
+        if self._is_away(key):
+            raise StoreError("The bucket cannot be reached: timed out.")
+        return self._store.put_file(key, path)
+
+    def open(self, key: str) -> BinaryIO:
+        return self._store.open(key)
+
+    def materialize(self, key: str, directory: Path) -> Path:
+        return self._store.materialize(key, directory)
+
+    def delete(self, key: str) -> None:
+        self._store.delete(key)
+
+    def exists(self, key: str) -> bool:
+        return self._store.exists(key)
+
+    def download_url(self, key: str, filename: str, expires_seconds: int) -> str | None:
+        return self._store.download_url(key, filename, expires_seconds)
+
+    def check(self) -> None:
+        self._store.check()
+
+
+def test_a_store_that_is_away_for_checkpoints_does_not_stop_the_training(here: Installation) -> None:
+    job_id = here.submit(chat_rows(), lora())
+    store = FailingStore(here.runtime.store, lambda key: key.endswith(".tar"))
+    job = here.supervise(job_id, store=store)
+    assert job.status is JobStatus.SUCCEEDED
+    assert here.messages(job_id).count("is on the worker only") == 1
+
+
+def test_a_store_that_comes_back_gets_the_result(here: Installation) -> None:
+    refusals = iter([True, True, False])
+    job_id = here.submit(chat_rows(), lora())
+    store = FailingStore(here.runtime.store, lambda key: "/artifacts/" in key and next(refusals, False))
+    assert here.supervise(job_id, store=store).status is JobStatus.SUCCEEDED
+
+
+def test_a_store_that_stays_away_puts_the_job_back_and_another_worker_finishes_it(here: Installation) -> None:
+    job_id = here.submit(chat_rows(), lora())
+    store = FailingStore(here.runtime.store, lambda key: "/artifacts/" in key)
+    assert here.supervise(job_id, store=store).status is JobStatus.QUEUED
+    assert "The result could not be stored" in here.messages(job_id)
+    job = here.supervise(job_id)
+    assert job.status is JobStatus.SUCCEEDED
+    assert here.steps(job_id) == list(range(1, STEPS + 1))
+    assert here.balance().held_credits == 0
+
+
+def test_a_full_disk_costs_checkpoints_not_the_job(here: Installation) -> None:
+    job_id = here.submit(chat_rows(), lora())
+
+    def fill(pid: int) -> None:
+        before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        wait_for(lambda: "could not be written" in here.messages(job_id), seconds=30, what="the warning")
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+    with at_step(here, job_id, 4, fill):
+        job = here.supervise(job_id)
+    assert job.status is JobStatus.SUCCEEDED, here.messages(job_id)
+    assert here.steps(job_id) == list(range(1, STEPS + 1))
+    assert here.messages(job_id).count("could not be written") == 1
+
+
+@pytest.mark.parametrize("phase", ["queued", "loading", "training", "evaluating", "sampling", "exporting", "verifying"])
+def test_cancelled_in_any_phase_it_ends_soon_and_frees_the_device(here: Installation, phase: str) -> None:
+    job_id = here.submit(chat_rows(), lora())
+    organization_id = here.actor.organization_id
+    asked: list[float] = []
+
+    def cancel() -> None:
+        wait_for(lambda: here.job(job_id).phase == phase or phase == "queued", seconds=60, what=phase)
+        asked.append(time.monotonic())
+        here.runtime.database.run(lambda session: jobs.cancel_job(session, organization_id, job_id))
+
+    if phase == "queued":
+        cancel()
+        job = here.job(job_id)
+    else:
+        with Meanwhile(cancel):
+            job = here.supervise(job_id)
+    assert job.status in (JobStatus.CANCELLED, JobStatus.SUCCEEDED)
+    assert time.monotonic() - asked[0] < 5.0
+    assert trainers() == []
+    assert here.balance().held_credits == 0
+    assert job.charged_credits is not None
+    assert job.charged_credits <= job.quote_credits
