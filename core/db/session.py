@@ -5,6 +5,7 @@ instead of failing in the middle when both try to upgrade a read lock. Readers u
 PostgreSQL relies on row locks taken by the queries themselves.
 """
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,14 +91,24 @@ def open_engine(url: str) -> Engine:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver must not start transactions of its own
     cursor = connection.cursor()
-    for pragma in (
-        f"busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}",
-        "journal_mode = WAL",
-        "foreign_keys = ON",
-        "synchronous = FULL",
-    ):
+    for pragma in (f"busy_timeout = {BUSY_TIMEOUT_MILLISECONDS}", "foreign_keys = ON", "synchronous = FULL"):
         cursor.execute(f"pragma {pragma}")
+    _use_write_ahead_log(cursor)
     cursor.close()
+
+
+def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
+    """Two first connections to a new file may ask for this at once, and SQLite's busy timeout does not cover it."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MILLISECONDS / 1000
+    while True:
+        try:
+            cursor.execute("pragma journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(uniform(0.005, 0.02))
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:
