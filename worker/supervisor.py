@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from core.datasets.examples import DataFormat
 from core.db.plain import from_plain
+from core.db.session import is_away
 from core.errors import ErrorBody, ServiceUnavailableError, StaleLeaseError, StoreError, TrainingError, TunewrightError
 from core.events.models import EventLevel
 from core.jobs import lease as leases
@@ -56,7 +57,7 @@ from worker.trainer import TrainingChild
 from worker.watchdog import Watchdog
 
 GIB = 1024**3
-FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 1.0, 30.0
+FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.5, 30.0
 LOWERED_RATE = 0.25  # of the planned learning rate, after a divergence
 NOT_ON_THE_WIRE = {"type", "trained_tokens"}
 SILENCE_SECONDS = 1.0
@@ -108,7 +109,7 @@ class Supervisor:
         self._child: TrainingChild | None = None
         self._stopping = threading.Event()
         self._lost = threading.Event()
-        self._restart_delays = delays(FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS)
+        self._restart_delays = delays(FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS)  # anew with each checkpoint
         self._store_is_away = False
 
     @property
@@ -232,6 +233,7 @@ class Supervisor:
                 measured = {name: value for name, value in asdict(said).items() if name != "type"}
                 self._write(partial(progress.record_memory, lease=self._lease, measured=measured))
             case CheckpointReport():
+                self._restart_delays = delays(FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS)
                 try:
                     self._keep_checkpoint(said)
                 except StoreError as error:
@@ -376,7 +378,9 @@ class Supervisor:
         for delay_seconds in delays():
             try:
                 return self._runtime.database.run(work)
-            except OperationalError as error:
+            except DBAPIError as error:
+                if not is_away(error):
+                    raise
                 log.warning("database_away", job_id=self.job_id, error=str(error.orig))
                 if self._lost.wait(delay_seconds):
                     raise StaleLeaseError(f"The lease on {self.job_id} ran out while the database was away.") from None

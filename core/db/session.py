@@ -20,6 +20,7 @@ from core.queue.messages import Message, Publisher
 
 BUSY_TIMEOUT_MILLISECONDS = 30_000
 _RETRIED_SQLSTATES = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+_READ_ONLY_SQLSTATE = "25006"  # read_only_sql_transaction: a standby, or a server that someone is working on
 _ATTEMPTS = 5
 
 Result = TypeVar("Result")
@@ -76,6 +77,11 @@ def is_transient(error: DBAPIError) -> bool:
     if isinstance(error, OperationalError) and "database is locked" in str(error.orig):
         return True
     return getattr(error.orig, "sqlstate", None) in _RETRIED_SQLSTATES
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether the database cannot be reached, or cannot be written for now; the transaction has changed nothing."""
+    return isinstance(error, OperationalError) or getattr(error.orig, "sqlstate", None) == _READ_ONLY_SQLSTATE
 
 
 def open_engine(url: str) -> Engine:
