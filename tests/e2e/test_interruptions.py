@@ -1,14 +1,18 @@
 """What must not lose a job: its owner's wishes, a killed trainer, a killed worker, a drained worker."""
 
-import os
+import io
 import signal
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
+from core.fleet.service import DRAINED_EXIT_CODE
+from tests.e2e.chaos import trainers
 from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service, running_service
 from tests.waiting import wait_for
@@ -35,12 +39,6 @@ def _steps(service: Service, job_id: str) -> list[int]:
     return [event.data["step"] for event in reversed(events) if event.data and event.data.get("valid_loss") is None]
 
 
-def _trainers(service: Service, worker: str) -> list[psutil.Process]:
-    """The worker's training children: grandchildren that lead a process group of their own."""
-    process = psutil.Process(service.processes[worker].pid)
-    return [child for child in process.children(recursive=True) if os.getpgid(child.pid) == child.pid]
-
-
 def test_cancel_charges_what_was_used_and_frees_the_worker(service: Service) -> None:
     job_id = _start_training(service)
     service.client.fine_tuning.jobs.cancel(job_id)
@@ -49,9 +47,42 @@ def test_cancel_charges_what_was_used_and_frees_the_worker(service: Service) -> 
         wire = http.get(f"/fine_tuning/jobs/{job_id}").json()
         assert http.get("/credits").json()["held"] == 0
     assert 0 <= wire["charged"] <= wire["quote"]["credits"]
-    wait_for(lambda: not _trainers(service, "worker"), seconds=10, what="the trainer to be gone")
+    wait_for(lambda: not trainers(service), seconds=10, what="the trainer to be gone")
     follower = service.create_job(chat_rows())
     service.wait(follower.id, "succeeded")
+
+
+def test_a_cancelled_jobs_newest_checkpoint_can_be_downloaded(service: Service) -> None:
+    job_id = _start_training(service, steps=10)
+    service.client.fine_tuning.jobs.cancel(job_id)
+    service.wait(job_id, "cancelled", seconds=15)
+    newest = service.client.fine_tuning.jobs.checkpoints.list(job_id).data[0]
+    with service.http as http:
+        path = f"/fine_tuning/jobs/{job_id}/checkpoints/{newest.id}/content"
+        content = http.get(path, follow_redirects=True).raise_for_status().content
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        names = {Path(name).name for name in archive.getnames()}
+    assert {"weights.safetensors", "optimizer.pt", "state.json", "manifest.json"} <= names
+
+
+def test_a_drained_worker_puts_its_job_back_and_ends(service: Service) -> None:
+    job_id = _start_training(service, steps=10)
+    waiting = service.create_job(chat_rows()).id
+    with service.http as http:
+        place = http.get(f"/fine_tuning/jobs/{waiting}").json()
+    assert place["queue_position"] == 1
+    assert place["estimated_start"] > 0
+    worker = service.processes.pop("worker")
+    command = [sys.executable, "-m", "cli", "worker", "drain"]
+    drained = subprocess.run(command, env=service.environment, capture_output=True, text=True, timeout=60)
+    assert drained.returncode == 0, drained.stderr
+    assert "Drained" in drained.stderr
+    assert worker.wait(timeout=20) == DRAINED_EXIT_CODE
+    service.start_worker()
+    service.wait(job_id, "succeeded")
+    steps = _steps(service, job_id)
+    assert steps == list(range(1, len(steps) + 1))
+    service.wait(waiting, "succeeded")
 
 
 def test_pause_and_resume_go_on_where_it_stopped(service: Service) -> None:
@@ -69,7 +100,7 @@ def test_pause_and_resume_go_on_where_it_stopped(service: Service) -> None:
 
 def test_a_killed_trainer_is_started_again_from_its_checkpoint(service: Service) -> None:
     job_id = _start_training(service, steps=30)
-    for trainer in _trainers(service, "worker"):
+    for trainer in trainers(service):
         trainer.kill()
     service.wait(job_id, "succeeded")
     steps = _steps(service, job_id)
