@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": ("cli.plan:plan", "Plan a run on this machine, without a service: method, memory, time and price."),
     "jobs": ("cli.jobs:jobs", "List fine-tuning jobs, newest first."),
     "codes": ("cli.codes:codes", "Make and list credit codes."),
+    "ledger": ("cli.ledger:ledger", "Prove the books, and refund what was charged."),
     "keys": ("cli.keys:keys", "Make API keys."),
     "link": ("cli.keys:link", "Print a link that signs the owner in, once."),
     "workers": ("cli.fleet:workers", "List the workers that have reported lately, and their devices."),

