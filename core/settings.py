@@ -4,10 +4,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, NonNegativeInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
+
+
+# Credits per device-hour, in the order of what clouds ask for these devices; the classes are the planner's catalogue's.
+PRICES = {
+    "default": 2000,
+    "cpu": 600,
+    "nvidia-t4-16gb": 800,
+    "nvidia-l4-24gb": 1200,
+    "nvidia-a10g-24gb": 1500,
+    "nvidia-rtx-4090-24gb": 1500,
+    "nvidia-l40s-48gb": 2400,
+    "nvidia-a100-40gb": 2800,
+    "nvidia-a100-80gb": 3400,
+    "nvidia-h100-80gb": 5600,
+    "nvidia-h200-141gb": 6800,
+    "nvidia-b200-180gb": 10_000,
+}
 
 
 class Settings(BaseSettings):
@@ -39,9 +56,9 @@ class Settings(BaseSettings):
     session_seconds: int = Field(14 * 86400, description="How long a browser stays signed in.")
     sign_in_link_seconds: int = Field(3600, description="How long a one-time link works.")
 
-    prices: dict[str, int] = Field(
-        default={"default": 2000, "cpu": 600},
-        description="Credits per device-hour by device class; `default` for classes not listed.",
+    prices: dict[str, NonNegativeInt] = Field(
+        default=PRICES,
+        description="Credits per device-hour by device class; `default`, which must be there, for classes not listed.",
     )
     quote_seconds: int = Field(900, description="How long a quote stands.")
 
@@ -53,6 +70,13 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(60.0, description="At most this much training is lost to a crash.")
     stop_grace_seconds: float = Field(20.0, description="From SIGTERM to SIGKILL of a training child.")
     max_attempts: int = Field(5, description="Starts of one job before it fails.")
+
+    @field_validator("prices")
+    @classmethod
+    def _prices_have_a_default(cls, prices: dict[str, int]) -> dict[str, int]:
+        if "default" not in prices:
+            raise ValueError("the price list needs a 'default' for device classes that it does not name")
+        return prices
 
     @model_validator(mode="after")
     def _heartbeat_is_inside_lease(self) -> Self:
