@@ -62,9 +62,16 @@ def lock_code(session: Session, code: str) -> CreditCode | None:
     return session.scalars(select(CreditCode).where(CreditCode.code == code).with_for_update()).first()
 
 
-def codes(session: Session) -> list[CreditCode]:
-    """Every code, by name."""
-    return list(session.scalars(select(CreditCode).order_by(CreditCode.code)))
+def codes(session: Session, after: str | None, limit: int) -> list[tuple[CreditCode, int]]:
+    """A page of all codes, newest first, each with how often it was redeemed."""
+    redeemed = (
+        select(func.count()).select_from(CodeRedemption).where(CodeRedemption.code_id == CreditCode.id)
+    ).scalar_subquery()
+    query = select(CreditCode, redeemed)
+    if after is not None:
+        query = query.where(CreditCode.id < after)
+    rows = session.execute(query.order_by(CreditCode.id.desc()).limit(limit))
+    return [(code, int(redemptions)) for code, redemptions in rows]
 
 
 def count_redemptions(session: Session, code_id: str, organization_id: str | None = None) -> int:
