@@ -19,6 +19,7 @@ from core.errors import (
     ConflictError,
     FileTooLargeError,
     InvalidRequestError,
+    LimitReachedError,
     NotFoundError,
     RateLimitError,
     ServiceUnavailableError,
@@ -48,8 +49,10 @@ def register(app: FastAPI) -> None:
 def error_response(error: TunewrightError) -> JSONResponse:
     """The response that shows an error."""
     headers: dict[str, str] = {}
-    if isinstance(error, (ConflictError, RateLimitError)):
+    if isinstance(error, (ConflictError, LimitReachedError)):
         headers["x-should-retry"] = "false"  # the client would wait and fail again
+    if isinstance(error, RateLimitError):
+        headers["retry-after"] = str(error.retry_after_seconds)
     if isinstance(error, AuthenticationError):
         headers["www-authenticate"] = 'Bearer realm="tunewright"'
     if isinstance(error, ServiceUnavailableError):

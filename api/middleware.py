@@ -13,7 +13,9 @@ from api.metrics import RequestMetrics
 from api.schemas.errors import envelope
 from core.errors import FileTooLargeError
 from core.ids import new_id
+from core.throttle.service import Allowance
 
+YEAR_SECONDS = 365 * 24 * 3600
 UPLOAD_PATH = "/v1/files"
 MULTIPART_OVERHEAD_BYTES = 64 * 1024  # boundaries, part headers and the small fields beside the file
 
@@ -31,6 +33,15 @@ def finish_headers(headers: MutableHeaders, scope: Scope) -> None:
     headers.setdefault("referrer-policy", "no-referrer")
     headers.setdefault("content-security-policy", _STRICT_POLICY)
     headers.setdefault("cache-control", "no-store")
+    headers.setdefault("permissions-policy", "camera=(), geolocation=(), microphone=()")
+    headers.setdefault("cross-origin-opener-policy", "same-origin")
+    if scope.get("scheme") == "https":
+        headers.setdefault("strict-transport-security", f"max-age={YEAR_SECONDS}")
+    allowance: Allowance | None = scope.get("state", {}).get("allowance")
+    if allowance is not None:
+        headers["x-ratelimit-limit-requests"] = str(allowance.limit)
+        headers["x-ratelimit-remaining-requests"] = str(allowance.remaining)
+        headers["x-ratelimit-reset-requests"] = f"{allowance.reset_seconds}s"
 
 
 class RequestMiddleware:
@@ -106,8 +117,8 @@ class BodyLimitMiddleware:
     def _refusal(self, is_upload: bool) -> FileTooLargeError:
         if is_upload:
             return FileTooLargeError(
-                f"The file is larger than {self.max_upload_bytes:,} bytes, the most this service takes. Nothing of it "
-                "was kept. Split it, or compress it with gzip.",
+                f"The file is larger than the limit upload_bytes, {self.max_upload_bytes:,}. Nothing of it was "
+                "kept. Split it, or compress it with gzip.",
                 param="file",
             )
         return FileTooLargeError(f"The body is larger than {self.max_request_bytes:,} bytes.", code="request_too_large")

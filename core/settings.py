@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, NonNegativeInt, SecretStr, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
@@ -55,6 +55,20 @@ class Settings(BaseSettings):
     retry_window_seconds: int = Field(600, description="How long a retried create returns the first result.")
     session_seconds: int = Field(14 * 86400, description="How long a browser stays signed in.")
     sign_in_link_seconds: int = Field(3600, description="How long a one-time link works.")
+
+    sign_up_open: bool = Field(False, description="Whether strangers can make an account; an administrator always can.")
+    key_requests_per_minute: NonNegativeInt = Field(6000, description="Requests of one API key or session; 0: any.")
+    address_requests_per_minute: NonNegativeInt = Field(12_000, description="Requests from one address; 0: any.")
+    sign_in_failures_per_hour: NonNegativeInt = Field(
+        20, description="Wrong passwords for one account, and from one address; 0: any."
+    )
+    code_guesses_per_hour: NonNegativeInt = Field(
+        20, description="Unknown credit codes of one account, and from one address; 0: any."
+    )
+
+    max_running_jobs: PositiveInt = Field(20, description="Jobs of one organization that train at once; others wait.")
+    max_queued_jobs: PositiveInt = Field(200, description="Jobs of one organization that wait for a device.")
+    max_storage_bytes: PositiveInt = Field(100 * GIB, description="Files and results of one organization.")
 
     prices: dict[str, NonNegativeInt] = Field(
         default=PRICES,

@@ -24,6 +24,7 @@ from core.queue.publisher import QueuePublisher
 from core.retries.service import CreateRequest
 from core.runtime import Runtime
 from core.settings import Settings
+from core.throttle.service import Throttle
 from planner import policy
 from planner.catalogue import models
 from planner.devices import Device
@@ -95,6 +96,7 @@ def open_runtime(database: Database, directory: Path) -> Runtime:
         database=database,
         store=open_store((directory / "artifacts").absolute().as_uri()),
         publisher=QueuePublisher("redis://127.0.0.1:1"),
+        throttle=Throttle("redis://127.0.0.1:1"),
     )
 
 
