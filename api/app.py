@@ -54,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         BodyLimitMiddleware,
         max_request_bytes=settings.max_request_bytes,
         max_upload_bytes=settings.max_upload_bytes,
+        patience_seconds=settings.body_patience_seconds,
     )
     app.add_middleware(RequestMiddleware, metrics=RequestMetrics(registry))
     errors.register(app)

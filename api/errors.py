@@ -23,6 +23,7 @@ from core.errors import (
     NotFoundError,
     RateLimitError,
     ServiceUnavailableError,
+    SlowRequestError,
     TunewrightError,
     UnsupportedMediaTypeError,
 )
@@ -101,6 +102,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
             )
         case 405:
             return _method_not_allowed(request)
+        case 408:
+            found = SlowRequestError(str(error.detail))
         case 413:
             is_upload = request.url.path == UPLOAD_PATH
             found = FileTooLargeError(str(error.detail), code=None if is_upload else "request_too_large")

@@ -13,6 +13,7 @@
     ├── NotFoundError                    404  not_found
     │   ├── ModelNotFoundError           404  model_not_found
     │   └── UnknownCodeError             404  code_unknown
+    ├── SlowRequestError                 408  request_too_slow
     ├── ConflictError                    409  conflict
     ├── FileTooLargeError                413  file_too_large
     ├── UnsupportedMediaTypeError        415  unsupported_media_type
@@ -45,6 +46,7 @@ __all__ = [
     "PlanDoesNotFitError",
     "RateLimitError",
     "ServiceUnavailableError",
+    "SlowRequestError",
     "StaleLeaseError",
     "StoreError",
     "TrainingError",
@@ -166,6 +168,14 @@ class UnknownCodeError(NotFoundError):
     """Raised when there is no such credit code. Counted: codes can be guessed."""
 
     code = "code_unknown"
+
+
+class SlowRequestError(TunewrightError):
+    """Raised when a body stops arriving, or arrives so slowly that it holds a place others need."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_too_slow"
 
 
 class ConflictError(TunewrightError):

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(512 * 1024**2, description="Largest file accepted, as OpenAI's.")
     max_request_bytes: int = Field(1024**2, description="Largest JSON body accepted.")
+    body_patience_seconds: float = Field(
+        60.0, gt=0, description="Time a body has to arrive, on top of a second for each 16 KiB that did."
+    )
     inline_inspection_bytes: int = Field(32 * 1024**2, description="Files up to this size are inspected when needed.")
     retry_window_seconds: int = Field(600, description="How long a retried create returns the first result.")
     session_seconds: int = Field(14 * 86400, description="How long a browser stays signed in.")

@@ -44,6 +44,7 @@ def files_page(
         "unknown_field",
         "invalid_purpose",
         "empty_file",
+        "request_too_slow",
         "file_too_large",
         "storage_bytes_limit",
         "unsupported_media_type",

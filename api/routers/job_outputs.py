@@ -111,7 +111,11 @@ def list_fine_tuning_artifacts(
     summary="Download an artifact",
     response_class=Response,
     responses={
-        200: {"description": "The bytes; `etag` is their SHA-256.", "content": {"application/octet-stream": {}}},
+        200: {
+            "description": "The bytes; `etag` is their SHA-256.",
+            "content": {kind: {} for kind in ("application/zip", "application/json", "text/csv", "text/markdown")}
+            | {"application/octet-stream": {}},
+        },
         302: {"description": "A link to the bytes, good for five minutes."},
         304: {"description": "Unchanged since the `etag` in `If-None-Match`."},
         **errors(*SIGNED_IN, "job_not_found", "artifact_not_found", "store_unavailable"),

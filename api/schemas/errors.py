@@ -23,6 +23,7 @@ from core.errors import (
     PlanDoesNotFitError,
     RateLimitError,
     ServiceUnavailableError,
+    SlowRequestError,
     StoreError,
     TunewrightError,
     UnknownCodeError,
@@ -104,6 +105,7 @@ _SHOWN: tuple[TunewrightError, ...] = (
     UnknownCodeError("No such credit code. Check its spelling.", param="code"),
     NotFoundError("No API key 'key_01JD…'.", code="api_key_not_found", param="key_id"),
     ModelNotFoundError("The model 'smollm9' does not exist.", param="model"),
+    SlowRequestError("12,288 bytes of the body came in 61 seconds, and then no more."),
     ConflictError(
         "The job ftjob-01JD… is succeeded and cannot become cancelled.", code="invalid_job_state", param="job_id"
     ),
@@ -151,7 +153,7 @@ SIGNED_IN = (
     "insufficient_scope",
     "rate_limit_exceeded",
 )
-BODY = ("invalid_json", "unknown_field", "request_too_large", "unsupported_media_type")
+BODY = ("invalid_json", "unknown_field", "request_too_slow", "request_too_large", "unsupported_media_type")
 CREATE = (*SIGNED_IN, *BODY, "idempotency_key_reused")
 PLANNING = (
     "unsupported_method",
@@ -174,6 +176,7 @@ _TITLES = {
     402: "Not enough credits.",
     403: "Known, but not allowed.",
     404: "No such object, or it belongs to another organization.",
+    408: "The body stopped arriving, or came too slowly.",
     409: "The object's state does not allow it. Retrying alone does not help.",
     413: "Too large. Nothing is kept.",
     415: "The body is of another content type than this route reads.",
