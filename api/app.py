@@ -17,12 +17,12 @@ from api.document import DESCRIPTION, TAGS, build_document
 from api.metrics import RequestMetrics, ServiceCollector
 from api.middleware import BodyLimitMiddleware, RequestMiddleware
 from api.multipart import UPLOADS_AT_ONCE
-from api.routers import account, api_keys, browser, credits, files, health, job_outputs, jobs, models, plans
+from api.routers import account, api_keys, browser, codes, credits, files, health, job_outputs, jobs, models, plans
 from core.logging import configure_logging
 from core.runtime import open_runtime
 from core.settings import Settings
 
-ROUTERS = (files, plans, jobs, job_outputs, models, credits, api_keys, account, health, browser)
+ROUTERS = (files, plans, jobs, job_outputs, models, credits, codes, api_keys, account, health, browser)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -54,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         BodyLimitMiddleware,
         max_request_bytes=settings.max_request_bytes,
         max_upload_bytes=settings.max_upload_bytes,
+        patience_seconds=settings.body_patience_seconds,
     )
     app.add_middleware(RequestMiddleware, metrics=RequestMetrics(registry))
     errors.register(app)

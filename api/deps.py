@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -10,10 +10,12 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
 from core.accounts import service as accounts
+from core.accounts.models import Scope
 from core.accounts.service import LAST_USED_RESOLUTION, Actor
 from core.errors import AuthenticationError, PermissionDeniedError
 from core.retries.service import CreateRequest
 from core.runtime import Runtime
+from core.throttle.service import MINUTE, Rate
 
 SESSION_COOKIE = "tunewright_session"
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
@@ -48,13 +50,44 @@ class KeyUses:
         return True
 
 
+def caller_address(request: Request) -> str:
+    """Where the request comes from; behind a proxy that the server trusts, what that says."""
+    return request.client.host if request.client else "unknown"
+
+
+def limit_address(request: Request, runtime: RuntimeDep) -> str:
+    """The caller's address, its request counted. Raises RateLimitError."""
+    address = caller_address(request)
+    rate = Rate("requests from this address", runtime.settings.address_requests_per_minute, MINUTE)
+    runtime.throttle.take(rate, address)
+    return address
+
+
+AddressDep = Annotated[str, Depends(limit_address)]
+
+
 def authenticate(
     request: Request,
     runtime: RuntimeDep,
+    address: AddressDep,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     cookie: Annotated[str | None, Depends(_cookie)],
 ) -> Actor:
-    """The caller. Raises AuthenticationError, and PermissionDeniedError for another site's request."""
+    """The caller, its request counted, with a scope that allows the request's method.
+
+    Raises AuthenticationError, RateLimitError, and PermissionDeniedError for another site's request or a scope that
+    does not suffice.
+    """
+    actor = replace(_identified(request, runtime, bearer, cookie), address=address)
+    rate = Rate("requests of this key or session", runtime.settings.key_requests_per_minute, MINUTE)
+    request.state.allowance = runtime.throttle.take(rate, actor.credential)
+    accounts.require_scope(actor, Scope.READ if request.method in _SAFE_METHODS else Scope.WRITE)
+    return actor
+
+
+def _identified(
+    request: Request, runtime: Runtime, bearer: HTTPAuthorizationCredentials | None, cookie: str | None
+) -> Actor:
     if bearer is not None:
         with runtime.database.read() as session:
             actor = accounts.authenticate_key(session, bearer.credentials)
@@ -62,14 +95,14 @@ def authenticate(
             runtime.database.run(lambda session: accounts.note_key_use(session, actor.credential))
         return actor
     if cookie is not None:
-        _refuse_other_sites(request, runtime.settings.public_url)
+        refuse_other_sites(request, runtime.settings.public_url)
         with runtime.database.read() as session:
             return accounts.authenticate_session(session, cookie)
     raise AuthenticationError("You did not provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.")
 
 
-def _refuse_other_sites(request: Request, public_url: str | None) -> None:
-    """A browser sends the cookie along with whatever a page asks for; only our own pages may change anything."""
+def refuse_other_sites(request: Request, public_url: str | None) -> None:
+    """A browser sends cookies along with whatever a page asks for; only our own pages may change anything."""
     if request.method in _SAFE_METHODS:
         return
     fetch_site = request.headers.get("sec-fetch-site")
@@ -90,6 +123,13 @@ def _origin(url: str) -> str:
 
 
 ActorDep = Annotated[Actor, Depends(authenticate)]
+
+
+def authenticate_admin(actor: ActorDep) -> None:
+    """For the routes of administrators. Raises PermissionDeniedError."""
+    accounts.require_scope(actor, Scope.ADMIN)
+
+
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -18,6 +18,7 @@ TAGS: list[dict[str, Any]] = [
     {"name": "Models", "description": "Base models and fine-tuned ones."},
     {"name": "Credits", "description": "Balance, transactions, codes. A quote is a cap; a failed job costs nothing."},
     {"name": "Account", "description": "The caller and its API keys."},
+    {"name": "Administration", "description": "For keys with the scope `admin`."},
     {"name": "Workers", "description": "The fleet and its devices."},
     {"name": "Health", "description": "For load balancers and Prometheus."},
 ]

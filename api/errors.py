@@ -19,9 +19,11 @@ from core.errors import (
     ConflictError,
     FileTooLargeError,
     InvalidRequestError,
+    LimitReachedError,
     NotFoundError,
     RateLimitError,
     ServiceUnavailableError,
+    SlowRequestError,
     TunewrightError,
     UnsupportedMediaTypeError,
 )
@@ -48,8 +50,10 @@ def register(app: FastAPI) -> None:
 def error_response(error: TunewrightError) -> JSONResponse:
     """The response that shows an error."""
     headers: dict[str, str] = {}
-    if isinstance(error, (ConflictError, RateLimitError)):
+    if isinstance(error, (ConflictError, LimitReachedError)):
         headers["x-should-retry"] = "false"  # the client would wait and fail again
+    if isinstance(error, RateLimitError):
+        headers["retry-after"] = str(error.retry_after_seconds)
     if isinstance(error, AuthenticationError):
         headers["www-authenticate"] = 'Bearer realm="tunewright"'
     if isinstance(error, ServiceUnavailableError):
@@ -98,6 +102,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
             )
         case 405:
             return _method_not_allowed(request)
+        case 408:
+            found = SlowRequestError(str(error.detail))
         case 413:
             is_upload = request.url.path == UPLOAD_PATH
             found = FileTooLargeError(str(error.detail), code=None if is_upload else "request_too_large")

@@ -1,5 +1,6 @@
 """What happens to every request: an id, a log line, metrics, a limit on the body, and careful headers."""
 
+import asyncio
 import re
 import time
 
@@ -11,9 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import RequestMetrics
 from api.schemas.errors import envelope
-from core.errors import FileTooLargeError
+from core.errors import FileTooLargeError, SlowRequestError
 from core.ids import new_id
+from core.throttle.service import Allowance
 
+SLOWEST_BYTES_PER_SECOND = 16 * 1024
+YEAR_SECONDS = 365 * 24 * 3600
 UPLOAD_PATH = "/v1/files"
 MULTIPART_OVERHEAD_BYTES = 64 * 1024  # boundaries, part headers and the small fields beside the file
 
@@ -31,6 +35,15 @@ def finish_headers(headers: MutableHeaders, scope: Scope) -> None:
     headers.setdefault("referrer-policy", "no-referrer")
     headers.setdefault("content-security-policy", _STRICT_POLICY)
     headers.setdefault("cache-control", "no-store")
+    headers.setdefault("permissions-policy", "camera=(), geolocation=(), microphone=()")
+    headers.setdefault("cross-origin-opener-policy", "same-origin")
+    if scope.get("scheme") == "https":
+        headers.setdefault("strict-transport-security", f"max-age={YEAR_SECONDS}")
+    allowance: Allowance | None = scope.get("state", {}).get("allowance")
+    if allowance is not None:
+        headers["x-ratelimit-limit-requests"] = str(allowance.limit)
+        headers["x-ratelimit-remaining-requests"] = str(allowance.remaining)
+        headers["x-ratelimit-reset-requests"] = f"{allowance.reset_seconds}s"
 
 
 class RequestMiddleware:
@@ -72,12 +85,13 @@ class RequestMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies above a limit, by their declared length or while they arrive."""
+    """Refuses bodies above a limit, by their declared length or while they arrive, and those that never end."""
 
-    def __init__(self, app: ASGIApp, max_request_bytes: int, max_upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_request_bytes: int, max_upload_bytes: int, patience_seconds: float) -> None:
         self.app = app
         self.max_request_bytes = max_request_bytes
         self.max_upload_bytes = max_upload_bytes
+        self.patience_seconds = patience_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -90,11 +104,24 @@ class BodyLimitMiddleware:
         if declared.isdigit() and int(declared) > limit:
             await JSONResponse(envelope(refusal.body), status_code=refusal.status)(scope, receive, send)
             return
-        received = 0
+        received, is_complete, started = 0, False, time.monotonic()
 
         async def receive_limited() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_complete
+            if is_complete:  # who asks on waits for the client to go away
+                return await receive()
+            # Slow ones are allowed to be slow, not to hold a place for ever.
+            allowed_seconds = self.patience_seconds + received / SLOWEST_BYTES_PER_SECOND
+            try:
+                async with asyncio.timeout(started + allowed_seconds - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(
+                    SlowRequestError.status,
+                    f"{received:,} bytes of the body came in {allowed_seconds:,.0f} seconds, and then no more. Send it "
+                    "again over a faster connection.",
+                ) from None
+            is_complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > limit:
                 # FastAPI passes HTTPException through its body reader and wraps everything else.
@@ -106,8 +133,8 @@ class BodyLimitMiddleware:
     def _refusal(self, is_upload: bool) -> FileTooLargeError:
         if is_upload:
             return FileTooLargeError(
-                f"The file is larger than {self.max_upload_bytes:,} bytes, the most this service takes. Nothing of it "
-                "was kept. Split it, or compress it with gzip.",
+                f"The file is larger than the limit upload_bytes, {self.max_upload_bytes:,}. Nothing of it was "
+                "kept. Split it, or compress it with gzip.",
                 param="file",
             )
         return FileTooLargeError(f"The body is larger than {self.max_request_bytes:,} bytes.", code="request_too_large")

@@ -52,7 +52,10 @@ def main() -> None:
         directory = Path(name)
         make_tiny_model(directory / "models" / "tiny")
         url = f"redis://127.0.0.1:{broker.port}/0"
-        with running_service(directory, directory / "models", url, database_url=arguments.database_url) as service:
+        rates = {"KEY_REQUESTS_PER_MINUTE": "0", "ADDRESS_REQUESTS_PER_MINUTE": "0"}
+        with running_service(
+            directory, directory / "models", url, database_url=arguments.database_url, overrides=rates
+        ) as service:
             job_id = service.create_job(chat_rows()).id
             service.wait(job_id, "succeeded")
             row(table, "bare FastAPI", 0, bare(directory), None)

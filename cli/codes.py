@@ -9,8 +9,10 @@ from rich.table import Table
 from cli.database import DataDirectory, load_settings, open_database
 from cli.terminal import out
 from core.db.base import utc_now
-from core.ledger import queries
-from core.ledger.codes import create_code
+from core.ledger.codes import create_code, disable_code, list_codes
+from core.ledger.models import CreditCode
+
+LONGEST_LIST = 1000
 
 codes = typer.Typer(no_args_is_help=True)
 
@@ -44,14 +46,29 @@ def show(data: DataDirectory = None) -> None:
     """List the codes and how often each was redeemed."""
     table = Table("Code", "Credits", "Redeemed", "Per account", "Expires")
     with open_database(load_settings(data)) as database, database.read() as session:
-        for code in queries.codes(session):
-            redeemed = queries.count_redemptions(session, code.id)
-            over = code.expires_at is not None and code.expires_at <= utc_now()
+        for use in list_codes(session, limit=LONGEST_LIST).rows:
+            code = use.code
             table.add_row(
                 code.code,
                 f"{code.credits:,}",
-                f"{redeemed} of {code.max_redemptions}" if code.max_redemptions else str(redeemed),
+                f"{use.redemptions} of {code.max_redemptions}" if code.max_redemptions else str(use.redemptions),
                 str(code.per_account),
-                "never" if code.expires_at is None else f"{code.expires_at:%Y-%m-%d}" + (" (expired)" if over else ""),
+                "disabled" if code.disabled_at is not None else _expiry(code),
             )
     out.print(table)
+
+
+@codes.command("disable")
+def disable(
+    name: Annotated[str, typer.Argument(help="The code; case does not matter.")], data: DataDirectory = None
+) -> None:
+    """Make a code worthless from now on; what it gave stays."""
+    with open_database(load_settings(data)) as database:
+        use = database.run(lambda session: disable_code(session, name))
+    out.print(f"{use.code.code} is disabled; it was redeemed {use.redemptions} times.")
+
+
+def _expiry(code: CreditCode) -> str:
+    if code.expires_at is None:
+        return "never"
+    return f"{code.expires_at:%Y-%m-%d}" + (" (expired)" if code.expires_at <= utc_now() else "")

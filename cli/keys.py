@@ -1,14 +1,24 @@
 """`tunewright keys` and `tunewright link`: how the owner of an installation gets in."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from cli.database import DataDirectory, load_settings, open_database
 from cli.service_files import running_service
 from cli.sign_in import sign_in_url
 from cli.terminal import err, out
-from core.accounts.service import create_api_key, create_sign_in_link, ensure_owner
+from core.accounts.models import ApiKey, Scope
+from core.accounts.service import (
+    create_api_key,
+    create_sign_in_link,
+    ensure_owner,
+    list_api_keys,
+    revoke_api_key,
+)
+from core.db.base import utc_now
 from core.errors import ServiceUnavailableError
 
 keys = typer.Typer(no_args_is_help=True)
@@ -16,18 +26,56 @@ keys = typer.Typer(no_args_is_help=True)
 
 @keys.callback()
 def _keys() -> None:
-    """Make API keys."""
+    """Make, list and revoke API keys."""
 
 
 @keys.command("create")
 def create(
     name: Annotated[str, typer.Option(help="What the key is for; lists show it.")] = "Command line",
+    scope: Annotated[Scope, typer.Option(help="What it may do; each includes the one before.")] = Scope.WRITE,
+    expires: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last moment, in UTC.")] = None,
     data: DataDirectory = None,
 ) -> None:
     """Make an API key of the owner and print it, alone, on standard output. It is never shown again."""
+    expires_at = expires.replace(tzinfo=UTC) if expires else None
     with open_database(load_settings(data)) as database, database.transaction() as session:
-        secret = create_api_key(session, ensure_owner(session), name).secret
+        secret = create_api_key(session, ensure_owner(session), name, scope=scope, expires_at=expires_at).secret
     typer.echo(secret)
+
+
+@keys.command("list")
+def show(data: DataDirectory = None) -> None:
+    """List the owner's API keys by their prefix."""
+    table = Table("Key", "Prefix", "Name", "Scope", "Last used", "State")
+    with open_database(load_settings(data)) as database, database.transaction() as session:
+        for key in list_api_keys(session, ensure_owner(session).organization_id):
+            table.add_row(
+                key.id,
+                f"{key.prefix}…",
+                key.name,
+                key.scope,
+                "never" if key.last_used_at is None else f"{key.last_used_at:%Y-%m-%d %H:%M}",
+                _state(key),
+            )
+    out.print(table)
+
+
+@keys.command("revoke")
+def revoke(
+    key: Annotated[str, typer.Argument(help="Id of the key, as the list shows it.")], data: DataDirectory = None
+) -> None:
+    """Make an API key of the owner unusable from now on."""
+    with open_database(load_settings(data)) as database, database.transaction() as session:
+        prefix = revoke_api_key(session, ensure_owner(session).organization_id, key).prefix
+    out.print(f"{prefix}… is revoked.")
+
+
+def _state(key: ApiKey) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    if key.expires_at is None:
+        return "works"
+    return ("expired " if key.expires_at <= utc_now() else "works until ") + f"{key.expires_at:%Y-%m-%d}"
 
 
 def link(

@@ -7,14 +7,18 @@
     │   ├── InvalidModelError            400  invalid_model
     │   └── PlanDoesNotFitError          400  plan_does_not_fit
     ├── AuthenticationError              401  invalid_api_key
+    │   └── WrongPasswordError           401  wrong_password
     ├── InsufficientCreditsError         402  insufficient_credits
     ├── PermissionDeniedError            403  permission_denied
     ├── NotFoundError                    404  not_found
-    │   └── ModelNotFoundError           404  model_not_found
+    │   ├── ModelNotFoundError           404  model_not_found
+    │   └── UnknownCodeError             404  code_unknown
+    ├── SlowRequestError                 408  request_too_slow
     ├── ConflictError                    409  conflict
     ├── FileTooLargeError                413  file_too_large
     ├── UnsupportedMediaTypeError        415  unsupported_media_type
     ├── RateLimitError                   429  rate_limit_exceeded
+    ├── LimitReachedError                429  limit_reached
     ├── ServiceUnavailableError          503  service_unavailable
     │   └── StoreError                   503  store_unavailable
     ├── TrainingError                    500  training_failed
@@ -35,17 +39,21 @@ __all__ = [
     "InvalidDatasetError",
     "InvalidModelError",
     "InvalidRequestError",
+    "LimitReachedError",
     "ModelNotFoundError",
     "NotFoundError",
     "PermissionDeniedError",
     "PlanDoesNotFitError",
     "RateLimitError",
     "ServiceUnavailableError",
+    "SlowRequestError",
     "StaleLeaseError",
     "StoreError",
     "TrainingError",
     "TunewrightError",
+    "UnknownCodeError",
     "UnsupportedMediaTypeError",
+    "WrongPasswordError",
 ]
 
 
@@ -120,6 +128,12 @@ class AuthenticationError(TunewrightError):
     code = "invalid_api_key"
 
 
+class WrongPasswordError(AuthenticationError):
+    """Raised when an e-mail address and a password do not belong together. Counted: passwords can be guessed."""
+
+    code = "wrong_password"
+
+
 class InsufficientCreditsError(TunewrightError):
     """Raised when a quote is larger than the available balance."""
 
@@ -150,6 +164,20 @@ class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
 
+class UnknownCodeError(NotFoundError):
+    """Raised when there is no such credit code. Counted: codes can be guessed."""
+
+    code = "code_unknown"
+
+
+class SlowRequestError(TunewrightError):
+    """Raised when a body stops arriving, or arrives so slowly that it holds a place others need."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_too_slow"
+
+
 class ConflictError(TunewrightError):
     """Raised when the object is not in a state that allows the request. Retrying alone does not help."""
 
@@ -175,11 +203,32 @@ class UnsupportedMediaTypeError(TunewrightError):
 
 
 class RateLimitError(TunewrightError):
-    """Raised when a key or address asks too often, or an organization is at one of its limits."""
+    """Raised when a key, an address or an account asks too often. Retrying later helps."""
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, param: str | None = None, retry_after_seconds: int = 1
+    ) -> None:
+        super().__init__(message, code=code, param=param)
+        self.retry_after_seconds = retry_after_seconds
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_rate_limit, (self.message, self.code, self.param, self.retry_after_seconds)
+
+
+def _rebuild_rate_limit(message: str, code: str, param: str | None, retry_after_seconds: int) -> RateLimitError:
+    return RateLimitError(message, code=code, param=param, retry_after_seconds=retry_after_seconds)
+
+
+class LimitReachedError(TunewrightError):
+    """Raised when an organization is at one of its limits, which the message names. Retrying alone does not help."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "limit_reached"
 
 
 class ServiceUnavailableError(TunewrightError):

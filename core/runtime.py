@@ -6,6 +6,7 @@ from core.artifacts.store import ArtifactStore, open_store
 from core.db.session import Database
 from core.queue.publisher import QueuePublisher
 from core.settings import Settings
+from core.throttle.service import Throttle
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Runtime:
     database: Database
     store: ArtifactStore
     publisher: QueuePublisher
+    throttle: Throttle
 
     def close(self) -> None:
         """Give all connections back."""
@@ -31,4 +33,5 @@ def open_runtime(settings: Settings) -> Runtime:
         database=Database(settings.resolved_database_url, publisher),
         store=open_store(settings.resolved_store_url, endpoint_url=settings.s3_endpoint_url),
         publisher=publisher,
+        throttle=Throttle(settings.resolved_redis_url),
     )

@@ -4,10 +4,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
+
+
+# Credits per device-hour, in the order of what clouds ask for these devices; the classes are the planner's catalogue's.
+PRICES = {
+    "default": 2000,
+    "cpu": 600,
+    "nvidia-t4-16gb": 800,
+    "nvidia-l4-24gb": 1200,
+    "nvidia-a10g-24gb": 1500,
+    "nvidia-rtx-4090-24gb": 1500,
+    "nvidia-l40s-48gb": 2400,
+    "nvidia-a100-40gb": 2800,
+    "nvidia-a100-80gb": 3400,
+    "nvidia-h100-80gb": 5600,
+    "nvidia-h200-141gb": 6800,
+    "nvidia-b200-180gb": 10_000,
+}
 
 
 class Settings(BaseSettings):
@@ -34,14 +51,31 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(512 * 1024**2, description="Largest file accepted, as OpenAI's.")
     max_request_bytes: int = Field(1024**2, description="Largest JSON body accepted.")
+    body_patience_seconds: float = Field(
+        60.0, gt=0, description="Time a body has to arrive, on top of a second for each 16 KiB that did."
+    )
     inline_inspection_bytes: int = Field(32 * 1024**2, description="Files up to this size are inspected when needed.")
     retry_window_seconds: int = Field(600, description="How long a retried create returns the first result.")
     session_seconds: int = Field(14 * 86400, description="How long a browser stays signed in.")
     sign_in_link_seconds: int = Field(3600, description="How long a one-time link works.")
 
-    prices: dict[str, int] = Field(
-        default={"default": 2000, "cpu": 600},
-        description="Credits per device-hour by device class; `default` for classes not listed.",
+    sign_up_open: bool = Field(False, description="Whether strangers can make an account; an administrator always can.")
+    key_requests_per_minute: NonNegativeInt = Field(6000, description="Requests of one API key or session; 0: any.")
+    address_requests_per_minute: NonNegativeInt = Field(12_000, description="Requests from one address; 0: any.")
+    sign_in_failures_per_hour: NonNegativeInt = Field(
+        20, description="Wrong passwords for one account, and from one address; 0: any."
+    )
+    code_guesses_per_hour: NonNegativeInt = Field(
+        20, description="Unknown credit codes of one account, and from one address; 0: any."
+    )
+
+    max_running_jobs: PositiveInt = Field(20, description="Jobs of one organization that train at once; others wait.")
+    max_queued_jobs: PositiveInt = Field(200, description="Jobs of one organization that wait for a device.")
+    max_storage_bytes: PositiveInt = Field(100 * GIB, description="Files and results of one organization.")
+
+    prices: dict[str, NonNegativeInt] = Field(
+        default=PRICES,
+        description="Credits per device-hour by device class; `default`, which must be there, for classes not listed.",
     )
     quote_seconds: int = Field(900, description="How long a quote stands.")
 
@@ -65,6 +99,13 @@ class Settings(BaseSettings):
     checkpoint_retention_seconds: int = Field(
         7 * 86400, description="How long the checkpoints of a finished job can be downloaded."
     )
+
+    @field_validator("prices")
+    @classmethod
+    def _prices_have_a_default(cls, prices: dict[str, int]) -> dict[str, int]:
+        if "default" not in prices:
+            raise ValueError("the price list needs a 'default' for device classes that it does not name")
+        return prices
 
     @model_validator(mode="after")
     def _heartbeat_is_inside_lease(self) -> Self:

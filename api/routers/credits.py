@@ -43,8 +43,5 @@ def list_credit_transactions(runtime: RuntimeDep, actor: ActorDep, page: PageDep
 def create_credit_redemption(
     runtime: RuntimeDep, actor: ActorDep, body: RedemptionCreate, create_request: CreateRequestDep
 ) -> RedemptionObject:
-    """Turn a code into credits. A retried request redeems once."""
-    redemption = runtime.database.run(
-        lambda session: codes.redeem_once(session, actor.organization_id, body.code, create_request)
-    )
-    return show_redemption(redemption)
+    """Turn a code into credits. A retried request redeems once. Guessing is slowed per account and per address."""
+    return show_redemption(codes.redeem_once(runtime, actor, body.code, create_request))

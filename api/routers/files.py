@@ -44,7 +44,9 @@ def files_page(
         "unknown_field",
         "invalid_purpose",
         "empty_file",
+        "request_too_slow",
         "file_too_large",
+        "storage_bytes_limit",
         "unsupported_media_type",
         "idempotency_key_reused",
         "store_unavailable",
@@ -65,9 +67,7 @@ async def create_file(
         request.headers.get("content-type", ""),
         request.stream(),
         limiter,
-        lambda filename, chunks: files.store_upload(
-            runtime.store, actor.organization_id, filename, chunks, runtime.settings.max_upload_bytes
-        ),
+        lambda filename, chunks: files.store_upload(runtime, actor.organization_id, filename, chunks),
         lambda upload: runtime.store.delete(upload.stored.key),
     )
     # The boundary of a multipart body differs with each retry; what is in it does not.

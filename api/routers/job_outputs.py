@@ -116,15 +116,18 @@ def retrieve_fine_tuning_checkpoint(
     """What a job can go on from: its two newest checkpoints and its best, for some days after it is finished."""
     with runtime.database.read() as session:
         checkpoint = jobs.get_checkpoint(session, actor.organization_id, fine_tuning_job_id, checkpoint_id)
-    assert checkpoint.storage_key is not None, "a checkpoint that is found is stored"
+    key, size_bytes, sha256 = checkpoint.storage_key, checkpoint.size_bytes, checkpoint.sha256
+    assert key is not None, "a checkpoint that is found is stored"
+    assert size_bytes is not None, "its size with it"
+    assert sha256 is not None, "and its hash"
     return downloads.send(
         runtime,
         request,
         downloads.Download(
-            storage_key=checkpoint.storage_key,
+            storage_key=key,
             filename=f"{fine_tuning_job_id}-step-{checkpoint.step}.tar",
-            size_bytes=checkpoint.size_bytes,
-            sha256=checkpoint.sha256,
+            size_bytes=size_bytes,
+            sha256=sha256,
             media_type="application/x-tar",
         ),
     )
@@ -145,7 +148,11 @@ def list_fine_tuning_artifacts(
     summary="Download an artifact",
     response_class=Response,
     responses={
-        200: {"description": "The bytes; `etag` is their SHA-256.", "content": {"application/octet-stream": {}}},
+        200: {
+            "description": "The bytes; `etag` is their SHA-256.",
+            "content": {kind: {} for kind in ("application/zip", "application/json", "text/csv", "text/markdown")}
+            | {"application/octet-stream": {}},
+        },
         302: {"description": "A link to the bytes, good for five minutes."},
         304: {"description": "Unchanged since the `etag` in `If-None-Match`."},
         **errors(*SIGNED_IN, "job_not_found", "artifact_not_found", "store_unavailable"),

@@ -47,7 +47,9 @@ def metadata_filter(request: Request) -> dict[str, str] | None:
         "plan_not_found",
         "code_unknown",
         "quote_expired",
+        "code_already_redeemed",
         "code_exhausted",
+        "queued_jobs_limit",
     ),
 )
 def create_fine_tuning_job(
@@ -130,13 +132,15 @@ def pause_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_
 @router.post(
     "/{fine_tuning_job_id}/resume",
     summary="Resume a job",
-    responses=errors(*SIGNED_IN, "job_not_found", "invalid_job_state"),
+    responses=errors(*SIGNED_IN, "job_not_found", "invalid_job_state", "queued_jobs_limit"),
 )
 def resume_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str) -> JobObject:
     """Queue a paused job again; it goes on from its last checkpoint, with the same data order and schedule."""
     return _shown(
         runtime,
-        runtime.database.run(lambda session: jobs.resume_job(session, actor.organization_id, fine_tuning_job_id)),
+        runtime.database.run(
+            lambda session: jobs.resume_job(session, runtime.settings, actor.organization_id, fine_tuning_job_id)
+        ),
     )
 
 

@@ -1,12 +1,19 @@
 """Who is calling, and their keys."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, Strict
 from pydantic.config import JsonDict
 
-from api.schemas.base import IdentifiedBody, RequestBody, ResponseBody, unix_seconds, unix_seconds_or_none
-from core.accounts.models import ApiKey
+from api.schemas.base import (
+    LATEST_SECONDS,
+    IdentifiedBody,
+    RequestBody,
+    ResponseBody,
+    unix_seconds,
+    unix_seconds_or_none,
+)
+from core.accounts.models import ApiKey, Scope
 from core.accounts.service import Account, NewApiKey
 
 _KEY_EXAMPLE: JsonDict = {
@@ -15,6 +22,7 @@ _KEY_EXAMPLE: JsonDict = {
     "created_at": 1795219200,
     "name": "laptop",
     "prefix": "tw-3fJq0a",
+    "scope": "write",
     "last_used_at": None,
     "expires_at": None,
     "revoked_at": None,
@@ -65,9 +73,19 @@ class AccountObject(ResponseBody):
 class ApiKeyCreate(RequestBody):
     """A key to make."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "laptop"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "laptop"}, {"name": "ci", "scope": "read", "expires_at": 1826755200}]}
+    )
 
     name: str = Field(min_length=1, max_length=200, description="To tell it from the others.")
+    scope: Annotated[Scope, Strict(False)] = Field(
+        Scope.WRITE,
+        description="`read`: only look. `write`: also change. `admin`: also administer, for administrators. At most "
+        "that of the key or session that makes it.",
+    )
+    expires_at: Annotated[int | None, Field(ge=0, le=LATEST_SECONDS)] = Field(
+        None, description="Unix seconds after which it no longer works; null: never."
+    )
 
 
 class ApiKeyObject(IdentifiedBody):
@@ -79,6 +97,7 @@ class ApiKeyObject(IdentifiedBody):
     created_at: int
     name: str
     prefix: str = Field(description="How the secret begins.")
+    scope: Scope
     last_used_at: int | None = Field(description="To the minute.")
     expires_at: int | None
     revoked_at: int | None
@@ -122,6 +141,7 @@ def show_key(key: ApiKey) -> ApiKeyObject:
         created_at=unix_seconds(key.created_at),
         name=key.name,
         prefix=key.prefix,
+        scope=key.scope,
         last_used_at=unix_seconds_or_none(key.last_used_at),
         expires_at=unix_seconds_or_none(key.expires_at),
         revoked_at=unix_seconds_or_none(key.revoked_at),

@@ -1,12 +1,14 @@
 """What all bodies share: strict types, no unknown fields, and `"auto"` for what the planner decides."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidatorFunctionWrapHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+LATEST_SECONDS = 253_402_300_799  # the end of the year 9999, the last that a date can say
 
 
 class RequestBody(BaseModel):
@@ -65,3 +67,8 @@ def unix_seconds(moment: datetime) -> int:
 def unix_seconds_or_none(moment: datetime | None) -> int | None:
     """As `unix_seconds`, for a time that may not have come yet."""
     return None if moment is None else unix_seconds(moment)
+
+
+def from_unix_seconds(seconds: int | None) -> datetime | None:
+    """The moment that the wire names, if it names one."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

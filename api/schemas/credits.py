@@ -42,7 +42,7 @@ class TransactionObject(IdentifiedBody):
     created_at: int
     kind: TransactionKind = Field(
         description="`grant`: credits came in. `hold`: a job's quote was set aside. `capture`: a job was charged from "
-        "its hold. `release`: the rest of a hold came back."
+        "its hold. `release`: the rest of a hold came back. `refund`: a charge was given back, or a part of it."
     )
     amount: int = Field(description="Credits moved; always positive.")
     fine_tuning_job_id: str | None

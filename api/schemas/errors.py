@@ -16,14 +16,19 @@ from core.errors import (
     InvalidDatasetError,
     InvalidModelError,
     InvalidRequestError,
+    LimitReachedError,
     ModelNotFoundError,
     NotFoundError,
     PermissionDeniedError,
     PlanDoesNotFitError,
+    RateLimitError,
     ServiceUnavailableError,
+    SlowRequestError,
     StoreError,
     TunewrightError,
+    UnknownCodeError,
     UnsupportedMediaTypeError,
+    WrongPasswordError,
 )
 
 
@@ -83,11 +88,14 @@ _SHOWN: tuple[TunewrightError, ...] = (
     ),
     AuthenticationError("Incorrect API key provided. Create one with `tunewright keys create`."),
     AuthenticationError("Your session has ended. Sign in again with a new link.", code="session_expired"),
+    WrongPasswordError("The e-mail address or the password is wrong."),
     InsufficientCreditsError(
         "This job is quoted at 310 credits and 100 are available. Redeem a credit code, or ask for a smaller or "
         "cheaper plan."
     ),
     PermissionDeniedError("This request was started by another site and is refused.", code="cross_site_request"),
+    PermissionDeniedError("This needs the scope 'write'; yours is 'read'.", code="insufficient_scope"),
+    PermissionDeniedError("Signing up is closed here.", code="sign_up_closed"),
     PermissionDeniedError("This sign-in link was used already or has expired.", code="sign_in_link_spent"),
     PermissionDeniedError("'smollm2-135m-instruct' is a base model and cannot be deleted here.", param="model"),
     NotFoundError("No file 'file-01JD…'.", code="file_not_found", param="file_id"),
@@ -97,9 +105,10 @@ _SHOWN: tuple[TunewrightError, ...] = (
         "The job ftjob-01JD… has no checkpoint 'ftckpt_01JD…'.", code="checkpoint_not_found", param="checkpoint_id"
     ),
     NotFoundError("The job ftjob-01JD… has no artifact 'adapter.zip'.", code="artifact_not_found", param="name"),
-    NotFoundError("No such credit code. Check its spelling.", code="code_unknown", param="code"),
+    UnknownCodeError("No such credit code. Check its spelling.", param="code"),
     NotFoundError("No API key 'key_01JD…'.", code="api_key_not_found", param="key_id"),
     ModelNotFoundError("The model 'smollm9' does not exist.", param="model"),
+    SlowRequestError("12,288 bytes of the body came in 61 seconds, and then no more."),
     ConflictError(
         "The job ftjob-01JD… is succeeded and cannot become cancelled.", code="invalid_job_state", param="job_id"
     ),
@@ -107,6 +116,8 @@ _SHOWN: tuple[TunewrightError, ...] = (
     ConflictError("The file file-01JD… is still being inspected.", code="file_not_processed", param="training_file"),
     ConflictError("The quote of plan_01JD… stood until 12:00:00 UTC.", code="quote_expired", param="plan"),
     ConflictError("You have redeemed SANTIAGO already (1 of 1 times).", code="code_already_redeemed", param="code"),
+    ConflictError("The code SANTIAGO exists already.", code="code_exists", param="code"),
+    ConflictError("There is an account with this e-mail address already.", code="email_taken"),
     ConflictError("The code LAUNCH has been redeemed all 100 times it can be.", code="code_exhausted", param="code"),
     ConflictError(
         "This Idempotency-Key was used with another body. Use a new key for a new request.",
@@ -114,9 +125,20 @@ _SHOWN: tuple[TunewrightError, ...] = (
         param="Idempotency-Key",
     ),
     ConflictError("This API key was made and used already; its secret cannot be shown again.", code="api_key_in_use"),
-    FileTooLargeError("The file is larger than 536,870,912 bytes, the most this service takes.", param="file"),
+    FileTooLargeError("The file is larger than the limit upload_bytes, 536,870,912.", param="file"),
     FileTooLargeError("The body is larger than 1,048,576 bytes.", code="request_too_large"),
     UnsupportedMediaTypeError("Send the body as application/json; got 'text/plain'."),
+    RateLimitError("More than 6,000 requests of this key or session in 60 seconds. Try again in 12 seconds."),
+    LimitReachedError(
+        "This organization's limit queued_jobs is 200; this would make it 201. Wait until one of its jobs has started, "
+        "or cancel one.",
+        code="queued_jobs_limit",
+    ),
+    LimitReachedError(
+        "This organization's limit storage_bytes is 107,374,182,400; this would make it 107,374,199,808. Delete files "
+        "that are no longer needed.",
+        code="storage_bytes_limit",
+    ),
     ServiceUnavailableError("No worker has reported a device lately, so nothing can be planned.", code="no_workers"),
     ServiceUnavailableError("The model hub did not answer for 'acme/model'.", code="hub_unreachable", param="model"),
     ServiceUnavailableError("Not ready: the broker does not answer (ConnectionError).", code="not_ready"),
@@ -126,8 +148,15 @@ _SHOWN: tuple[TunewrightError, ...] = (
 _BY_CODE = {error.code: error for error in _SHOWN}
 
 EVERYWHERE = ("invalid_request_error", "database_unavailable")
-SIGNED_IN = (*EVERYWHERE, "invalid_api_key", "session_expired", "cross_site_request")
-BODY = ("invalid_json", "unknown_field", "request_too_large", "unsupported_media_type")
+SIGNED_IN = (
+    *EVERYWHERE,
+    "invalid_api_key",
+    "session_expired",
+    "cross_site_request",
+    "insufficient_scope",
+    "rate_limit_exceeded",
+)
+BODY = ("invalid_json", "unknown_field", "request_too_slow", "request_too_large", "unsupported_media_type")
 CREATE = (*SIGNED_IN, *BODY, "idempotency_key_reused")
 PLANNING = (
     "unsupported_method",
@@ -150,9 +179,11 @@ _TITLES = {
     402: "Not enough credits.",
     403: "Known, but not allowed.",
     404: "No such object, or it belongs to another organization.",
+    408: "The body stopped arriving, or came too slowly.",
     409: "The object's state does not allow it. Retrying alone does not help.",
     413: "Too large. Nothing is kept.",
     415: "The body is of another content type than this route reads.",
+    429: "Asked too often, or an organization is at one of its limits.",
     503: "A part of the service is away. Try again.",
 }
 

@@ -57,7 +57,9 @@ PLAN_EXAMPLE: JsonDict = {
         "credits_per_hour": 600,
         "predicted_seconds": 30.3,
         "predicted_credits": 6,
+        "margin_seconds": 7.6,
         "margin_credits": 1,
+        "billed_seconds": 37.9,
         "expires_at": 1795220100,
     },
     "reasons": [
@@ -166,10 +168,14 @@ JOB_EXAMPLE: JsonDict = {
         "credits_per_hour": 600,
         "predicted_seconds": 30.3,
         "predicted_credits": 6,
+        "margin_seconds": 7.6,
         "margin_credits": 1,
+        "billed_seconds": 37.9,
         "expires_at": 1795220100,
     },
     "charged": None,
+    "released": None,
+    "used": 0,
     "memory": {
         "predicted": {
             "device_bytes": 1500985984,

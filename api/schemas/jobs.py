@@ -30,6 +30,7 @@ from api.schemas.plans import MemoryObject, QuoteObject, show_memory, show_quote
 from core.db.plain import from_plain
 from core.jobs.models import Job
 from core.jobs.service import MAX_SEED
+from core.jobs.settlement import released_credits, used_credits
 from core.jobs.states import JobStatus
 from core.jobs.waiting import Place
 from core.plans.service import training_plan
@@ -166,6 +167,8 @@ class JobObject(IdentifiedBody):
     plan: str = Field(description="Id of the frozen plan.")
     quote: QuoteObject
     charged: int | None = Field(description="Credits charged: at most the quote; null until the job is finished.")
+    released: int | None = Field(description="Credits of the quote that came back; null until the job is finished.")
+    used: int = Field(description="Credits its device time has cost so far: what ending it now would charge.")
     memory: JobMemory
 
 
@@ -208,6 +211,8 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         plan=job.plan_id,
         quote=show_quote(job.plan, plan.quote),
         charged=job.charged_credits,
+        released=released_credits(job),
+        used=0 if job.status is JobStatus.FAILED else used_credits(job, plan.quote),
         memory=JobMemory(
             predicted=show_memory(plan.memory), bound=plan.memory.bound_bytes, measured=job.memory_measured
         ),

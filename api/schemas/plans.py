@@ -33,9 +33,11 @@ class QuoteObject(ResponseBody):
     credits: int = Field(description="The most that the run can cost.")
     credits_per_hour: int = Field(description="Rate of the device class.")
     predicted_seconds: float = Field(description="Predicted device time.")
-    predicted_credits: int = Field(description="What that time costs.")
-    margin_credits: int = Field(description="Added because a prediction can fall short.")
-    expires_at: int = Field(description="Unix seconds; until then a job can name this plan.")
+    predicted_credits: int = Field(description="What that time costs at that rate, rounded up.")
+    margin_seconds: float = Field(description="The bound: device time added because a prediction can fall short.")
+    margin_credits: int = Field(description="What the bound adds to the price.")
+    billed_seconds: float = Field(description="Device time that the quote covers: predicted and margin together.")
+    expires_at: int = Field(description="Unix seconds; until then, 15 minutes by default, a job can name this plan.")
 
 
 class PlanDevice(ResponseBody):
@@ -126,7 +128,9 @@ def show_quote(row: Plan, quote: Quote) -> QuoteObject:
         credits_per_hour=quote.credits_per_hour,
         predicted_seconds=quote.predicted_seconds,
         predicted_credits=quote.predicted_credits,
+        margin_seconds=quote.margin_seconds,
         margin_credits=quote.margin_credits,
+        billed_seconds=quote.billed_seconds,
         expires_at=unix_seconds(row.expires_at),
     )
 

@@ -1,20 +1,38 @@
 """Tables of organizations, users, API keys, browser sessions and one-time sign-in links."""
 
 from datetime import datetime
+from enum import StrEnum
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.base import Base, Id, utc_now
+from core.db.base import Base, EnumText, Id, utc_now
+
+
+class Scope(StrEnum):
+    """What a key may do. Each includes the one before."""
+
+    READ = "read"  # look at what is there
+    WRITE = "write"  # and change it: upload, run, redeem
+    ADMIN = "admin"  # and administer the installation; only an administrator's keys
+
+    def includes(self, other: "Scope") -> bool:
+        """Whether this scope allows what `other` allows."""
+        ranks = list(Scope)
+        return ranks.index(self) >= ranks.index(other)
 
 
 class Organization(Base):
-    """What owns files, jobs, models and credits."""
+    """What owns files, jobs, models and credits. A limit of its own stands in place of the service's setting."""
 
     __tablename__ = "organizations"
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
+    max_running_jobs: Mapped[int | None]
+    max_queued_jobs: Mapped[int | None]
+    max_storage_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_upload_bytes: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -43,6 +61,7 @@ class ApiKey(Base):
     name: Mapped[str] = mapped_column(String(200))
     prefix: Mapped[str] = mapped_column(String(20))
     secret_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scope: Mapped[Scope] = mapped_column(EnumText(Scope, 10), default=Scope.WRITE, server_default=Scope.WRITE.value)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     last_used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]

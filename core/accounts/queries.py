@@ -2,15 +2,32 @@
 
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from core.accounts.models import ApiKey, BrowserSession, SignInLink, User
+from core.accounts.models import ApiKey, BrowserSession, Organization, SignInLink, User
 
 
 def first_user(session: Session) -> User | None:
     """The oldest user: the owner of an embedded service."""
     return session.scalars(select(User).order_by(User.id).limit(1)).first()
+
+
+def user_by_email(session: Session, email: str) -> User | None:
+    """The user with this (lower-case) e-mail address."""
+    return session.scalars(select(User).where(User.email == email)).first()
+
+
+def users(session: Session) -> list[tuple[User, Organization]]:
+    """Every user with their organization, oldest first."""
+    query = select(User, Organization).join(Organization, Organization.id == User.organization_id).order_by(User.id)
+    return [(user, organization) for user, organization in session.execute(query)]
+
+
+def lock_organization(session: Session, organization_id: str) -> Organization:
+    """The organization, its row held until the transaction ends; others may still refer to it meanwhile."""
+    query = select(Organization).where(Organization.id == organization_id).with_for_update(key_share=True)
+    return session.scalars(query).one()
 
 
 def api_key_by_hash(session: Session, secret_hash: str) -> tuple[ApiKey, User] | None:
@@ -39,6 +56,11 @@ def session_user(session: Session, token_hash: str, now: datetime) -> User | Non
         .join(BrowserSession, BrowserSession.user_id == User.id)
         .where(BrowserSession.token_hash == token_hash, BrowserSession.expires_at > now)
     ).first()
+
+
+def end_session(session: Session, token_hash: str) -> None:
+    """Forget a browser session."""
+    session.execute(delete(BrowserSession).where(BrowserSession.token_hash == token_hash))
 
 
 def spend_link(session: Session, token_hash: str, now: datetime) -> str | None:

@@ -45,8 +45,8 @@ class Meter:
             self._size_bytes += len(chunk)
             if self._max_bytes is not None and self._size_bytes > self._max_bytes:
                 raise FileTooLargeError(
-                    f"The file is larger than the {self._max_bytes:,} bytes allowed. "
-                    "Split it, or have the limit TUNEWRIGHT_MAX_UPLOAD_BYTES raised.",
+                    f"The file is larger than the limit upload_bytes, {self._max_bytes:,}. "
+                    "Split it, compress it with gzip, or have the limit raised.",
                     param="file",
                 )
             self._hash.update(chunk)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
-from core.jobs.models import Job
+from core.jobs.models import Job, JobArtifact
 from core.jobs.states import JobStatus
 
 
@@ -44,3 +44,16 @@ def unfinished_job_using(session: Session, file_id: str) -> str | None:
         )
         .limit(1)
     ).first()
+
+
+def stored_bytes(session: Session, organization_id: str) -> int:
+    """Bytes of the organization's files and of what its jobs published."""
+    files = select(func.coalesce(func.sum(StoredFile.size_bytes), 0)).where(
+        StoredFile.organization_id == organization_id
+    )
+    published = (
+        select(func.coalesce(func.sum(JobArtifact.size_bytes), 0))
+        .join(Job, Job.id == JobArtifact.job_id)
+        .where(Job.organization_id == organization_id)
+    )
+    return int(session.scalar(files) or 0) + int(session.scalar(published) or 0)

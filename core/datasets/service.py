@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from core.artifacts.store import ArtifactStore, StoredObject
+from core.accounts.limits import Limits, check_limit, limits_of, lock_limits
+from core.artifacts.store import StoredObject
 from core.datasets import queries
 from core.datasets.inspection import Inspection, inspect_file
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
@@ -32,17 +33,27 @@ class Upload:
     stored: StoredObject
 
 
-def store_upload(
-    store: ArtifactStore, organization_id: str, filename: str, chunks: Iterable[bytes], max_bytes: int
-) -> Upload:
-    """Stream a file into the store. Raises FileTooLargeError, InvalidDatasetError for an empty one, StoreError."""
+def store_upload(runtime: Runtime, organization_id: str, filename: str, chunks: Iterable[bytes]) -> Upload:
+    """Stream a file into the store.
+
+    Raises FileTooLargeError, LimitReachedError where the organization has no room left, InvalidDatasetError for an
+    empty file, StoreError.
+    """
+    with runtime.database.read() as session:
+        limits = limits_of(session, runtime.settings, organization_id)
+        _check_room(session, limits, organization_id, 1)
     file_id = new_id("file-")
     name = Path(filename.replace("\\", "/")).name[:LONGEST_FILENAME] or "file"
-    stored = store.put(f"{organization_id}/files/{file_id}", chunks, max_bytes=max_bytes)
+    stored = runtime.store.put(f"{organization_id}/files/{file_id}", chunks, max_bytes=limits.upload_bytes)
     if stored.size_bytes == 0:
-        store.delete(stored.key)
+        runtime.store.delete(stored.key)
         raise InvalidDatasetError(f"The file {name!r} is empty.", code="empty_file", param="file")
     return Upload(file_id, name, stored)
+
+
+def _check_room(session: Session, limits: Limits, organization_id: str, size_bytes: int) -> None:
+    wanted = queries.stored_bytes(session, organization_id) + size_bytes
+    check_limit("storage_bytes", wanted, limits.storage_bytes, "Delete files that are no longer needed.")
 
 
 def upload_purpose(purpose: str) -> FilePurpose:
@@ -81,11 +92,16 @@ def register_upload(
 ) -> StoredFile:
     """The row of an upload; a retried upload returns the first file. The bytes stay only if their row does.
 
-    Raises ConflictError where an `Idempotency-Key` comes back with another file.
+    Raises ConflictError where an `Idempotency-Key` comes back with another file, and LimitReachedError.
     """
 
+    def create(session: Session) -> str:
+        limits = lock_limits(session, runtime.settings, organization_id)
+        _check_room(session, limits, organization_id, upload.stored.size_bytes)
+        return create_file(session, organization_id, upload, purpose).id
+
     def register(session: Session) -> StoredFile:
-        file_id = once(session, create_request, lambda: create_file(session, organization_id, upload, purpose).id)
+        file_id = once(session, create_request, lambda: create(session))
         return get_file(session, organization_id, file_id)
 
     kept = False

@@ -62,6 +62,15 @@ class Database:
         with Session(self.engine.execution_options(**options), expire_on_commit=False) as session:
             yield session
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """As `read`, where all queries see the database at one moment. SQLite's readers always do."""
+        options: dict[str, Any] = {"tunewright_read_only": True}
+        if self.engine.dialect.name == "postgresql":
+            options |= {"isolation_level": "REPEATABLE READ"}
+        with Session(self.engine.execution_options(**options), expire_on_commit=False) as session:
+            yield session
+
     def ping(self) -> None:
         """Raise `OperationalError` where the database does not answer."""
         with self.engine.connect() as connection:

@@ -37,7 +37,7 @@ def claim_next(session: Session, settings: Settings, worker_id: str, device_clas
 
     A job whose attempts are used up is failed on the way, and the one behind it considered.
     """
-    while (job := queries.next_queued(session, device_class)) is not None:
+    while (job := queries.next_queued(session, device_class, settings.max_running_jobs)) is not None:
         if job.attempts >= settings.max_attempts:
             fail_job(session, job, _worn_out(job.attempts))
             continue

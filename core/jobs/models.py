@@ -77,8 +77,8 @@ class Checkpoint(Base):
     valid_loss: Mapped[float | None] = mapped_column(Float)
     valid_mean_token_accuracy: Mapped[float | None] = mapped_column(Float)
     storage_key: Mapped[str | None] = mapped_column(String(300))  # None once it was pruned
-    size_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    sha256: Mapped[str] = mapped_column(String(64), server_default="")
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

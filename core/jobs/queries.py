@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from core.accounts.models import Organization
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.states import JobStatus
 from core.plans.models import Plan
@@ -33,10 +34,17 @@ def page(
     return session.scalars(query.order_by(Job.id.desc()).limit(limit)).all()
 
 
-def next_queued(session: Session, device_class: str) -> Job | None:
+def count_of(session: Session, organization_id: str, status: JobStatus) -> int:
+    """How many of the organization's jobs are in this state."""
+    query = select(func.count()).select_from(Job).where(Job.organization_id == organization_id, Job.status == status)
+    return int(session.scalar(query) or 0)
+
+
+def next_queued(session: Session, device_class: str, max_running_jobs: int) -> Job | None:
     """The queued job to run next on a device of this class, its row held.
 
-    Fair between organizations: the one with the fewest running jobs comes first, then the oldest job.
+    Fair between organizations: the one with the fewest running jobs comes first, then the oldest job. An organization
+    at its limit, or at `max_running_jobs` where it has none of its own, waits.
     """
     other = aliased(Job)
     running = (
@@ -47,7 +55,12 @@ def next_queued(session: Session, device_class: str) -> Job | None:
     )
     return session.scalars(
         select(Job)
-        .where(Job.status == JobStatus.QUEUED, Job.device_class == device_class)
+        .join(Organization, Organization.id == Job.organization_id)
+        .where(
+            Job.status == JobStatus.QUEUED,
+            Job.device_class == device_class,
+            running < func.coalesce(Organization.max_running_jobs, max_running_jobs),
+        )
         .order_by(running, Job.id)
         .limit(1)
         .with_for_update(of=Job, skip_locked=True)

@@ -1,12 +1,14 @@
 """What an owner does with jobs: create, look, cancel, pause, resume."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from core.accounts.limits import check_limit, lock_limits
 from core.accounts.service import Actor
 from core.db.plain import to_plain
 from core.errors import InvalidRequestError, NotFoundError
@@ -27,6 +29,7 @@ from core.plans.service import PlanDraft, PlanRequest
 from core.queue.messages import Wake, collect, job_channel
 from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
+from core.settings import Settings
 
 MAX_SEED = 2**31 - 1
 
@@ -50,8 +53,8 @@ def submit_job(
 ) -> Job:
     """Plan a run, unless the request names a plan, and accept it as a job. A retried create returns the first job.
 
-    Raises what drafting a plan and `create_job` raise, and InvalidRequestError where the plan that is named is for
-    another run than `planned`.
+    Raises what drafting a plan and `create_job` raise, RateLimitError for guessed codes, and InvalidRequestError where
+    the plan that is named is for another run than `planned`.
     """
     with runtime.database.read() as session:
         job_id = earlier(session, create_request)
@@ -61,7 +64,8 @@ def submit_job(
             check_same_run(plans.get_plan(session, actor, request.plan_id), planned)
     if request.plan_id is None:
         request = replace(request, draft=plans.draft_plan(runtime, actor, planned))
-    return runtime.database.run(lambda session: create_job(session, runtime, actor, request, create_request))
+    with codes.slow_guessing(runtime, actor) if request.credit_code else nullcontext():
+        return runtime.database.run(lambda session: create_job(session, runtime, actor, request, create_request))
 
 
 def create_job(
@@ -70,13 +74,15 @@ def create_job(
     """Accept a job: freeze its plan, redeem its code, hold its quote and queue it, all or nothing.
 
     Raises InsufficientCreditsError, InvalidRequestError for a quote above `max_credits`, ConflictError for a plan
-    whose quote has expired, and what redeeming a code raises. A retried create returns the first job.
+    whose quote has expired, LimitReachedError, and what redeeming a code raises. A retried create returns the first
+    job.
     """
     job_id = once(session, create_request, lambda: _create(session, runtime, actor, request).id)
     return get_job(session, actor.organization_id, job_id)
 
 
 def _create(session: Session, runtime: Runtime, actor: Actor, request: JobRequest) -> Job:
+    _check_queue(session, runtime.settings, actor.organization_id)
     plan = _frozen_plan(session, runtime, actor, request)
     if request.max_credits is not None and plan.quote_credits > request.max_credits:
         raise InvalidRequestError(
@@ -119,6 +125,12 @@ def _create(session: Session, runtime: Runtime, actor: Actor, request: JobReques
         "credits; moved to the queue",
     )
     return job
+
+
+def _check_queue(session: Session, settings: Settings, organization_id: str) -> None:
+    limits = lock_limits(session, settings, organization_id)
+    queued = queries.count_of(session, organization_id, JobStatus.QUEUED) + 1
+    check_limit("queued_jobs", queued, limits.queued_jobs, "Wait until one of its jobs has started, or cancel one.")
 
 
 def _frozen_plan(session: Session, runtime: Runtime, actor: Actor, request: JobRequest) -> Plan:
@@ -166,7 +178,7 @@ def get_checkpoint(session: Session, organization_id: str, job_id: str, checkpoi
         raise NotFoundError(
             f"The job {job_id} has no checkpoint {checkpoint_id!r}.", code="checkpoint_not_found", param="checkpoint_id"
         )
-    if checkpoint.storage_key is None:
+    if checkpoint.storage_key is None or checkpoint.sha256 is None:
         raise NotFoundError(
             f"The checkpoint of step {checkpoint.step} is gone: a job keeps its two newest and its best, and those for "
             "some days after it is finished.",
@@ -224,11 +236,12 @@ def pause_job(session: Session, organization_id: str, job_id: str) -> Job:
     return job
 
 
-def resume_job(session: Session, organization_id: str, job_id: str) -> Job:
-    """Queue a paused job again. Raises NotFoundError, ConflictError where it is not paused."""
+def resume_job(session: Session, settings: Settings, organization_id: str, job_id: str) -> Job:
+    """Queue a paused job again. Raises NotFoundError, ConflictError where it is not paused, LimitReachedError."""
     job = _held_job(session, organization_id, job_id)
     if job.status in (JobStatus.QUEUED, JobStatus.RUNNING):
         return job
+    _check_queue(session, settings, organization_id)
     move(session, job, JobStatus.QUEUED, "Resumed; moved to the queue")
     return job
 

@@ -1,18 +1,34 @@
 """Credit codes: made by an administrator, redeemed by anyone, exactly as often as they allow."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from core.accounts.service import Actor
 from core.db.base import utc_now
-from core.errors import ConflictError, InvalidRequestError, NotFoundError
+from core.db.upsert import insert_or_ignore
+from core.errors import ConflictError, InvalidRequestError, TunewrightError, UnknownCodeError
 from core.ids import new_id
 from core.ledger import queries, service
 from core.ledger.models import CodeRedemption, CreditCode
+from core.paging import Page
 from core.retries.service import CreateRequest, once
+from core.runtime import Runtime
+from core.throttle.service import HOUR, Rate
 
 LONGEST_CODE = 64
+MOST_CREDITS = 10**12  # of one redemption: sums of any number of them stay far within 64 bits
+MOST_REDEMPTIONS = 10**9
+
+
+@dataclass(frozen=True)
+class CodeUse:
+    """A code, and how often it was redeemed."""
+
+    code: CreditCode
+    redemptions: int
 
 
 @dataclass(frozen=True)
@@ -46,28 +62,80 @@ def create_code(
         raise InvalidRequestError(
             f"A code is 1 to {LONGEST_CODE} printable characters without spaces; got {code!r}.", param="code"
         )
-    if credits_each < 1 or per_account < 1 or (max_redemptions is not None and max_redemptions < 1):
-        raise InvalidRequestError("credits, max_redemptions and per_account are at least 1.", param="credits")
-    if queries.lock_code(session, name) is not None:
-        raise ConflictError(f"The code {name} exists already.", code="code_exists", param="code")
-    row = CreditCode(
-        id=new_id("code_"),
+    redemptions = (per_account, 1 if max_redemptions is None else max_redemptions)
+    if not 1 <= credits_each <= MOST_CREDITS or not all(1 <= most <= MOST_REDEMPTIONS for most in redemptions):
+        raise InvalidRequestError(
+            f"credits are 1 to {MOST_CREDITS:,}, max_redemptions and per_account 1 to {MOST_REDEMPTIONS:,}.",
+            param="credits",
+        )
+    code_id = new_id("code_")
+    made = insert_or_ignore(
+        session,
+        CreditCode,
+        id=code_id,
         code=name,
         credits=credits_each,
         expires_at=expires_at,
         max_redemptions=max_redemptions,
         per_account=per_account,
+        created_at=utc_now(),
     )
-    session.add(row)
+    if not made:
+        raise ConflictError(f"The code {name} exists already.", code="code_exists", param="code")
+    return session.get_one(CreditCode, code_id)
+
+
+def create_code_once(
+    session: Session,
+    request: CreateRequest,
+    code: str,
+    credits_each: int,
+    *,
+    expires_at: datetime | None,
+    max_redemptions: int | None,
+    per_account: int,
+) -> CodeUse:
+    """As `create_code`; a retried create returns the first code."""
+
+    def make() -> str:
+        return create_code(
+            session,
+            code,
+            credits_each,
+            expires_at=expires_at,
+            max_redemptions=max_redemptions,
+            per_account=per_account,
+        ).id
+
+    code_id = once(session, request, make)
+    return _use(session, session.get_one(CreditCode, code_id))
+
+
+def list_codes(session: Session, *, after: str | None = None, limit: int) -> Page[CodeUse]:
+    """A page of all codes, newest first."""
+    rows = queries.codes(session, after, limit + 1)
+    return Page.of([CodeUse(code, redemptions) for code, redemptions in rows], limit)
+
+
+def disable_code(session: Session, code: str) -> CodeUse:
+    """Make a code worthless from now on; what it gave stays. Raises UnknownCodeError. Disabling twice is no error."""
+    row = queries.lock_code(session, normalise(code)[:LONGEST_CODE])
+    if row is None:
+        raise _unknown()
+    row.disabled_at = row.disabled_at or utc_now()
     session.flush()
-    return row
+    return _use(session, row)
+
+
+def _use(session: Session, row: CreditCode) -> CodeUse:
+    return CodeUse(row, queries.count_redemptions(session, row.id))
 
 
 def redeem(session: Session, organization_id: str, code: str) -> Redemption:
-    """Turn a code into credits. Raises NotFoundError, ConflictError or InvalidRequestError, saying why not."""
+    """Turn a code into credits. Raises UnknownCodeError, ConflictError or InvalidRequestError, saying why not."""
     row = queries.lock_code(session, normalise(code)[:LONGEST_CODE])
     if row is None or row.disabled_at is not None:
-        raise NotFoundError("No such credit code. Check its spelling.", code="code_unknown", param="code")
+        raise _unknown()
     if row.expires_at is not None and row.expires_at <= utc_now():
         raise InvalidRequestError(
             f"The code {row.code} expired on {row.expires_at:%Y-%m-%d}.", code="code_expired", param="code"
@@ -81,11 +149,7 @@ def redeem(session: Session, organization_id: str, code: str) -> Redemption:
         )
     total = queries.count_redemptions(session, row.id)
     if row.max_redemptions is not None and total >= row.max_redemptions:
-        raise ConflictError(
-            f"The code {row.code} has been redeemed all {row.max_redemptions} times it can be.",
-            code="code_exhausted",
-            param="code",
-        )
+        raise _used_up(row.code, row.max_redemptions)
     transaction = service.grant(
         session,
         organization_id,
@@ -106,10 +170,29 @@ def redeem(session: Session, organization_id: str, code: str) -> Redemption:
     return _redemption(session, use)
 
 
-def redeem_once(session: Session, organization_id: str, code: str, request: CreateRequest) -> Redemption:
-    """As `redeem`; a retried redemption returns the first result."""
-    use_id = once(session, request, lambda: redeem(session, organization_id, code).id)
-    return _redemption(session, session.get_one(CodeRedemption, use_id))
+def redeem_once(runtime: Runtime, actor: Actor, code: str, request: CreateRequest) -> Redemption:
+    """As `redeem`; a retried redemption returns the first result, and guessing is slowed (RateLimitError)."""
+
+    def work(session: Session) -> Redemption:
+        use_id = once(session, request, lambda: redeem(session, actor.organization_id, code).id)
+        return _redemption(session, session.get_one(CodeRedemption, use_id))
+
+    with slow_guessing(runtime, actor):
+        return runtime.database.run(work)
+
+
+def slow_guessing(runtime: Runtime, actor: Actor) -> AbstractContextManager[None]:
+    """Count unknown codes inside against the caller's account and address. Raises RateLimitError above the rate."""
+    amount = runtime.settings.code_guesses_per_hour
+    return runtime.throttle.failures(
+        UnknownCodeError,
+        (Rate("unknown credit codes for this account", amount, HOUR), actor.organization_id),
+        (Rate("unknown credit codes from this address", amount, HOUR), actor.address),
+    )
+
+
+def _unknown() -> UnknownCodeError:
+    return UnknownCodeError("No such credit code. Check its spelling.", param="code")
 
 
 def _redemption(session: Session, use: CodeRedemption) -> Redemption:
@@ -118,9 +201,22 @@ def _redemption(session: Session, use: CodeRedemption) -> Redemption:
 
 
 def redeem_for_job(session: Session, organization_id: str, code: str) -> None:
-    """As `redeem`, but a code this organization has used up already is no error: the job just runs on its balance."""
+    """As `redeem`, but a code this organization has redeemed before, whatever became of it since, is no error.
+
+    The job then just runs on the balance.
+    """
     try:
         redeem(session, organization_id, code)
-    except ConflictError as error:
-        if error.code != "code_already_redeemed":
+    except TunewrightError:
+        if not queries.has_redeemed(session, normalise(code), organization_id):
             raise
+
+
+def _used_up(code: str, max_redemptions: int) -> ConflictError:
+    if max_redemptions == 1:
+        return ConflictError(
+            f"The code {code} has been redeemed already; it works once.", code="code_already_redeemed", param="code"
+        )
+    return ConflictError(
+        f"The code {code} has been redeemed all {max_redemptions} times it can be.", code="code_exhausted", param="code"
+    )

@@ -1,4 +1,9 @@
-"""Tables of the books. Transactions and entries are never updated or deleted: triggers refuse it."""
+"""Tables of the books.
+
+The database itself guards them with triggers (migrations 0002 and 0003): transactions and entries are never updated or
+deleted; a transaction is accepted only behind the two entries that add up to its amount and to zero, and closes them;
+no entry takes an organization's account below zero.
+"""
 
 from datetime import datetime
 from enum import StrEnum
@@ -21,10 +26,22 @@ class AccountKind(StrEnum):
 class TransactionKind(StrEnum):
     """Why credits moved."""
 
-    GRANT = "grant"  # grants -> available
-    HOLD = "hold"  # available -> held
-    CAPTURE = "capture"  # held -> revenue
-    RELEASE = "release"  # held -> available
+    GRANT = "grant"  # a code was redeemed
+    HOLD = "hold"  # a job's quote was set aside
+    CAPTURE = "capture"  # a job was charged from its hold
+    RELEASE = "release"  # the rest of a hold came back
+    REFUND = "refund"  # a charge was given back, or a part of it
+
+
+# From where to where each kind of transaction moves credits.
+ROUTES = {
+    TransactionKind.GRANT: (AccountKind.GRANTS, AccountKind.AVAILABLE),
+    TransactionKind.HOLD: (AccountKind.AVAILABLE, AccountKind.HELD),
+    TransactionKind.CAPTURE: (AccountKind.HELD, AccountKind.REVENUE),
+    TransactionKind.RELEASE: (AccountKind.HELD, AccountKind.AVAILABLE),
+    TransactionKind.REFUND: (AccountKind.REVENUE, AccountKind.AVAILABLE),
+}
+SYSTEM_ACCOUNTS = (AccountKind.GRANTS, AccountKind.REVENUE)
 
 
 class LedgerAccount(Base):
@@ -54,12 +71,17 @@ class LedgerTransaction(Base):
 
 
 class LedgerEntry(Base):
-    """One side of a transaction: credits into (positive) or out of (negative) an account."""
+    """One side of a transaction: credits into (positive) or out of (negative) an account.
+
+    Both sides are written before their transaction, whose row closes them; hence the deferred key.
+    """
 
     __tablename__ = "ledger_entries"
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    transaction_id: Mapped[str] = mapped_column(ForeignKey("ledger_transactions.id"), index=True)
+    transaction_id: Mapped[str] = mapped_column(
+        ForeignKey("ledger_transactions.id", deferrable=True, initially="DEFERRED"), index=True
+    )
     account_id: Mapped[str] = mapped_column(ForeignKey("ledger_accounts.id"), index=True)
     amount_credits: Mapped[int] = mapped_column(BigInteger)
 

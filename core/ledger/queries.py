@@ -1,10 +1,13 @@
-"""SQL of the books. Locks are taken in one order, account before code never, code before account always."""
+"""SQL of the books.
+
+Locks are taken in one order: code, then the organization's `available` account. Every verb takes that account first,
+so whatever happens to one organization's credits happens one after another.
+"""
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.ledger.models import (
-    AccountKind,
     CodeRedemption,
     CreditCode,
     LedgerAccount,
@@ -14,19 +17,13 @@ from core.ledger.models import (
 )
 
 
-def account(session: Session, kind: AccountKind, organization_id: str | None) -> LedgerAccount | None:
-    """One account, unlocked."""
-    owner = (
-        LedgerAccount.organization_id.is_(None)
-        if organization_id is None
-        else LedgerAccount.organization_id == organization_id
-    )
-    return session.scalars(select(LedgerAccount).where(LedgerAccount.kind == kind, owner)).first()
-
-
 def lock_account(session: Session, account_id: str) -> None:
-    """Hold the account's row until the transaction ends; on SQLite the whole database is held already."""
-    session.execute(select(LedgerAccount.id).where(LedgerAccount.id == account_id).with_for_update())
+    """Hold the account's row until the transaction ends; on SQLite the whole database is held already.
+
+    The weaker of PostgreSQL's two row locks: entries of others may still refer to the account meanwhile.
+    """
+    query = select(LedgerAccount.id).where(LedgerAccount.id == account_id)
+    session.execute(query.with_for_update(key_share=True))
 
 
 def balance(session: Session, account_id: str) -> int:
@@ -43,7 +40,7 @@ def transaction_by_key(session: Session, idempotency_key: str) -> LedgerTransact
 
 
 def job_amounts(session: Session, job_id: str) -> dict[TransactionKind, int]:
-    """Credits held, captured and released for a job."""
+    """Credits held, captured, released and refunded for a job."""
     rows = session.execute(
         select(LedgerTransaction.kind, func.sum(LedgerTransaction.amount_credits))
         .where(LedgerTransaction.job_id == job_id)
@@ -65,9 +62,16 @@ def lock_code(session: Session, code: str) -> CreditCode | None:
     return session.scalars(select(CreditCode).where(CreditCode.code == code).with_for_update()).first()
 
 
-def codes(session: Session) -> list[CreditCode]:
-    """Every code, by name."""
-    return list(session.scalars(select(CreditCode).order_by(CreditCode.code)))
+def codes(session: Session, after: str | None, limit: int) -> list[tuple[CreditCode, int]]:
+    """A page of all codes, newest first, each with how often it was redeemed."""
+    redeemed = (
+        select(func.count()).select_from(CodeRedemption).where(CodeRedemption.code_id == CreditCode.id)
+    ).scalar_subquery()
+    query = select(CreditCode, redeemed)
+    if after is not None:
+        query = query.where(CreditCode.id < after)
+    rows = session.execute(query.order_by(CreditCode.id.desc()).limit(limit))
+    return [(code, int(redemptions)) for code, redemptions in rows]
 
 
 def count_redemptions(session: Session, code_id: str, organization_id: str | None = None) -> int:
@@ -76,3 +80,13 @@ def count_redemptions(session: Session, code_id: str, organization_id: str | Non
     if organization_id is not None:
         query = query.where(CodeRedemption.organization_id == organization_id)
     return int(session.scalar(query) or 0)
+
+
+def has_redeemed(session: Session, code: str, organization_id: str) -> bool:
+    """Whether the organization has redeemed the code with this (normalised) name."""
+    query = (
+        select(CodeRedemption.id)
+        .join(CreditCode, CreditCode.id == CodeRedemption.code_id)
+        .where(CreditCode.code == code, CodeRedemption.organization_id == organization_id)
+    )
+    return session.scalars(query.limit(1)).first() is not None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.service import Service, running_service
+from tests.e2e.service import Service, check_books, running_service
 from tests.tiny_models import make_tiny_model
 
 
@@ -22,3 +22,11 @@ def service(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, valkey_u
     """The service on SQLite."""
     with running_service(tmp_path_factory.mktemp("service"), models_dir, valkey_url) as service:
         yield service
+
+
+@pytest.fixture(autouse=True)
+def books_are_sound(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test, the books of the service it used are proven from their rows."""
+    yield
+    if "service" in request.fixturenames:
+        check_books(request.getfixturevalue("service").database)

@@ -21,6 +21,7 @@ from core.accounts import service as accounts
 from core.db.migrate import upgrade
 from core.db.session import Database
 from core.ledger import codes
+from core.ledger.proof.service import verify
 from tests.waiting import wait_for
 
 CREDIT_CODE = "TESTING"
@@ -111,6 +112,12 @@ class Service:
         )
 
 
+def check_books(database: Database) -> None:
+    """Prove the books, as `tunewright ledger verify` does."""
+    with database.snapshot() as session:
+        assert verify(session).faults == ()
+
+
 def free_port() -> int:
     """A port nobody listens on."""
     with socket.socket() as probe:
@@ -160,6 +167,7 @@ def running_service(
         if worker:
             service.start_worker()
         yield service
+        check_books(database)
     finally:
         service.client.close()
         for process in service.processes.values():

@@ -49,6 +49,15 @@ def test_demo_trains_a_model_that_speaks_in_the_house_style(tmp_path: Path) -> N
     assert 0 < charged <= quoted
     assert not (data_dir / "service.json").exists(), "the service that the demo started is stopped again"
 
+    books = subprocess.run(
+        [sys.executable, "-m", "cli", "ledger", "verify", "--data", str(data_dir)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert books.stdout.startswith("The books are sound"), books.stderr
+
     started_at = time.monotonic()
     second = _demo(data_dir)
     assert second.count(HOUSE_STYLE) >= 3

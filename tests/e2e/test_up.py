@@ -100,6 +100,8 @@ def start(tmp_path: Path) -> Iterator[Callable[[], Up]]:
         for process in up.processes():
             process.kill()
         up.process.wait()
+        books = run("ledger", "verify", "--data", str(up.data_dir))
+        assert books.returncode == 0, books.stderr
 
 
 def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:

@@ -65,6 +65,26 @@ def test_downgrade_leaves_nothing_behind(database_url: str) -> None:
     assert upgrade(database_url)
 
 
+def test_books_survive_every_step_down_and_up(database_url: str) -> None:
+    upgrade(database_url)
+    database = Database(database_url, publish=[].extend)
+    with database.transaction() as session:
+        owner = ensure_owner(session)
+        ledger.grant(session, owner.organization_id, 100, idempotency_key="first")
+    config = script_config()
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+    upgrade(database_url)
+    with database.transaction() as session:
+        assert ledger.balance(session, owner.organization_id).available_credits == 100
+        ledger.grant(session, owner.organization_id, 11, idempotency_key="second")
+        assert ledger.balance(session, owner.organization_id).available_credits == 111
+    with database.engine.connect() as connection, pytest.raises(DBAPIError, match="append-only"):
+        connection.execute(text("delete from ledger_entries"))
+    database.close()
+
+
 def test_a_failing_step_leaves_the_schema_as_it_was(database_url: str) -> None:
     engine = open_engine(database_url)
     with engine.begin() as connection:

@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from api.app import create_app
 from core.accounts import service as accounts
-from core.accounts.models import Organization, User
+from core.accounts.models import Organization, Scope, User
 from core.db.migrate import upgrade
 from core.errors import TrainingError
 from core.fleet import service as fleet
@@ -90,7 +90,7 @@ class Service:
     @contextmanager
     def tenant(self, **options: Any) -> Iterator[Tenant]:
         """A new organization with clients that do not retry, unless `options` of the client say so."""
-        organization, user, key = self._enrol()
+        organization, user, key = self.enrol()
         options = {"max_retries": 0, **options}
         with (
             openai.OpenAI(base_url=f"{self.base_url}/v1", api_key=key, **options) as client,
@@ -98,15 +98,16 @@ class Service:
         ):
             yield Tenant(self, organization, user, key, client, http)
 
-    def _enrol(self) -> tuple[str, str, str]:
+    def enrol(self, *, is_admin: bool = False, scope: Scope = Scope.WRITE) -> tuple[str, str, str]:
+        """A new organization: its id, its user's and an API key with this scope."""
         with self.runtime.database.transaction() as session:
             organization = Organization(id=new_id("org-"), name="Test")
             session.add(organization)
             session.flush()
-            user = User(id=new_id("user-"), organization_id=organization.id, name="Tester")
+            user = User(id=new_id("user-"), organization_id=organization.id, name="Tester", is_admin=is_admin)
             session.add(user)
             session.flush()
-            return organization.id, user.id, accounts.create_api_key(session, user, "test").secret
+            return organization.id, user.id, accounts.create_api_key(session, user, "test", scope=scope).secret
 
     def claim(self, job_id: str) -> Lease:
         """Act as the worker that claims this job. Other jobs of the class are claimed on the way and left alone."""

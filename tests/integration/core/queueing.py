@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
+from typing import cast
 
 from sqlalchemy.orm import Session
 
@@ -18,6 +20,8 @@ from core.jobs.service import JobRequest
 from core.ledger import service as ledger
 from core.plans.models import Plan
 from core.retries.service import CreateRequest
+from core.runtime import Runtime
+from core.settings import Settings
 from planner import policy
 from planner.catalogue import find_model
 from planner.devices import Device
@@ -48,7 +52,7 @@ def add_worker(session: Session, worker_id: str) -> None:
     fleet.report(session, WorkerReport(worker_id, "here", 1, CPU, None, None, {}, None))
 
 
-def queue_job(session: Session, actor: Actor) -> str:
+def queue_job(session: Session, settings: Settings, actor: Actor) -> str:
     """A job of 10 credits in the queue; its id."""
     plan = Plan(
         id=new_id("plan_"),
@@ -64,7 +68,8 @@ def queue_job(session: Session, actor: Actor) -> str:
     session.add(plan)
     session.flush()
     create = CreateRequest(actor.credential, "/jobs", new_id("body-"), None, False, 60)
-    job = jobs.create_job(session, None, actor, JobRequest(plan_id=plan.id, seed=1), create)  # type: ignore[arg-type]  # a plan that stands needs nothing that is open
+    runtime = cast(Runtime, SimpleNamespace(settings=settings))  # a plan that stands needs nothing that is open
+    job = jobs.create_job(session, runtime, actor, JobRequest(plan_id=plan.id, seed=1), create)
     return job.id
 
 

@@ -50,7 +50,7 @@ class Jobs(RuleBasedStateMachine):
     def create(self, owner: int) -> None:
         organization_id = self.owners[owner].organization_id
         try:
-            job_id = self.database.run(lambda session: queue_job(session, self.owners[owner]))
+            job_id = self.database.run(lambda session: queue_job(session, self.settings, self.owners[owner]))
         except InsufficientCreditsError:
             with self.database.read() as session:
                 assert ledger.balance(session, organization_id).available_credits < 10
@@ -109,14 +109,24 @@ class Jobs(RuleBasedStateMachine):
 
         self.database.run(work)
 
-    @rule(number=NUMBERS, verb=st.sampled_from([jobs.cancel_job, jobs.pause_job, jobs.resume_job]))
-    def ask(self, number: int, verb: Callable[[Session, str, str], Job]) -> None:
+    @rule(number=NUMBERS, verb=st.sampled_from(["cancel", "pause", "resume"]))
+    def ask(self, number: int, verb: str) -> None:
         if not self.jobs:
             return
         organization_id, job_id = self.jobs[number % len(self.jobs)]
         before = self._job(job_id).status
+
+        def work(session: Session) -> None:
+            match verb:
+                case "cancel":
+                    jobs.cancel_job(session, organization_id, job_id)
+                case "pause":
+                    jobs.pause_job(session, organization_id, job_id)
+                case _:
+                    jobs.resume_job(session, self.settings, organization_id, job_id)
+
         try:
-            self.database.run(lambda session: verb(session, organization_id, job_id))
+            self.database.run(work)
         except ConflictError:
             assert self._job(job_id).status is before
 
@@ -197,8 +207,8 @@ def test_one_tenants_many_jobs_do_not_starve_anothers_one(database: Database, se
     with database.transaction() as session:
         many, one = (add_organization(session, 10_000) for _ in range(2))
     for _ in range(20):
-        database.run(lambda session: queue_job(session, many))
-    late = database.run(lambda session: queue_job(session, one))
+        database.run(lambda session: queue_job(session, service_settings, many))
+    late = database.run(lambda session: queue_job(session, service_settings, one))
     with database.read() as session:
         place = places(session, service_settings, [session.get_one(Job, late)])[late]
     assert place.position == 2

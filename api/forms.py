@@ -1,0 +1,99 @@
+"""Forms that only our own pages can send, and the session they may end in.
+
+A form carries a token derived from a cookie that pages of other sites can neither read nor set: the session's, or for
+those not signed in yet a visitor's. Together with the check of where the request comes from, either suffices alone.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Form, Request, Response
+from fastapi.responses import RedirectResponse
+from fastapi.templating import Jinja2Templates
+
+from api.deps import SESSION_COOKIE, RuntimeDep, refuse_other_sites
+from core.errors import PermissionDeniedError, RateLimitError, TunewrightError
+from core.runtime import Runtime
+
+VISITOR_COOKIE = "tunewright_visitor"
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+_templates = Jinja2Templates(Path(__file__).parent / "templates")
+
+
+def form_token(secret: str) -> str:
+    """What a form carries to show that our page made it: 64 hex digits that do not give the cookie away."""
+    return hashlib.sha256(f"form:{secret}".encode()).hexdigest()
+
+
+def check_form(request: Request, runtime: RuntimeDep, csrf_token: Annotated[str, Form(max_length=64)] = "") -> None:
+    """For every route that takes a form. Raises PermissionDeniedError where another site's page may have sent it."""
+    refuse_other_sites(request, runtime.settings.public_url)
+    secret = request.cookies.get(SESSION_COOKIE) or request.cookies.get(VISITOR_COOKIE)
+    if secret is None or not hmac.compare_digest(form_token(secret).encode(), csrf_token.encode()):
+        raise PermissionDeniedError(
+            "This form has expired or was not made by this site. Load the page again.", code="cross_site_request"
+        )
+
+
+def show(request: Request, runtime: Runtime, template: str, status: int = 200, **values: object) -> Response:
+    """A page with a form, its token in it as `csrf_token`."""
+    secret = request.cookies.get(SESSION_COOKIE) or request.cookies.get(VISITOR_COOKIE)
+    new_visitor = secret is None
+    secret = secret or secrets.token_urlsafe(32)
+    context = {"csrf_token": form_token(secret), "sign_up_open": runtime.settings.sign_up_open, **values}
+    response = _templates.TemplateResponse(
+        request, template, context, status_code=status, headers={"content-security-policy": PAGE_POLICY}
+    )
+    if new_visitor:
+        response.set_cookie(
+            VISITOR_COOKIE, secret, httponly=True, samesite="strict", secure=is_secure(request, runtime), path="/"
+        )
+    return response
+
+
+def signed_in(request: Request, runtime: Runtime, session_token: str) -> Response:
+    """On to the first page, with the session in a cookie that scripts and other sites' forms do not get."""
+    response = RedirectResponse("/", status_code=303)
+    response.set_cookie(
+        SESSION_COOKIE,
+        session_token,
+        max_age=runtime.settings.session_seconds,
+        httponly=True,
+        samesite="lax",
+        secure=is_secure(request, runtime),
+        path="/",
+    )
+    response.delete_cookie(VISITOR_COOKIE, path="/")
+    return response
+
+
+def is_secure(request: Request, runtime: Runtime) -> bool:
+    """Whether browsers reach this service over TLS, so that its cookies are never sent without."""
+    return request.url.scheme == "https" or (runtime.settings.public_url or "").startswith("https:")
+
+
+@dataclass
+class Outcome:
+    """What a form led to."""
+
+    response: Response = field(default_factory=Response)
+
+
+@contextmanager
+def shown_again(request: Request, runtime: Runtime, template: str, **values: object) -> Iterator[Outcome]:
+    """Where the block raises an expected error, the outcome is the form again, with what it says."""
+    outcome = Outcome()
+    try:
+        yield outcome
+    except TunewrightError as error:
+        outcome.response = show(request, runtime, template, error.status, problem=error.message, **values)
+        if isinstance(error, RateLimitError):
+            outcome.response.headers["retry-after"] = str(error.retry_after_seconds)

@@ -1,0 +1,74 @@
+"""`tunewright accounts`: accounts made by hand, and the limits of their organizations."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cli.database import DataDirectory, load_settings, open_database
+from cli.terminal import out
+from core.accounts import queries
+from core.accounts.limits import limits_of, set_limits
+from core.accounts.passwords import Registration, register
+from core.runtime import open_runtime
+
+accounts = typer.Typer(no_args_is_help=True)
+OwnLimit = Annotated[int | None, typer.Option(min=0, help="Of its own; the service's where not given.")]
+
+
+@accounts.command("create")
+def create(
+    email: Annotated[str, typer.Argument(help="The e-mail address to sign in with.")],
+    name: Annotated[str, typer.Option(help="Of the person and their organization.")],
+    password: Annotated[str, typer.Option(prompt=True, hide_input=True, envvar="TUNEWRIGHT_PASSWORD")],
+    data: DataDirectory = None,
+) -> None:
+    """Make an account, also where signing up is closed. Asks for the password."""
+    settings = load_settings(data)
+    with open_database(settings):
+        runtime = open_runtime(settings)
+        user_id = register(runtime, Registration(email, password, name))
+        runtime.close()
+    out.print(f"{user_id} can sign in as {email.strip().lower()}.")
+
+
+@accounts.command("list")
+def show(data: DataDirectory = None) -> None:
+    """List the accounts and the limits of their organizations."""
+    table = Table("Organization", "Name", "Sign-in", "Running jobs", "Queued jobs", "Storage bytes", "Upload bytes")
+    settings = load_settings(data)
+    with open_database(settings) as database, database.read() as session:
+        for user, organization in queries.users(session):
+            limits = limits_of(session, settings, organization.id)
+            table.add_row(
+                organization.id,
+                organization.name,
+                user.email or "by link",
+                f"{limits.running_jobs:,}",
+                f"{limits.queued_jobs:,}",
+                f"{limits.storage_bytes:,}",
+                f"{limits.upload_bytes:,}",
+            )
+    out.print(table)
+
+
+@accounts.command("limit")
+def limit(
+    organization: Annotated[str, typer.Argument(help="Id of the organization, as the list shows it.")],
+    running_jobs: OwnLimit = None,
+    queued_jobs: OwnLimit = None,
+    storage_bytes: OwnLimit = None,
+    upload_bytes: OwnLimit = None,
+    data: DataDirectory = None,
+) -> None:
+    """Give an organization limits of its own. Those not given go back to the service's."""
+    changes = {
+        "running_jobs": running_jobs,
+        "queued_jobs": queued_jobs,
+        "storage_bytes": storage_bytes,
+        "upload_bytes": upload_bytes,
+    }
+    with open_database(load_settings(data)) as database:
+        name = database.run(lambda session: set_limits(session, organization, changes)).name
+    own = ", ".join(f"{key} {value:,}" for key, value in changes.items() if value is not None)
+    out.print(f"{name}: {own or 'the limits of the service'}.")

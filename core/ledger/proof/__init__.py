@@ -1,0 +1,1 @@
+"""Proving the books from their rows alone."""

@@ -1,0 +1,158 @@
+"""A quote is a cap: what a job is charged, whatever becomes of it."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session
+
+from core.db.base import utc_now
+from core.db.plain import from_plain
+from core.db.session import Database
+from core.errors import ConflictError, ErrorBody, InvalidRequestError
+from core.jobs import lease as leases
+from core.jobs import service as jobs
+from core.jobs.lease import Lease
+from core.jobs.models import Job
+from core.jobs.service import JobRequest
+from core.jobs.settlement import released_credits, used_credits
+from core.jobs.states import JobStatus
+from core.ledger import service as ledger
+from core.ledger.service import Balance
+from core.plans.models import Plan
+from core.retries.service import CreateRequest
+from core.runtime import Runtime
+from core.settings import Settings
+from planner.setup import TrainingSetup
+from tests.integration.core.books import (
+    Owner,
+    create_job,
+    open_organization,
+    open_runtime,
+    prove,
+    save_plan,
+    small_plan,
+)
+
+QUOTE = 40
+SECONDS_OF_A_CREDIT = 6  # at 600 credits an hour
+
+
+@pytest.fixture
+def owner(database: Database) -> Owner:
+    """An organization with 100 credits."""
+    return open_organization(database, 100)
+
+
+@pytest.fixture
+def runtime(database: Database, tmp_path: Path) -> Runtime:
+    """What services are given."""
+    return open_runtime(database, tmp_path)
+
+
+def _claimed(database: Database, runtime: Runtime, owner: Owner, used_seconds: float) -> Lease:
+    with database.transaction() as session:
+        create_job(session, runtime, owner, save_plan(session, owner, QUOTE).id)
+        claimed = leases.claim_next(session, Settings(), "worker_test", "cpu")
+        assert claimed is not None
+        leases.renew(session, Settings(), claimed[0], used_seconds)
+        return claimed[0]
+
+
+def _fail(session: Session, owner: Owner, lease: Lease) -> None:
+    leases.fail(session, lease, ErrorBody("It broke.", "server_error", None, "training_failed"))
+
+
+def _cancel(session: Session, owner: Owner, lease: Lease) -> None:
+    jobs.cancel_job(session, owner.organization_id, lease.job_id)
+    leases.let_go(session, lease, "asked to")
+
+
+def _pause_then_cancel(session: Session, owner: Owner, lease: Lease) -> None:
+    jobs.pause_job(session, owner.organization_id, lease.job_id)
+    leases.let_go(session, lease, "asked to")
+    jobs.cancel_job(session, owner.organization_id, lease.job_id)
+
+
+@pytest.mark.parametrize(
+    ("end", "used", "charged"),
+    [
+        (_fail, 10, 0),
+        (_fail, 1000, 0),
+        (_cancel, 0, 0),
+        (_cancel, 10, 10),
+        (_cancel, 10.1, 11),
+        (_cancel, 1000, QUOTE),
+        (_pause_then_cancel, 10, 10),
+        (_pause_then_cancel, 1000, QUOTE),
+    ],
+)
+def test_what_a_job_is_charged(
+    database: Database,
+    runtime: Runtime,
+    owner: Owner,
+    end: Callable[[Session, Owner, Lease], None],
+    used: float,
+    charged: int,
+) -> None:
+    lease = _claimed(database, runtime, owner, used * SECONDS_OF_A_CREDIT)
+    database.run(lambda session: end(session, owner, lease))
+    with database.read() as session:
+        job = session.get_one(Job, lease.job_id)
+        assert (job.charged_credits, released_credits(job)) == (charged, QUOTE - charged)
+        assert ledger.balance(session, owner.organization_id) == Balance(100 - charged, 0)
+    assert prove(database).faults == ()
+
+
+def test_a_paused_job_shows_what_it_used_and_keeps_its_hold(database: Database, runtime: Runtime, owner: Owner) -> None:
+    lease = _claimed(database, runtime, owner, 10 * SECONDS_OF_A_CREDIT)
+    with database.transaction() as session:
+        jobs.pause_job(session, owner.organization_id, lease.job_id)
+        leases.let_go(session, lease, "asked to")
+    with database.read() as session:
+        job = session.get_one(Job, lease.job_id)
+        assert (job.status, job.charged_credits, released_credits(job)) == (JobStatus.PAUSED, None, None)
+        assert used_credits(job, small_plan().quote) == 10
+        assert ledger.balance(session, owner.organization_id) == Balance(100 - QUOTE, QUOTE)
+
+
+def test_a_smaller_micro_batch_leaves_the_quote_alone(database: Database, runtime: Runtime, owner: Owner) -> None:
+    lease = _claimed(database, runtime, owner, 1000 * SECONDS_OF_A_CREDIT)
+    with database.transaction() as session:
+        setup = from_plain(TrainingSetup, session.get_one(Job, lease.job_id).setup)
+        leases.step_down(session, lease, setup, "Out of memory: half as many rows at once")
+        leases.let_go(session, lease, "starting again")
+        assert session.get_one(Job, lease.job_id).quote_credits == QUOTE
+        assert ledger.balance(session, owner.organization_id) == Balance(100 - QUOTE, QUOTE)
+
+
+def test_a_plan_runs_at_its_price_while_its_quote_stands(database: Database, runtime: Runtime, owner: Owner) -> None:
+    with database.transaction() as session:
+        plan = save_plan(session, owner, QUOTE)
+        assert create_job(session, runtime, owner, plan.id).quote_credits == QUOTE
+        plan.expires_at = utc_now() - timedelta(seconds=1)
+        with pytest.raises(ConflictError) as raised:
+            create_job(session, runtime, owner, plan.id)
+        assert raised.value.code == "quote_expired"
+
+
+def test_a_quote_stands_for_15_minutes() -> None:
+    assert Settings().quote_seconds == 15 * 60
+
+
+def test_a_dearer_quote_than_allowed_is_refused_by_name(database: Database, runtime: Runtime, owner: Owner) -> None:
+    request = CreateRequest("key_test", "/v1/fine_tuning/jobs", "x", None, is_retry=False, window_seconds=600)
+    with database.transaction() as session:
+        plan_id = save_plan(session, owner, QUOTE).id
+
+    def create(limit: int) -> Job:
+        asked = JobRequest(plan_id=plan_id, max_credits=limit)
+        return database.run(lambda session: jobs.create_job(session, runtime, owner.actor, asked, request))
+
+    with pytest.raises(InvalidRequestError, match=r"40 credits, above your max_credits of 39") as raised:
+        create(QUOTE - 1)
+    assert (raised.value.code, raised.value.param) == ("quote_above_max_credits", "max_credits")
+    assert create(QUOTE).quote_credits == QUOTE
+    with database.read() as session:
+        assert session.get_one(Plan, plan_id).quote_credits == QUOTE
