@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import masking_utils
 
 from core.errors import TrainingError
 from planner.setup import Hyperparameters, Loss, Method, TrainingSetup
@@ -91,7 +93,7 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
         loaded = make_trainable(base, setup, torch.device("cpu"))
     if kind == "cpu":
         base.set_attn_implementation(SEGMENTED_ATTENTION)
-    with _fake_tensors(kind) as memory:
+    with _fake_tensors(kind, packing=setup.packing) as memory:
         statistics = make_fake(loaded.model, getattr(torch, setup.dtype))
         trained = [(name, parameter) for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
         loaded = replace(loaded, parameters=trained, cuts_attention=kind == "cpu")
@@ -106,10 +108,14 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
 
 
 @contextmanager
-def _fake_tensors(kind: Kind) -> Iterator[LiveMemory]:
+def _fake_tensors(kind: Kind, *, packing: bool) -> Iterator[LiveMemory]:
     attention._bias.cache_clear()  # neither side may see the other's tensors
     with ExitStack() as stack:
         stack.callback(attention._bias.cache_clear)
+        if not packing:
+            # Whether rows are packed is read off their positions, and fake ones have none: transformers then builds a
+            # mask to be safe.
+            stack.enter_context(patch.object(masking_utils, "find_packed_sequence_indices", lambda _positions: None))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         memory = stack.enter_context(LiveMemory())
         if kind == "cuda":
