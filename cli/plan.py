@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -143,10 +143,10 @@ def _view(model: str, data: DatasetStatistics, chosen: TrainingPlan) -> PlanView
     )
 
 
-def memory_terms(estimate: Mapping[str, int]) -> dict[str, int]:
+def memory_terms(estimate: Mapping[str, Any]) -> dict[str, int]:
     """The terms of an estimate without its sums."""
-    sums = {"device_bytes", "bound_bytes", "peak_allocated_bytes", "static_allocated_bytes"}
-    return {name: size for name, size in estimate.items() if name not in sums}
+    others = {"device_bytes", "bound_bytes", "peak_allocated_bytes", "static_allocated_bytes", "correction"}
+    return {name: size for name, size in estimate.items() if name not in others}
 
 
 def _device_line(device: Device) -> str:

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from planner import constants as c
-from planner.calibration import Correction
 from planner.devices import Device
 from planner.errors import InvalidSetupError
-from planner.memory import MemoryEstimate, estimate_memory
+from planner.memory import Correction, MemoryEstimate, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.plans import Quote, Wishes
 from planner.recipe import (
@@ -28,6 +27,10 @@ OPTIMIZER = "adamw_torch_fused"
 FRUGAL_OPTIMIZER = "paged_adamw_8bit"  # where the states of full fine-tuning do not fit otherwise
 SECONDS_PER_HOUR = 3600
 MOST_SIZES = 8  # micro-batches considered, smallest first
+
+
+Corrections = Mapping[tuple[str, Method], Correction]  # by device class and method
+NO_CORRECTION = Correction()
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,11 @@ class Question:
     statistics: DatasetStatistics
     wishes: Wishes
     prices: Mapping[str, int]
-    correction: Correction
+    corrections: Corrections
+
+    def correction_on(self, device: Device, method: Method) -> Correction:
+        """What finished runs of this method on this class of device have taught."""
+        return self.corrections.get((device.device_class, method), NO_CORRECTION)
 
 
 def allowed_methods(question: Question) -> tuple[Method, ...]:
@@ -148,7 +155,8 @@ def _rows(question: Question, setup: TrainingSetup) -> int:
 
 
 def _estimate(question: Question, device: Device, setup: TrainingSetup, hyperparameters: Hyperparameters) -> Candidate:
-    memory = question.correction.apply(estimate_memory(question.spec, setup, device))
+    correction = question.correction_on(device, setup.method)
+    memory = estimate_memory(question.spec, setup, device).corrected(correction)
     speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters)
     return Candidate(device, setup, hyperparameters, memory, speed, quote_for(question.prices, device, speed.seconds))
 

@@ -3,6 +3,7 @@
 Derivations and sources of every term: `docs/planner.md`.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from planner import constants as c
@@ -17,6 +18,15 @@ from planner.setup import Method, TrainingSetup
 from planner.stacks import StackProfile, profile
 
 HOPPER = (9, 0)  # compute capability from which cuBLAS takes larger workspaces
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What finished runs make of an estimate. The default leaves it and its shipped bound as they are."""
+
+    ratio: float = 1.0  # measured over predicted
+    bound_share: float | None = None  # of the corrected prediction; None keeps the shipped bound
+    runs: int = 0  # that it was learned from
 
 
 @dataclass(frozen=True)
@@ -41,15 +51,24 @@ class MemoryEstimate:
     peak_allocated_bytes: int
     device_bytes: int  # what the driver, or the kernel for a CPU, reports
     bound_bytes: int  # kept free on top, so that a plan that fits does fit
+    correction: Correction = Correction()  # by what finished runs measured; already in device_bytes and bound_bytes
 
     @property
     def required_bytes(self) -> int:
         """What must be free for the run to be allowed: the predicted use and its bound."""
         return self.device_bytes + self.bound_bytes
 
-    def with_bound(self, bound_bytes: int) -> "MemoryEstimate":
-        """The same estimate with another bound."""
-        return replace(self, bound_bytes=bound_bytes)
+    @property
+    def uncorrected_bytes(self) -> int:
+        """`device_bytes` before any correction."""
+        return round(self.device_bytes / self.correction.ratio)
+
+    def corrected(self, correction: "Correction") -> "MemoryEstimate":
+        """This estimate, not corrected yet, as finished runs would have it."""
+        device_bytes = round(self.device_bytes * correction.ratio)
+        share = correction.bound_share
+        bound = self.bound_bytes if share is None else math.ceil(device_bytes * share)
+        return replace(self, device_bytes=device_bytes, bound_bytes=bound, correction=correction)
 
 
 def estimate_memory(spec: ModelSpec, setup: TrainingSetup, device: Device | None = None) -> MemoryEstimate:

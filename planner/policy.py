@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from planner import constants as c
-from planner.calibration import Correction
-from planner.candidates import LADDER, OPTIMIZER, Candidate, Question, allowed_methods, candidates_on, length_on
+from planner.candidates import LADDER, OPTIMIZER, Candidate, Corrections, Question, allowed_methods, candidates_on, length_on
 from planner.devices import Device
 from planner.errors import InvalidSetupError
 from planner.explanations import describe_alternatives, explain
@@ -26,17 +25,18 @@ def plan(
     wishes: Wishes,
     prices: Mapping[str, int],
     *,
-    correction: Correction | None = None,
+    corrections: Corrections | None = None,
 ) -> TrainingPlan:
     """The run for this model and data set on one of these devices. A pure function of its arguments.
 
-    `prices` are credits per device-hour by device class, with a `default`. Raises InvalidSetupError for wishes that
+    `prices` are credits per device-hour by device class, with a `default`; `corrections` are what finished runs have
+    taught (planner/calibration.py). Raises InvalidSetupError for wishes that
     contradict each other, DoesNotFitError where nothing that they allow fits.
     """
     check_wishes(spec, wishes)
     if not devices:
         raise InvalidSetupError("There is no device to plan for.")
-    question = Question(spec, statistics, wishes, prices, correction or Correction())
+    question = Question(spec, statistics, wishes, prices, corrections or {})
     candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
     chosen = _choose(question, candidates)
     if chosen is None:

@@ -61,7 +61,7 @@ def _shorter(question: Question, best: Candidate) -> str | None:
     while low < high:
         middle = (low + high + 1) // 2
         shorter = replace(best.setup, max_length=middle * 64)
-        estimate = question.correction.apply(estimate_memory(question.spec, shorter, best.device))
+        estimate = estimate_memory(question.spec, shorter, best.device).corrected(best.memory.correction)
         low, high = (middle, high) if estimate.required_bytes <= best.device.free_bytes else (low, middle - 1)
     length = low * 64
     return f"set max_length to {length:,} or less" if SHORTEST_LENGTH <= length < best.setup.max_length else None

@@ -77,8 +77,11 @@ def flops_per_token(spec: ModelSpec, setup: TrainingSetup, length: float) -> flo
     adapters = 0.0
     if setup.method is not Method.FULL:
         adapters = _active_adapter_parameters(spec, setup)
-    attended = min(length, spec.sliding_window or length)
-    attention = 2 * attended * spec.num_attention_heads * spec.head_dim * spec.num_hidden_layers
+    attended = sum(
+        group.count * (min(length, spec.sliding_window or length) if group.windowed else length)
+        for group in spec.groups
+    )
+    attention = 2 * attended * spec.num_attention_heads * spec.head_dim
     return 2.0 * spec.active_parameters * passes + 2.0 * adapters * (3 + recomputed) + attention * (3 + recomputed)
 
 

@@ -88,6 +88,8 @@ class LiveMemory(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.add.Tensor and _is_sum_of_gradients():
+            self._put_into(args[0], result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._hold(leaf)
@@ -99,12 +101,23 @@ class LiveMemory(TorchDispatchMode):
         storage = tensor.untyped_storage()
         key: int = storage._cdata
         if key not in self._held:
-            size = -(-storage.nbytes() // _BLOCK_BYTES) * _BLOCK_BYTES
-            self._held[key] = Category.ACTIVATIONS, size
+            size = _rounded(storage.nbytes())
             self._bytes[Category.ACTIVATIONS] += size
             self._total += size
-            weakref.finalize(storage, self._let_go, key)
+            self._enrol(storage, Category.ACTIVATIONS, size)
         return key
+
+    def _enrol(self, storage: torch.UntypedStorage, category: Category, size: int) -> None:
+        self._held[storage._cdata] = category, size
+        weakref.finalize(storage, self._let_go, storage._cdata)
+
+    def _put_into(self, tensor: torch.Tensor, result: torch.Tensor) -> None:
+        """Count `result` as if it had been written over `tensor`."""
+        key = self._hold(tensor)
+        category, size = self._held[key]
+        if size == _rounded(result.untyped_storage().nbytes()):
+            self._held[key] = category, 0
+            self._enrol(result.untyped_storage(), category, size)
 
     def _let_go(self, key: int) -> None:
         category, size = self._held.pop(key)
@@ -121,6 +134,19 @@ class LiveMemory(TorchDispatchMode):
         if workspace_bytes:
             now[Category.WORKSPACES] = workspace_bytes
         self.moments[self._phase] = Moment(self._phase, operator, now)
+
+
+def _rounded(size_bytes: int) -> int:
+    return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+def _is_sum_of_gradients() -> bool:
+    """Whether autograd's engine is adding a second gradient to a first.
+
+    It does so in place, but never where a dispatch mode watches (input_buffer.cpp, `can_accumulate_inplace`). Not a
+    recomputed forward pass, which runs with gradients enabled.
+    """
+    return not torch.is_grad_enabled() and torch._C._current_autograd_node() is not None
 
 
 def _flash_backward(
@@ -143,7 +169,13 @@ def _product_4bit(inputs: torch.Tensor, _packed: torch.Tensor, shape: Sequence[i
     return math.prod(shape) * inputs.element_size()
 
 
+def _log_sum_exp(inputs: torch.Tensor, *_rest: object) -> int:
+    """The exponentials of all inputs (ReduceOps.cpp, logsumexp_out_impl)."""
+    return inputs.numel() * inputs.element_size()
+
+
 _WORKSPACES: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.logsumexp.default: _log_sum_exp,
     torch.ops.bitsandbytes.gemm_4bit.default: _product_4bit,
     torch.ops.aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
     torch.ops.aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,

@@ -195,11 +195,13 @@ def resolve_targets(base: PreTrainedModel, names: tuple[str, ...]) -> AdapterTar
     head = base.get_output_embeddings()
     linears = {path: m for path, m in base.named_modules() if isinstance(m, nn.Linear) and not path.endswith(ROUTERS)}
     experts = expert_parameters(base)
-    if ALL_LINEAR in names:
-        return AdapterTargets(tuple(path for path, m in linears.items() if m is not head), tuple(experts))
     embeddings = [path for path, module in base.named_modules() if isinstance(module, nn.Embedding)]
-    modules, parameters = [], []
+    modules, parameters = list[str](), list[str]()
     for name in names:
+        if name == ALL_LINEAR:
+            modules += [path for path, module in linears.items() if module is not head]
+            parameters += experts
+            continue
         fitting = [path for path in (*linears, *embeddings) if path == name or path.endswith(f".{name}")]
         inside = [path for path in experts if path.endswith(f".{name}") and name.startswith("experts.")]
         if not fitting and not inside:

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import masking_utils
 
 from core.errors import TrainingError
@@ -21,7 +21,7 @@ from planner.setup import Hyperparameters, Loss, Method, TrainingSetup
 from worker.training import attention
 from worker.training.attention import SEGMENTED_ATTENTION
 from worker.training.batches import Layout, MicroBatch, TokenizedSet, longest_micro_batch
-from worker.training.cuda_attention import cuda_attention
+from worker.training.cuda_kernels import cuda_kernels
 from worker.training.fake_model import build_base, decoder_layers, make_fake, read_config
 from worker.training.forward import score
 from worker.training.live_memory import Category, LiveMemory, Moment
@@ -119,7 +119,7 @@ def _fake_tensors(kind: Kind, *, packing: bool) -> Iterator[LiveMemory]:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         memory = stack.enter_context(LiveMemory())
         if kind == "cuda":
-            stack.enter_context(cuda_attention())
+            stack.enter_context(cuda_kernels())
         yield memory
 
 
@@ -144,8 +144,10 @@ def _run_steps(
     for _, parameter in loaded.parameters:
         parameter.register_post_accumulate_grad_hook(lambda p: memory.assign([p.grad], Category.GRADIENTS))
     _mark_layers(loaded, memory)
-    optimizer = build_optimizer(loaded.parameters, setup, _HYPERPARAMETERS)
+    with unset_fake_temporarily():  # bitsandbytes reads values from the tables that it makes
+        optimizer = build_optimizer(loaded.parameters, setup, _HYPERPARAMETERS)
     for step in range(STEPS):
+        memory.moments.clear()  # the first step only makes the state; no moment of it is higher
         for _ in range(min(setup.gradient_accumulation_steps, _MICRO_BATCHES)):
             memory.enter("forward")
             loss, _correct = score(loaded, batch, 1.0)

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.calibration import Correction
 from planner.candidates import LADDER
 from planner.catalogue import models
 from planner.devices import Device, parse_gpu
 from planner.errors import DoesNotFitError, InvalidSetupError
-from planner.memory import estimate_memory
+from planner.memory import Correction, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.policy import Priority, Wishes, plan, step_down
 from planner.setup import Method, Quantization, TrainingSetup
@@ -230,7 +229,20 @@ def test_a_correction_moves_what_fits():
     gpu = parse_gpu("RTX 4090")
     arguments = (SPECS["llama-3.1-8b"], SMALL, [gpu], Wishes(), PRICES)
     assert plan(*arguments).setup.method is Method.LORA
-    assert plan(*arguments, correction=Correction(1.4, 0.02, 300)).setup.method is Method.QLORA
+    learned = {(gpu.device_class, Method.LORA): Correction(1.4, 0.02, 300)}
+    assert plan(*arguments, corrections=learned).setup.method is Method.QLORA
+    elsewhere = {("nvidia-h200-141gb", Method.LORA): Correction(1.4, 0.02, 300)}
+    assert plan(*arguments, corrections=elsewhere) == plan(*arguments)
+
+
+def test_a_correction_is_said_and_kept_in_the_plan():
+    gpu = parse_gpu("RTX 4090")
+    learned = {(gpu.device_class, Method.LORA): Correction(0.9, 0.02, 300)}
+    chosen = plan(SPECS["llama-3.1-8b"], SMALL, [gpu], Wishes(), PRICES, corrections=learned)
+    plain = estimate_memory(SPECS["llama-3.1-8b"], chosen.setup, gpu)
+    assert chosen.memory.uncorrected_bytes == pytest.approx(plain.device_bytes, abs=1)
+    assert chosen.memory.bound_bytes == pytest.approx(0.02 * chosen.memory.device_bytes, abs=1)
+    assert any("300 finished runs like it here move the prediction by -10.0%" in reason for reason in chosen.reasons)
 
 
 def test_stepping_down_keeps_the_effective_batch_until_one_row_is_left():

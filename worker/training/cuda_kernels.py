@@ -1,4 +1,4 @@
-"""The attention kernels that CUDA would choose, for fake tensors that stand on a CPU."""
+"""The kernels that CUDA would choose where a CPU has others, for fake tensors that stand on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,24 @@ from torch.nn import functional
 
 
 @contextmanager
-def cuda_attention() -> Iterator[None]:
-    """Within, `scaled_dot_product_attention` runs FlashAttention without a mask, the memory-efficient kernel with one.
+def cuda_kernels() -> Iterator[None]:
+    """Within, attention and dropout keep what they keep on CUDA.
 
-    So torch chooses on Ampere and later for bfloat16 (sdp_utils.cpp, `select_sdp_backend`). A CPU's kernel is another
-    one, which copies shared key heads for every query head. The name is replaced rather than intercepted by a mode of
-    torch's, since modes do not reach what checkpointing recomputes during a backward pass.
+    `scaled_dot_product_attention` runs FlashAttention without a mask, the memory-efficient kernel with one, as torch
+    chooses on Ampere and later for bfloat16 (sdp_utils.cpp, `select_sdp_backend`); a CPU's kernel copies shared key
+    heads for every query head. Dropout keeps a mask of one byte an element (Dropout.cpp, `native_dropout`); a CPU's
+    keeps one of the input's dtype. The names are replaced rather than intercepted by a mode of torch's, since modes do
+    not reach what checkpointing recomputes during a backward pass.
     """
-    with patch.object(functional, "scaled_dot_product_attention", _attention):
+    attention = patch.object(functional, "scaled_dot_product_attention", _attention)
+    with attention, patch.object(functional, "dropout", _dropout):
         yield
+
+
+def _dropout(inputs: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    del inplace  # nothing in a decoder layer drops in place
+    outputs: torch.Tensor = torch.native_dropout(inputs, p, training)[0] if training and p > 0 else inputs
+    return outputs
 
 
 def _attention(
