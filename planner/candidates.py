@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from planner import constants as c
 from planner.devices import Device
@@ -55,11 +56,31 @@ class Candidate:
         return self.headroom_bytes >= 0
 
 
+class MemorySource(Protocol):
+    """Where estimates come from: derived from a known family, or read off rehearsed steps."""
+
+    def estimate(self, setup: TrainingSetup, device: Device | None) -> MemoryEstimate:
+        """Memory of a run on an empty device, uncorrected. Raises InvalidSetupError for what cannot be estimated."""
+        ...
+
+
+@dataclass(frozen=True)
+class DerivedMemory:
+    """Estimates from the model's family alone."""
+
+    spec: ModelSpec
+
+    def estimate(self, setup: TrainingSetup, device: Device | None) -> MemoryEstimate:
+        """See `planner.memory`."""
+        return estimate_memory(self.spec, setup, device)
+
+
 @dataclass(frozen=True)
 class Question:
     """All that a plan depends on."""
 
     spec: ModelSpec
+    memory: MemorySource
     statistics: DatasetStatistics
     wishes: Wishes
     prices: Mapping[str, int]
@@ -91,6 +112,18 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
             yield from tried
             if any(candidate.fits for candidate in tried):
                 break
+
+
+def setups_on(question: Question, device: Device) -> list[TrainingSetup]:
+    """One setup for each method, rank and checkpointing that could be considered on a device."""
+    length = length_on(question, device)
+    wanted = question.wishes.gradient_checkpointing
+    return [
+        replace(setup, gradient_checkpointing=checkpointed)
+        for method in allowed_methods(question)
+        for setup in _variants(question, length, method)
+        for checkpointed in ((False, True) if wanted is None else (wanted,))
+    ]
 
 
 def length_on(question: Question, device: Device) -> Length:
@@ -156,7 +189,7 @@ def _rows(question: Question, setup: TrainingSetup) -> int:
 
 def _estimate(question: Question, device: Device, setup: TrainingSetup, hyperparameters: Hyperparameters) -> Candidate:
     correction = question.correction_on(device, setup.method)
-    memory = estimate_memory(question.spec, setup, device).corrected(correction)
+    memory = question.memory.estimate(setup, device).corrected(correction)
     speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters)
     return Candidate(device, setup, hyperparameters, memory, speed, quote_for(question.prices, device, speed.seconds))
 

@@ -32,6 +32,11 @@ def explain(question: Question, candidates: Sequence[Candidate], chosen: Candida
     if chosen.setup.method is not Method.FULL:
         sentences.append(_rank(question, chosen))
     sentences += [_batch(question, candidates, chosen), _passes(question, chosen), _memory(chosen), _price(chosen)]
+    if question.spec.is_surveyed:
+        sentences.append(
+            f"The planner has no formula for {question.spec.model_type}: its parameters were counted on the built "
+            "model, and its memory read off training steps rehearsed without weights."
+        )
     return tuple(sentences)
 
 

@@ -97,6 +97,12 @@ class ModelSpec:
     sliding_window: int | None
     tie_word_embeddings: bool
     groups: tuple[LayerGroup, ...]
+    other_parameters: int = 0  # outside of layers, embeddings and the final norm, in a model that was surveyed
+
+    @property
+    def is_surveyed(self) -> bool:
+        """Whether its numbers were read off the built model, for want of a family."""
+        return self.model_type not in FAMILIES
 
     def __hash__(self) -> int:
         return self._hash  # specs are cache keys, and their own fields are nested deep
@@ -108,7 +114,7 @@ class ModelSpec:
     @cached_property
     def family(self) -> Family:
         """How this model's family builds a layer."""
-        return FAMILIES[self.model_type]
+        return FAMILIES.get(self.model_type) or Family(self.model_type, {})
 
     @cached_property
     def embedding_parameters(self) -> int:
@@ -144,7 +150,7 @@ class ModelSpec:
     def parameters(self) -> int:
         """Every parameter once (a tied output projection is not counted again)."""
         layers = sum(group.count * group.parameters for group in self.groups)
-        return self.embedding_parameters + self.lm_head_parameters + self.hidden_size + layers
+        return self.embedding_parameters + self.lm_head_parameters + self.hidden_size + self.other_parameters + layers
 
     @cached_property
     def quantizable_parameters(self) -> int:

@@ -4,7 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from planner import constants as c
-from planner.candidates import LADDER, OPTIMIZER, Candidate, Corrections, Question, allowed_methods, candidates_on, length_on
+from planner.candidates import (
+    LADDER,
+    OPTIMIZER,
+    Candidate,
+    Corrections,
+    DerivedMemory,
+    MemorySource,
+    Question,
+    allowed_methods,
+    candidates_on,
+    length_on,
+)
 from planner.devices import Device
 from planner.errors import InvalidSetupError
 from planner.explanations import describe_alternatives, explain
@@ -26,17 +37,19 @@ def plan(
     prices: Mapping[str, int],
     *,
     corrections: Corrections | None = None,
+    memory: MemorySource | None = None,
 ) -> TrainingPlan:
     """The run for this model and data set on one of these devices. A pure function of its arguments.
 
     `prices` are credits per device-hour by device class, with a `default`; `corrections` are what finished runs have
-    taught (planner/calibration.py). Raises InvalidSetupError for wishes that
+    taught (planner/calibration.py); `memory` estimates where the model has no family
+    (planner/rehearsed.py). Raises InvalidSetupError for wishes that
     contradict each other, DoesNotFitError where nothing that they allow fits.
     """
     check_wishes(spec, wishes)
     if not devices:
         raise InvalidSetupError("There is no device to plan for.")
-    question = Question(spec, statistics, wishes, prices, corrections or {})
+    question = Question(spec, memory or DerivedMemory(spec), statistics, wishes, prices, corrections or {})
     candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
     chosen = _choose(question, candidates)
     if chosen is None:

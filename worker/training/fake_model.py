@@ -110,14 +110,14 @@ def make_fake(model: nn.Module, dtype: torch.dtype) -> list[torch.Tensor]:
                     made[id(parameter)] = _weight_4bit(module, dtype)
                     statistics += _tensors_of(made[id(parameter)].quant_state)
                 else:
-                    made[id(parameter)] = nn.Parameter(_fake(parameter), requires_grad=parameter.requires_grad)
+                    made[id(parameter)] = nn.Parameter(fake(parameter), requires_grad=parameter.requires_grad)
             module._parameters[name] = made[id(parameter)]
         for name, buffer in module._buffers.items():
-            module._buffers[name] = None if buffer is None else _fake(buffer)
+            module._buffers[name] = None if buffer is None else fake(buffer)
         if isinstance(module, Bnb4bitParametrization):
             state = module.quant_state
-            state.absmax, state.code, state.offset = _fake(state.absmax), _fake(state.code), _fake(state.offset)
-            state.state2.absmax, state.state2.code = _fake(state.state2.absmax), _fake(state.state2.code)
+            state.absmax, state.code, state.offset = fake(state.absmax), fake(state.code), fake(state.offset)
+            state.state2.absmax, state.state2.code = fake(state.state2.absmax), fake(state.state2.code)
             statistics += _tensors_of(state)
     return statistics
 
@@ -135,7 +135,8 @@ def _tensors_of(state: functional.QuantState) -> list[torch.Tensor]:
     return [state.absmax, state.offset, state.state2.absmax]
 
 
-def _fake(tensor: torch.Tensor) -> torch.Tensor:
+def fake(tensor: torch.Tensor) -> torch.Tensor:
+    """A fake tensor of the same shape and dtype, on a CPU. Call within a FakeTensorMode."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 

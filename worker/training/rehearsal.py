@@ -22,7 +22,7 @@ from worker.training import attention
 from worker.training.attention import SEGMENTED_ATTENTION
 from worker.training.batches import Layout, MicroBatch, TokenizedSet, longest_micro_batch
 from worker.training.cuda_kernels import cuda_kernels
-from worker.training.fake_model import build_base, decoder_layers, make_fake, read_config
+from worker.training.fake_model import build_base, decoder_layers, fake, make_fake, read_config
 from worker.training.forward import score
 from worker.training.live_memory import Category, LiveMemory, Moment
 from worker.training.loading import LoadedModel, make_trainable
@@ -93,6 +93,7 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
         loaded = make_trainable(base, setup, torch.device("cpu"))
     if kind == "cpu":
         base.set_attn_implementation(SEGMENTED_ATTENTION)
+    batch = _longest_batch(setup, Layout.FLAT if kind == "cpu" else Layout.PADDED)
     with _fake_tensors(kind, packing=setup.packing) as memory:
         statistics = make_fake(loaded.model, getattr(torch, setup.dtype))
         trained = [(name, parameter) for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
@@ -100,7 +101,7 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
         memory.assign([*loaded.model.parameters(), *loaded.model.buffers(), *statistics], Category.BASE)
         if setup.method is not Method.FULL:
             memory.assign([parameter for _, parameter in trained], Category.ADAPTERS)
-        batch = _longest_batch(setup, Layout.FLAT if kind == "cpu" else Layout.PADDED)
+        batch = _fake_batch(batch)
         memory.assign([batch.input_ids, batch.position_ids, batch.predicting, batch.labels], Category.INPUTS)
         static = _run_steps(loaded, batch, setup, memory, pages=kind == "cuda" and "paged" in setup.optimizer)
         depth = len(decoder_layers(loaded.backbone))
@@ -135,6 +136,18 @@ def _longest_batch(setup: TrainingSetup, layout: Layout) -> MicroBatch:
     )
     assert len(data) == examples
     return longest_micro_batch(data, setup, layout)
+
+
+def _fake_batch(batch: MicroBatch) -> MicroBatch:
+    segments = batch.segments
+    return MicroBatch(
+        input_ids=fake(batch.input_ids),
+        position_ids=fake(batch.position_ids),
+        predicting=fake(batch.predicting),
+        labels=fake(batch.labels),
+        segments=None if segments is None else replace(segments, slots=fake(segments.slots)),
+        tokens=batch.tokens,
+    )
 
 
 def _run_steps(
