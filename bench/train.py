@@ -1,8 +1,9 @@
 """Non-padding tokens per second and final loss of our training loop against TRL's SFTTrainer, alternating.
 
 Same model, rows, rank, effective batch, schedule, clipping and number of steps; every run in a fresh process. TRL runs
-with its defaults (gradient checkpointing, padded batches) and without either. Both count what the model reads, padding excluded. The loss is that of the trained model
-on rows that neither saw, by the same code for both: plain transformers, one row at a time.
+with its defaults (gradient checkpointing, padded batches) and without either. Both count what the model reads, padding
+excluded. The loss is that of the trained model on rows that neither saw, by the same code for both: plain
+transformers, one row at a time.
 
     .venv/bin/python bench/train.py MODEL_DIRECTORY [--data FILE] [--rounds 2] [--steps 12]
 """

@@ -15,6 +15,7 @@ from planner.candidates import (
     allowed_methods,
     candidates_on,
     length_on,
+    setups_on,
 )
 from planner.devices import Device
 from planner.errors import InvalidSetupError
@@ -23,10 +24,12 @@ from planner.model_spec import ModelSpec
 from planner.plans import Alternative, Priority, Quote, TrainingPlan, Wishes
 from planner.recipe import check_wishes
 from planner.refusals import refusal
+from planner.rehearsed import RehearsedMemory
+from planner.rehearsed import setups_to_rehearse as rehearsed_for
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 
-__all__ = ["Alternative", "Priority", "Quote", "TrainingPlan", "Wishes", "plan", "step_down"]
+__all__ = ["Alternative", "Priority", "Quote", "TrainingPlan", "Wishes", "plan", "setups_to_rehearse", "step_down"]
 
 
 def plan(
@@ -70,6 +73,15 @@ def plan(
         reasons=explain(question, candidates, chosen, length),
         alternatives=describe_alternatives(question, candidates, chosen),
     )
+
+
+def setups_to_rehearse(
+    spec: ModelSpec, statistics: DatasetStatistics, device: Device, wishes: Wishes
+) -> list[TrainingSetup]:
+    """The steps to rehearse before a model without a family can be planned on a device. Raises InvalidSetupError."""
+    check_wishes(spec, wishes)
+    question = Question(spec, RehearsedMemory(spec, ()), statistics, wishes, {}, {})
+    return rehearsed_for(setups_on(question, device))
 
 
 def step_down(setup: TrainingSetup) -> TrainingSetup | None:

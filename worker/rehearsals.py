@@ -30,9 +30,8 @@ def rehearse(
 
 
 def _ask(request: dict[str, Any]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", PROGRAM], input=orjson.dumps(request), capture_output=True, check=False
-    )
+    command = [sys.executable, "-m", PROGRAM]
+    done = subprocess.run(command, input=orjson.dumps(request), capture_output=True, check=False)  # noqa: S603 - our own module, no shell
     try:
         answer: dict[str, Any] = orjson.loads(done.stdout)
     except orjson.JSONDecodeError:

@@ -76,9 +76,7 @@ def measured_runs(session: Session, device_class: str, limit: int) -> Sequence[M
     rows = session.execute(
         select(Job.setup, Job.memory_measured, Plan.plan["setup"], Plan.plan["memory"])
         .join(Plan, Plan.id == Job.plan_id)
-        .where(
-            Job.status == JobStatus.SUCCEEDED, Job.device_class == device_class, Job.memory_measured.is_not(None)
-        )
+        .where(Job.status == JobStatus.SUCCEEDED, Job.device_class == device_class, Job.memory_measured.is_not(None))
         .order_by(Job.id.desc())
         .limit(limit)
     )

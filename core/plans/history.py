@@ -11,7 +11,7 @@ from core.jobs.queries import MeasuredRun
 from core.settings import Settings
 from planner.calibration import Observation, correction
 from planner.candidates import Corrections
-from planner.memory import MemoryEstimate
+from planner.memory import Correction, MemoryEstimate
 from planner.setup import Method
 
 RUNS_REMEMBERED = 1000  # per device class: the newest, which say most of the next
@@ -22,7 +22,7 @@ def corrections(session: Session, settings: Settings) -> Corrections:
 
     A run counts that succeeded, was measured, and kept its planned micro-batch: a smaller one was not predicted.
     """
-    learned = {}
+    learned: dict[tuple[str, Method], Correction] = {}
     versions = {row.device_class: row.versions for row in fleet.workers(session, settings)}
     for device_class, installed in versions.items():
         observed: dict[Method, list[Observation]] = defaultdict(list)

@@ -117,9 +117,7 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
             code="no_workers",
         )
     try:
-        plan = policy.plan(
-            spec, statistics, devices, request.wishes, runtime.settings.prices, corrections=corrections
-        )
+        plan = policy.plan(spec, statistics, devices, request.wishes, runtime.settings.prices, corrections=corrections)
     except DoesNotFitError as error:
         raise PlanDoesNotFitError(str(error), param="model") from None
     except InvalidSetupError as error:

@@ -4,7 +4,7 @@ Built on the meta device, since PEFT moves modules about, which fake ones refuse
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from bitsandbytes import functional
@@ -49,9 +49,7 @@ def build_base(config: PreTrainedConfig, setup: TrainingSetup) -> PreTrainedMode
     functional.name2qmap.setdefault("dynamic", functional.create_dynamic_map())  # else one of meta tensors stays there
     with torch.device("meta"):
         try:
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation=setup.attn_implementation
-            )
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=setup.attn_implementation)
         except (ValueError, ImportError) as error:
             raise InvalidModelError(
                 f"{config.model_type!r} cannot be built as a causal language model: {error}",
@@ -64,7 +62,7 @@ def build_base(config: PreTrainedConfig, setup: TrainingSetup) -> PreTrainedMode
 
 
 def _quantize(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Linear layers and experts in NF4 with double quantization, as `experts.nf4_config` does; head and routers stay."""
+    """Linear layers and experts in NF4, quantized twice, as `experts.nf4_config` does; head and routers stay."""
     head = model.get_output_embeddings()
     linears = [
         (path, module)
@@ -89,7 +87,7 @@ def _quantize(model: PreTrainedModel, dtype: torch.dtype) -> None:
         module = model.get_submodule(parent)
         module.get_parameter(name).requires_grad_(False)
         replace_parameter_4bit(module, name, compress_statistics=True, quant_type="nf4")
-    model.is_loaded_in_4bit = True  # PEFT asks
+    setattr(model, "is_loaded_in_4bit", True)  # noqa: B010  # PEFT asks
 
 
 def make_fake(model: nn.Module, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -140,12 +138,12 @@ def fake(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 
-def decoder_layers(backbone: nn.Module) -> nn.ModuleList:
+def decoder_layers(backbone: PreTrainedModel) -> nn.ModuleList:
     """The list of decoder layers. Raises InvalidModelError where there is not exactly one."""
-    depth = backbone.config.get_text_config().num_hidden_layers  # type: ignore[union-attr]
+    depth = backbone.config.get_text_config().num_hidden_layers
     lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
     if not lists:
         raise InvalidModelError(
             "The architecture has no list of decoder layers.", code="unsupported_architecture", param="model"
         )
-    return cast(nn.ModuleList, lists[0])
+    return lists[0]

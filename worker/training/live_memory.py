@@ -149,9 +149,7 @@ def _is_sum_of_gradients() -> bool:
     return not torch.is_grad_enabled() and torch._C._current_autograd_node() is not None
 
 
-def _flash_backward(
-    _gradient: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_rest: object
-) -> int:
+def _flash_backward(_gradient: torch.Tensor, query: torch.Tensor, key: torch.Tensor, *_rest: object) -> int:
     """The query's gradient in float32, and keys' and values' per query head where heads share them (flash_api.cpp,
     mha_bwd: dq_accum, dk_expanded, dv_expanded).
     """

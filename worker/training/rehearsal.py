@@ -37,7 +37,7 @@ _PAGED_FROM = 100_000  # elements: bitsandbytes' get_state_buffer pages states o
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What one training step of a plan holds. Bytes as CUDA's allocator would count them, workspaces of cuBLAS apart."""
+    """What one training step of a plan holds: bytes as CUDA's allocator counts them, cuBLAS's workspaces apart."""
 
     static: dict[Category, int]  # between steps
     moments: tuple[Moment, ...]  # the highest of each phase, in the order of a step
@@ -104,7 +104,7 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
         batch = _fake_batch(batch)
         memory.assign([batch.input_ids, batch.position_ids, batch.predicting, batch.labels], Category.INPUTS)
         static = _run_steps(loaded, batch, setup, memory, pages=kind == "cuda" and "paged" in setup.optimizer)
-        depth = len(decoder_layers(loaded.backbone))
+        depth = len(decoder_layers(loaded.causal_model.base_model))
         return Rehearsal(static, tuple(memory.moments.values()), depth, (depth,))
 
 
@@ -179,7 +179,7 @@ def _run_steps(
 
 def _mark_layers(loaded: LoadedModel, memory: LiveMemory) -> None:
     """Enter a phase where the gradient reaches a decoder layer's output, and where it leaves the first layer."""
-    layers = decoder_layers(loaded.backbone)
+    layers = decoder_layers(loaded.causal_model.base_model)
 
     def mark(output: torch.Tensor, name: str) -> None:
         if output.requires_grad:

@@ -14,6 +14,7 @@ from core.db.plain import from_plain, to_plain
 from core.errors import TunewrightError
 from planner.rehearsed import RehearsedStep
 from planner.setup import TrainingSetup
+from worker.training.fake_model import read_config
 from worker.training.libraries import quiet
 from worker.training.live_memory import Category
 from worker.training.rehearsal import Kind, rehearse
@@ -45,7 +46,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _step(config: dict[str, Any], setup: TrainingSetup, kind: Kind) -> RehearsedStep:
-    depth = survey(config).num_hidden_layers
+    depth = read_config(config).get_text_config().num_hidden_layers
     done = rehearse(config, setup, kind, SAMPLE if depth >= SAMPLED_FROM and not config.get("layer_types") else None)
     return RehearsedStep(
         setup=setup,

@@ -25,7 +25,7 @@ def survey(config: Mapping[str, Any]) -> ModelSpec:
     layers = decoder_layers(model.base_model)
     kinds = Counter(_group(layer, text) for layer in layers)
     groups = tuple(LayerGroup(count, *kind) for kind, count in kinds.items())
-    embedding = model.get_input_embeddings().weight
+    embedding = model.get_input_embeddings().get_parameter("weight")
     heads = int(text.num_attention_heads)
     head_dim = getattr(text, "head_dim", None) or int(text.hidden_size) // heads
     spec = ModelSpec(
@@ -54,9 +54,7 @@ def _is_tied(model: PreTrainedModel) -> bool:
     return head is None or head.weight is model.get_input_embeddings().weight
 
 
-def _group(
-    layer: nn.Module, config: PreTrainedConfig
-) -> tuple[tuple[Linear, ...], int, Experts | None, int]:
+def _group(layer: nn.Module, config: PreTrainedConfig) -> tuple[tuple[Linear, ...], int, Experts | None, int]:
     linears, routers, experts = [], 0, list[tuple[str, torch.Size]]()
     for path, module in layer.named_modules():
         if isinstance(module, nn.Linear):

@@ -4,13 +4,13 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from core.accounts.service import ensure_owner
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
 from core.db.session import Database
 from core.fleet import service as fleet
 from core.fleet.service import WorkerReport
 from core.ids import new_id
-from core.accounts.service import ensure_owner
 from core.jobs.models import Job
 from core.jobs.states import JobStatus
 from core.plans import history
