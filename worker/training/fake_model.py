@@ -138,10 +138,10 @@ def fake(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 
-def decoder_layers(backbone: PreTrainedModel) -> nn.ModuleList:
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The list of decoder layers. Raises InvalidModelError where there is not exactly one."""
-    depth = backbone.config.get_text_config().num_hidden_layers
-    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    depth = model.config.get_text_config().num_hidden_layers
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
     if not lists:
         raise InvalidModelError(
             "The architecture has no list of decoder layers.", code="unsupported_architecture", param="model"

@@ -31,7 +31,7 @@ from worker.training.optimizer import build_optimizer, clip_gradients, gradient_
 Kind = Literal["cuda", "cpu"]
 STEPS = 2  # the first makes the optimizer's state
 _MICRO_BATCHES = 2  # of an accumulated step: all but the first find gradients, and all of those are alike
-_HYPERPARAMETERS = Hyperparameters(n_epochs=1, learning_rate=1e-4, weight_decay=0.01)
+HYPERPARAMETERS = Hyperparameters(n_epochs=1, learning_rate=1e-4, weight_decay=0.01)
 _PAGED_FROM = 100_000  # elements: bitsandbytes' get_state_buffer pages states of this many and more
 
 
@@ -93,7 +93,7 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
         loaded = make_trainable(base, setup, torch.device("cpu"))
     if kind == "cpu":
         base.set_attn_implementation(SEGMENTED_ATTENTION)
-    batch = _longest_batch(setup, Layout.FLAT if kind == "cpu" else Layout.PADDED)
+    batch = longest_batch(setup, Layout.FLAT if kind == "cpu" else Layout.PADDED)
     with _fake_tensors(kind, packing=setup.packing) as memory:
         statistics = make_fake(loaded.model, getattr(torch, setup.dtype))
         trained = [(name, parameter) for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
@@ -104,7 +104,7 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
         batch = _fake_batch(batch)
         memory.assign([batch.input_ids, batch.position_ids, batch.predicting, batch.labels], Category.INPUTS)
         static = _run_steps(loaded, batch, setup, memory, pages=kind == "cuda" and "paged" in setup.optimizer)
-        depth = len(decoder_layers(loaded.causal_model.base_model))
+        depth = len(decoder_layers(loaded.causal_model))
         return Rehearsal(static, tuple(memory.moments.values()), depth, (depth,))
 
 
@@ -124,7 +124,7 @@ def _fake_tensors(kind: Kind, *, packing: bool) -> Iterator[LiveMemory]:
         yield memory
 
 
-def _longest_batch(setup: TrainingSetup, layout: Layout) -> MicroBatch:
+def longest_batch(setup: TrainingSetup, layout: Layout) -> MicroBatch:
     """Rows of `max_length` tokens, all trained; packed ones hold two examples each."""
     rows, length = setup.per_device_train_batch_size, setup.max_length
     examples = 2 * rows if setup.packing else rows
@@ -158,7 +158,7 @@ def _run_steps(
         parameter.register_post_accumulate_grad_hook(lambda p: memory.assign([p.grad], Category.GRADIENTS))
     _mark_layers(loaded, memory)
     with unset_fake_temporarily():  # bitsandbytes reads values from the tables that it makes
-        optimizer = build_optimizer(loaded.parameters, setup, _HYPERPARAMETERS)
+        optimizer = build_optimizer(loaded.parameters, setup, HYPERPARAMETERS)
     for step in range(STEPS):
         memory.moments.clear()  # the first step only makes the state; no moment of it is higher
         for _ in range(min(setup.gradient_accumulation_steps, _MICRO_BATCHES)):
@@ -168,7 +168,7 @@ def _run_steps(
             loss.backward()
             del loss, _correct
         memory.enter("optimizer step")
-        clip_gradients(loaded.parameters, _HYPERPARAMETERS.max_grad_norm, gradient_norm(loaded.parameters))
+        clip_gradients(loaded.parameters, HYPERPARAMETERS.max_grad_norm, gradient_norm(loaded.parameters))
         optimizer.step()
         if step == 0:
             _take_states(optimizer, memory, pages=pages)
@@ -179,7 +179,7 @@ def _run_steps(
 
 def _mark_layers(loaded: LoadedModel, memory: LiveMemory) -> None:
     """Enter a phase where the gradient reaches a decoder layer's output, and where it leaves the first layer."""
-    layers = decoder_layers(loaded.causal_model.base_model)
+    layers = decoder_layers(loaded.causal_model)
 
     def mark(output: torch.Tensor, name: str) -> None:
         if output.requires_grad:

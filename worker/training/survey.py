@@ -22,7 +22,7 @@ def survey(config: Mapping[str, Any]) -> ModelSpec:
     read = read_config(config)
     model = build_base(read, TrainingSetup(Method.FULL))
     text: PreTrainedConfig = read.get_text_config()
-    layers = decoder_layers(model.base_model)
+    layers = decoder_layers(model)
     kinds = Counter(_group(layer, text) for layer in layers)
     groups = tuple(LayerGroup(count, *kind) for kind, count in kinds.items())
     embedding = model.get_input_embeddings().get_parameter("weight")
