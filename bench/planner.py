@@ -32,6 +32,11 @@ from planner.setup import Method  # noqa: E402
 from planner.statistics import DatasetStatistics  # noqa: E402
 from planner.throughput import tokens_per_second  # noqa: E402
 
+try:
+    import vramcalc as vramcalc_package
+except ImportError:
+    vramcalc_package = None
+
 SHORTFALL = -0.02
 
 
@@ -57,11 +62,57 @@ def llama_factory_rule(case: Case) -> int:
     return int(case.spec.parameters * per_parameter)
 
 
-PREDICTORS: dict[str, Callable[[Case], int]] = {
+# unsloth.ai/docs, "Unsloth Requirements": parameters in billions, GB with a 4-bit base, GB with a 16-bit one.
+UNSLOTH = (
+    (3, 3.5, 8), (7, 5, 19), (8, 6, 22), (9, 6.5, 24), (11, 7.5, 29), (14, 8.5, 33), (27, 22, 64), (32, 26, 76),
+    (40, 30, 96), (70, 41, 164), (81, 48, 192), (90, 53, 212), (405, 237, 950),
+)  # fmt: skip
+
+
+def unsloth_table(case: Case) -> int | None:
+    """Unsloth's table of requirements, between its rows on a line; it has none for full fine-tuning."""
+    if case.setup.method is Method.FULL:
+        return None
+    column = 1 if case.setup.method is Method.QLORA else 2
+    billions = case.spec.parameters / 1e9
+    above = next((i for i, row in enumerate(UNSLOTH) if row[0] >= billions), len(UNSLOTH) - 1)
+    low, high = UNSLOTH[max(0, above - 1)], UNSLOTH[max(1, above)]
+    share = (billions - low[0]) / (high[0] - low[0])
+    return int((low[column] + share * (high[column] - low[column])) * 1e9)
+
+
+def vramcalc(case: Case) -> int | None:
+    """The package of that name: training of Llama-like models, 16-bit base. Without its flat overhead for the context,
+    since what is compared is allocated memory."""
+    if case.setup.method is Method.QLORA:
+        return None
+    config = {"model_type": case.spec.model_type, "torch_dtype": "bfloat16", **case.config}
+    try:
+        estimate = vramcalc_package.estimate(
+            config,
+            mode="train",
+            dtype="bf16",
+            batch=case.setup.per_device_train_batch_size,
+            seq_len=case.setup.max_length,
+            lora_rank=case.setup.lora_rank,
+            grad_checkpoint=case.setup.gradient_checkpointing,
+            precision="pure" if case.setup.method is Method.FULL else "amp",
+            attn_impl="flash" if case.setup.attn_implementation == "flash_attention_2" else "sdpa",
+            overhead_gb=0.0,
+        )
+    except vramcalc_package.UnsupportedModelError:
+        return None
+    return int(estimate.total)
+
+
+PREDICTORS: dict[str, Callable[[Case], int | None]] = {
     "planner": lambda case: estimate_memory(case.spec, case.setup, case.device).peak_allocated_bytes,
     "accelerate estimate-memory's rule": accelerate_rule,
     "LLaMA-Factory's table": llama_factory_rule,
+    "Unsloth's table": unsloth_table,
 }
+if vramcalc_package is not None:
+    PREDICTORS["vramcalc 0.1.2"] = vramcalc
 
 
 def read_runs(path: Path) -> Iterator[Run]:
@@ -97,7 +148,11 @@ def accuracy(runs: list[Run]) -> None:
         for predictor, predict in PREDICTORS.items():
             if predictor != "planner" and not name.endswith("all"):
                 continue
-            errors = [predict(run.case) / run.peak_bytes - 1 for run in members]
+            guesses = [(predict(run.case), run.peak_bytes) for run in members]
+            errors = [guess / peak - 1 for guess, peak in guesses if guess is not None]
+            if not errors:
+                print(f"| {name} | {predictor} | 0 |  |  |  |  |")
+                continue
             below = sum(error < SHORTFALL for error in errors)
             static = static_error(members) if predictor == "planner" else ""
             print(
@@ -160,6 +215,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, default=ROOT.parent / "shared" / "data" / "memory_cases.jsonl")
     options = parser.parse_args()
+    if vramcalc_package is None:
+        print("vramcalc is not installed: pip install 'tunewright[bench]' compares with it too.\n")
     if options.cases.is_file():
         runs = list(read_runs(options.cases))
         accuracy(runs)

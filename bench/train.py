@@ -141,7 +141,7 @@ def train_ours(model: Path, data: Path, held_out: Conversations, steps: int, *, 
         max_length=MAX_LENGTH,
     )
     hyperparameters = Hyperparameters(n_epochs=1, learning_rate=RATE)
-    loaded = load_for_training(model, setup, hyperparameters, SEED, torch.device("cpu"))
+    loaded = load_for_training(model, setup, SEED, torch.device("cpu"))
     optimizer = build_optimizer(loaded.parameters, setup, hyperparameters)
     order = [step for epoch in range(steps) for step in epoch_steps(rows, setup, SEED, epoch)][:steps]
     seconds, counted = 0.0, 0

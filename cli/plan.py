@@ -1,40 +1,49 @@
 """`tunewright plan`: a plan without a service, a database or a GPU."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.text import Text
 
-from cli.plan_view import AlternativeView, PlanView, batch_line, method_line, show_plan
-from cli.terminal import out
+from cli.gpu_table import compare
+from cli.plan_view import AlternativeView, PlanView, batch_line, gib, method_line, show_plan
+from cli.terminal import err, out
 from core.datasets.encoding import load_encoder
 from core.datasets.examples import DataFormat, Example
 from core.datasets.inspection import check_structure, check_trainable, inspect_file, measure_tokens
 from core.datasets.reading import read_examples
-from core.errors import InvalidModelError, InvalidRequestError, ServiceUnavailableError
+from core.errors import InvalidRequestError, ServiceUnavailableError
 from core.registry.base_models import find_base_model
 from core.settings import Settings
 from planner import catalogue, policy
-from planner.devices import Device, parse_gpu, read_devices
+from planner.devices import Device, device_of, parse_gpu, read_devices
 from planner.errors import PlannerError, UnsupportedArchitectureError
 from planner.model_spec import ModelSpec
 from planner.policy import Priority, TrainingPlan, Wishes
+from planner.rehearsed import RehearsedMemory
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
+from worker import rehearsals
 
 # English text in byte-pair encodings comes to about 4 bytes a token, and a chat template adds about 5 tokens a turn.
 BYTES_PER_TOKEN = 4
 TOKENS_PER_TURN = 5
+REHEARSAL_TOLERANCE = 0.03  # the planner promises to agree with its own trainer this closely
+
+
+# What is planned for where no data is given: a small, ordinary set of instructions.
+ASSUMED = DatasetStatistics(1000, 512_000, 256_000, (512,) * 100, sampled=True)
+ALL = "all"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be planned: the model's numbers and the data's. `note` says what was only estimated."""
+    """What is to be planned: the model's configuration and the data's numbers. `note` says what was only estimated."""
 
-    spec: ModelSpec
+    config: Mapping[str, Any]
     statistics: DatasetStatistics
     note: str | None
 
@@ -42,11 +51,18 @@ class Subject:
 def plan(
     model: Annotated[str, typer.Argument(help="A catalogue id, a hub id (owner/name), or a folder under --models.")],
     data: Annotated[
-        Path, typer.Option("--data", exists=True, dir_okay=False, readable=True, help="The training data.")
-    ],
-    gpu: Annotated[
-        str | None, typer.Option(help="24GiB, A100-80GB, …; `cpu` for this machine's. Default: what this machine has.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="The training data. Default: an assumed set."),
     ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="24GiB, A100-80GB, …; `all` compares every known GPU; `cpu` is this machine's. Default: what it has."
+        ),
+    ] = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Also rehearse the planned training step, without weights or a GPU.")
+    ] = False,
     models: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Local models; TUNEWRIGHT_MODELS_DIR, else var/models.")
     ] = None,
@@ -58,21 +74,57 @@ def plan(
     """Plan a run on this machine, without a service: method, memory, time and price."""
     settings = Settings()
     try:
-        devices = [parse_gpu(gpu)] if gpu else read_devices()
+        devices = _devices(gpu)
         subject = _read(models or settings.resolved_models_dir, model, data)
         wishes = Wishes(priority=priority, method=method, lora_rank=rank, max_length=max_length)
-        chosen = policy.plan(subject.spec, subject.statistics, devices, wishes, settings.prices)
-    except UnsupportedArchitectureError as error:
-        raise InvalidModelError(str(error)) from None
+        spec, memory = _sources(subject, devices, wishes)
+        if gpu == ALL:
+            out.print(compare(model, spec, memory, subject.statistics, devices, wishes, settings.prices))
+        else:
+            chosen = policy.plan(spec, subject.statistics, devices, wishes, settings.prices, memory=memory)
+            out.print(show_plan(_view(model, subject.statistics, chosen)))
+            if rehearse:
+                out.print(rehearsal_line(subject.config, chosen))
     except PlannerError as error:
         raise InvalidRequestError(str(error)) from None
-    out.print(show_plan(_view(model, subject.statistics, chosen)))
     if subject.note:
         out.print(Text(subject.note, style="yellow"))
 
 
-def _read(models_dir: Path, model: str, path: Path) -> Subject:
+def _devices(gpu: str | None) -> list[Device]:
+    if gpu == ALL:
+        return [device_of(entry) for entry in catalogue.gpus()]
+    return [parse_gpu(gpu)] if gpu else read_devices()
+
+
+def _sources(subject: Subject, devices: Sequence[Device], wishes: Wishes) -> tuple[ModelSpec, RehearsedMemory | None]:
+    """The model's numbers; where the planner has no family for it, counted and rehearsed in a child process."""
+    try:
+        return ModelSpec.from_config(subject.config), None
+    except UnsupportedArchitectureError:
+        spec = rehearsals.survey(subject.config)
+    kind: Literal["cpu", "cuda"] = "cpu" if devices[0].kind == "cpu" else "cuda"
+    setups = policy.setups_to_rehearse(spec, subject.statistics, devices[0], wishes)
+    err.print(f"Rehearsing {len(setups)} training steps of {spec.model_type}, which the planner has no formula for…")
+    return spec, RehearsedMemory(spec, rehearsals.rehearse(subject.config, setups, kind))
+
+
+def rehearsal_line(config: Mapping[str, Any], chosen: TrainingPlan) -> Text:
+    """What a rehearsal of the planned step finds, beside what was predicted."""
+    (step,) = rehearsals.rehearse(config, [chosen.setup], "cpu" if chosen.device.kind == "cpu" else "cuda")
+    predicted = chosen.memory.peak_allocated_bytes - chosen.memory.library_workspaces_bytes
+    return Text(
+        f"Rehearsed: {gib(step.peak_bytes)} allocated at the peak, in {step.operator}; "
+        f"{gib(step.static_bytes)} between steps. Predicted: {gib(predicted)}, {predicted / step.peak_bytes - 1:+.1%}.",
+        style="green" if abs(predicted / step.peak_bytes - 1) <= REHEARSAL_TOLERANCE else "yellow",
+    )
+
+
+def _read(models_dir: Path, model: str, path: Path | None) -> Subject:
     """Read configuration and data; without the model's files, its numbers from the catalogue and tokens by length."""
+    if path is None:
+        note = f"No --data: planned for {ASSUMED.examples:,} examples of {ASSUMED.longest} tokens."
+        return Subject(_config(models_dir, model), ASSUMED, note)
     inspection = inspect_file(path)
     check_structure(inspection)
     data_format = inspection.require_format()
@@ -83,10 +135,15 @@ def _read(models_dir: Path, model: str, path: Path) -> Subject:
         if entry is None:
             raise
         note = f"Tokens are estimated from the length of the text: no tokenizer of {entry.hub_id} is within reach."
-        return Subject(ModelSpec.from_config(entry.config), estimate_statistics(path, data_format), note)
+        return Subject(entry.config, estimate_statistics(path, data_format), note)
     tokens = measure_tokens(path, data_format, load_encoder(base_model.directory))
     check_trainable(tokens)
-    return Subject(ModelSpec.from_config(base_model.config), tokens.statistics, None)
+    return Subject(base_model.config, tokens.statistics, None)
+
+
+def _config(models_dir: Path, model: str) -> Mapping[str, Any]:
+    entry = catalogue.find_model(model)
+    return entry.config if entry else find_base_model(models_dir, model).config
 
 
 def estimate_statistics(path: Path, data_format: DataFormat) -> DatasetStatistics:
@@ -143,10 +200,10 @@ def _view(model: str, data: DatasetStatistics, chosen: TrainingPlan) -> PlanView
     )
 
 
-def memory_terms(estimate: Mapping[str, int]) -> dict[str, int]:
+def memory_terms(estimate: Mapping[str, Any]) -> dict[str, int]:
     """The terms of an estimate without its sums."""
-    sums = {"device_bytes", "bound_bytes", "peak_allocated_bytes", "static_allocated_bytes"}
-    return {name: size for name, size in estimate.items() if name not in sums}
+    others = {"device_bytes", "bound_bytes", "peak_allocated_bytes", "static_allocated_bytes", "correction"}
+    return {name: size for name, size in estimate.items() if name not in others}
 
 
 def _device_line(device: Device) -> str:

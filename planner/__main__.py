@@ -45,6 +45,7 @@ def answer_line(line: str, number: int) -> dict[str, object]:
         values = asdict(estimate_memory(case.spec, case.setup, case.device))
     except PlannerError as error:
         return {"id": row.get("id"), "line": number, "error": str(error)}
+    del values["correction"]  # nothing was learned here
     totals = {name: values.pop(name) for name in _TOTALS}
     return {"id": case.id, **totals, "breakdown": values}
 

@@ -5,11 +5,11 @@ The caller passes the runs that are alike: same device class, same library versi
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 from planner.errors import InvalidSetupError
-from planner.memory import MemoryEstimate
+from planner.memory import Correction
 
 COVERAGE = 0.99  # share of runs at or below prediction plus bound
 RATIO_RUNS = 10  # finished runs before the prediction is corrected at all
@@ -21,21 +21,6 @@ class Observation:
 
     predicted_bytes: int
     measured_bytes: int
-
-
-@dataclass(frozen=True)
-class Correction:
-    """What to make of an estimate. The default leaves it and its shipped bound as they are."""
-
-    ratio: float = 1.0  # measured over predicted
-    bound_share: float | None = None  # of the corrected prediction; None keeps the shipped bound
-    runs: int = 0
-
-    def apply(self, estimate: MemoryEstimate) -> MemoryEstimate:
-        """The corrected estimate."""
-        device_bytes = round(estimate.device_bytes * self.ratio)
-        bound = estimate.bound_bytes if self.bound_share is None else math.ceil(device_bytes * self.bound_share)
-        return replace(estimate, device_bytes=device_bytes, bound_bytes=bound)
 
 
 def correction(observations: Sequence[Observation]) -> Correction:

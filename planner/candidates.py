@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from planner import constants as c
-from planner.calibration import Correction
 from planner.devices import Device
 from planner.errors import InvalidSetupError
-from planner.memory import MemoryEstimate, estimate_memory
+from planner.memory import Correction, MemoryEstimate, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.plans import Quote, Wishes
 from planner.recipe import (
@@ -28,6 +28,10 @@ OPTIMIZER = "adamw_torch_fused"
 FRUGAL_OPTIMIZER = "paged_adamw_8bit"  # where the states of full fine-tuning do not fit otherwise
 SECONDS_PER_HOUR = 3600
 MOST_SIZES = 8  # micro-batches considered, smallest first
+
+
+Corrections = Mapping[tuple[str, Method], Correction]  # by device class and method
+NO_CORRECTION = Correction()
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,39 @@ class Candidate:
         return self.headroom_bytes >= 0
 
 
+class MemorySource(Protocol):
+    """Where estimates come from: derived from a known family, or read off rehearsed steps."""
+
+    def estimate(self, setup: TrainingSetup, device: Device | None) -> MemoryEstimate:
+        """Memory of a run on an empty device, uncorrected. Raises InvalidSetupError for what cannot be estimated."""
+        ...
+
+
+@dataclass(frozen=True)
+class DerivedMemory:
+    """Estimates from the model's family alone."""
+
+    spec: ModelSpec
+
+    def estimate(self, setup: TrainingSetup, device: Device | None) -> MemoryEstimate:
+        """See `planner.memory`."""
+        return estimate_memory(self.spec, setup, device)
+
+
 @dataclass(frozen=True)
 class Question:
     """All that a plan depends on."""
 
     spec: ModelSpec
+    memory: MemorySource
     statistics: DatasetStatistics
     wishes: Wishes
     prices: Mapping[str, int]
-    correction: Correction
+    corrections: Corrections
+
+    def correction_on(self, device: Device, method: Method) -> Correction:
+        """What finished runs of this method on this class of device have taught."""
+        return self.corrections.get((device.device_class, method), NO_CORRECTION)
 
 
 def allowed_methods(question: Question) -> tuple[Method, ...]:
@@ -84,6 +112,18 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
             yield from tried
             if any(candidate.fits for candidate in tried):
                 break
+
+
+def setups_on(question: Question, device: Device) -> list[TrainingSetup]:
+    """One setup for each method, rank and checkpointing that could be considered on a device."""
+    length = length_on(question, device)
+    wanted = question.wishes.gradient_checkpointing
+    return [
+        replace(setup, gradient_checkpointing=checkpointed)
+        for method in allowed_methods(question)
+        for setup in _variants(question, length, method)
+        for checkpointed in ((False, True) if wanted is None else (wanted,))
+    ]
 
 
 def length_on(question: Question, device: Device) -> Length:
@@ -148,7 +188,8 @@ def _rows(question: Question, setup: TrainingSetup) -> int:
 
 
 def _estimate(question: Question, device: Device, setup: TrainingSetup, hyperparameters: Hyperparameters) -> Candidate:
-    memory = question.correction.apply(estimate_memory(question.spec, setup, device))
+    correction = question.correction_on(device, setup.method)
+    memory = question.memory.estimate(setup, device).corrected(correction)
     speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters)
     return Candidate(device, setup, hyperparameters, memory, speed, quote_for(question.prices, device, speed.seconds))
 

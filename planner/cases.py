@@ -21,6 +21,7 @@ class Case:
     spec: ModelSpec
     setup: TrainingSetup
     device: Device | None
+    config: Mapping[str, object]
 
 
 def read_case(row: Mapping[str, object]) -> Case:
@@ -35,7 +36,7 @@ def read_case(row: Mapping[str, object]) -> Case:
     described = row.get("stack")
     read = _with_description(read_setup(setup), described if isinstance(described, str) else "")
     device = parse_gpu(gpu) if isinstance(gpu, str) and gpu else None
-    return Case(str(row.get("id")), ModelSpec.from_config(config), read, device)
+    return Case(str(row.get("id")), ModelSpec.from_config(config), read, device, config)
 
 
 def read_setup(values: Mapping[str, object]) -> TrainingSetup:

@@ -26,6 +26,8 @@ class DecoderLayer:
         self.width = DTYPE_BYTES[setup.dtype]
         self.trains_weights = setup.method is Method.FULL
         self.weight_copies_bytes = 0
+        self.value_storage: Tensor = 0  # what attention keeps for its values: their own storage, or all projections'
+        self.masked = stack.materialises_attention_mask or (stack.masks_windows and is_windowed(spec, group, length))
         self.tape = Tape()
         self.source = self.output = self.tape.tensor(self.bytes_of(spec.hidden_size))
 
@@ -147,25 +149,33 @@ class DecoderLayer:
         query, key = self.query_norms(query, key, query_width, key_value_width)
         query, key = self.rotary(query), self.rotary(key)
         materialised = self.setup.attn_implementation == "eager" or self.spec.family.eager_attention_only
-        if (self.stack.repeats_key_values or materialised) and key_value_width != query_width:
+        # One shared head is repeated as a view, which only eager products copy.
+        copies = self.spec.num_key_value_heads > 1 or self.setup.attn_implementation == "eager"
+        repeats = self.stack.repeats_key_values or self.masked or materialised
+        if repeats and copies and key_value_width != query_width:
             key = self.tape.apply((key,), self.bytes_of(query_width))
-            value = self.tape.apply((value,), self.bytes_of(query_width))
+            value = self.value_storage = self.tape.apply((value,), self.bytes_of(query_width))
         if materialised:
             mixed = self.eager_scores(query, key, value, query_width)
         elif self.stack.cuts_rows and self.length <= LONGEST_PLAIN_ATTENTION:
             mixed = self.plain_products(query, key, value, query_width, key_value_width)
         else:
             mixed = self.fused_attention(query, key, value, query_width)
+            if self.spec.family.fused_projections and not self.stack.cuts_rows:
+                # torch.cat of Phi's rotary embedding puts heads before tokens, and so does the kernel then
+                mixed = self.tape.apply((mixed,), self.bytes_of(query_width))
         return self.linear(mixed, self.named("o_proj"))
 
     def fused_attention(self, query: Tensor, key: Tensor, value: Tensor, query_width: int) -> Tensor:
         """FlashAttention and SDPA's kernels keep their inputs, their output and one log-sum per row and head."""
         log_sum = self.tape.tensor(self.tokens * self.spec.num_attention_heads * FLOAT32_BYTES)
-        saves: tuple[Tensor, ...] = (query, key, value, log_sum)
-        if self.stack.materialises_attention_mask and not self.stack.compiled:
+        saves: tuple[Tensor, ...] = (query, key, self.value_storage, log_sum)
+        if self.masked and not self.stack.compiled:
             saves = (*saves, self.tape.tensor(self.batch * self.length * self.length * self.width))
         # FlashAttention-2 accumulates the query gradient in float32 (flash_bwd: dq_accum).
         workspace = self.bytes_of(query_width, FLOAT32_BYTES)
+        if self.tape.sizes[key] != self.tape.sizes[query]:  # and key and value gradients per query head (mha_bwd)
+            workspace += 2 * self.bytes_of(query_width)
         size = self.bytes_of(query_width)
         return self.tape.apply((query, key, value), size, saves, saves_output=True, workspace_bytes=workspace)
 
@@ -187,10 +197,11 @@ class DecoderLayer:
         """The three projections, or views of one fused projection."""
         if not self.spec.family.fused_projections:
             query, key, value = (self.linear(x, self.named(name)) for name in ("q_proj", "k_proj", "v_proj"))
+            self.value_storage = value
             return query, key, value
-        fused = self.linear(x, self.named("qkv_proj"))
         # Slices share the fused storage; their gradients are padded back into one of its size.
-        value = self.tape.apply((fused,), self.bytes_of(key_value_width), (fused,))
+        fused = self.value_storage = self.linear(x, self.named("qkv_proj"))
+        value = self.tape.apply((fused,), self.bytes_of(key_value_width))
         query = self.tape.apply((fused,), self.bytes_of(query_width))
         key = self.tape.apply((fused,), self.bytes_of(key_value_width))
         return query, key, value
@@ -280,6 +291,12 @@ class DecoderLayer:
     def named(self, name: str) -> Linear:
         """This layer's projection of that name."""
         return next(linear for linear in self.group.linears if linear.name == name)
+
+
+def is_windowed(spec: ModelSpec, group: LayerGroup, length: int) -> bool:
+    """Whether rows of this length are cut by the window of these layers, which then takes a mask
+    (masking_utils.py, `_ignore_causal_mask_sdpa`)."""
+    return group.windowed and spec.sliding_window is not None and length >= spec.sliding_window
 
 
 MLP_NAMES = frozenset({"gate_proj", "up_proj", "gate_up_proj", "down_proj"})

@@ -82,6 +82,24 @@ def _read_gpus() -> list[Device]:
         pynvml.nvmlShutdown()
 
 
+def process_bytes(uuid: str, process_id: int) -> int | None:
+    """Memory that one process holds on the GPU with this uuid; None where NVML does not say (containers, no driver)."""
+    import pynvml  # noqa: PLC0415 - see the import contract: NVML is read here and nowhere else
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        held = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == process_id]
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+    return int(held[0]) if held and held[0] is not None else None
+
+
 def _read_gpu(nvml, index: int) -> Device:  # type: ignore[no-untyped-def]  # the module, imported by the caller
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)

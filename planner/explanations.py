@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from planner import constants as c
+from planner.calibration import COVERAGE
 from planner.candidates import LADDER, Candidate, Question, allowed_methods
+from planner.memory import Correction
 from planner.plans import Alternative, Priority
 from planner.recipe import Length, choose_rank, choose_targets
 from planner.setup import Method
@@ -30,6 +32,11 @@ def explain(question: Question, candidates: Sequence[Candidate], chosen: Candida
     if chosen.setup.method is not Method.FULL:
         sentences.append(_rank(question, chosen))
     sentences += [_batch(question, candidates, chosen), _passes(question, chosen), _memory(chosen), _price(chosen)]
+    if question.spec.is_surveyed:
+        sentences.append(
+            f"The planner has no formula for {question.spec.model_type}: its parameters were counted on the built "
+            "model, and its memory read off training steps rehearsed without weights."
+        )
     return tuple(sentences)
 
 
@@ -143,11 +150,15 @@ def _passes(question: Question, chosen: Candidate) -> str:
 
 
 def _memory(chosen: Candidate) -> str:
-    memory = chosen.memory
-    return (
+    memory, learned = chosen.memory, chosen.memory.correction
+    sentence = (
         f"{chosen.device.name}: {gib(memory.device_bytes)} predicted plus {gib(memory.bound_bytes)} kept as bound, "
-        f"of {gib(chosen.device.free_bytes)} free now."
+        f"of {gib(chosen.device.free_bytes)} free now"
     )
+    if not learned.runs or learned == Correction(runs=learned.runs):
+        return f"{sentence}."
+    sentence += f"; {learned.runs:,} finished runs like it here move the prediction by {learned.ratio - 1:+.1%}"
+    return f"{sentence} and hold for {COVERAGE:.0%} of runs." if learned.bound_share is not None else f"{sentence}."
 
 
 def _price(chosen: Candidate) -> str:

@@ -41,11 +41,14 @@ class Family:
     float32_norm_weight: bool = False  # the norm multiplies by its weight before it casts back
     scaled_embedding: bool = False  # embeddings are multiplied before the first layer
     scaled_logits: bool = False  # logits are divided or soft-capped
+    softcapped_logits: bool = False  # tanh before the softmax over the vocabulary
     eager_attention_only: bool = False  # soft-capped scores need them materialised
     experts_key: str | None = None
     expert_intermediate_key: str = "intermediate_size"
     shared_expert: bool = False
     sparse_layout: bool = False  # decoder_sparse_step and mlp_only_layers choose the sparse layers
+    windows: bool = False  # `sliding_window` is honoured
+    full_attention_every: int = 0  # layers between two without a window, where layer_types does not say; 0: all have it
 
 
 _LLAMA = {
@@ -60,6 +63,9 @@ _LLAMA = {
 _MISTRAL = {**_LLAMA, "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072}
 _QWEN2 = {
     **_LLAMA,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
     "vocab_size": 151936,
     "intermediate_size": 22016,
     "num_key_value_heads": 32,
@@ -86,6 +92,7 @@ _GEMMA2 = {
 }
 _SMOLLM3 = {
     **_LLAMA,
+    "use_sliding_window": False,
     "vocab_size": 128256,
     "hidden_size": 2048,
     "num_hidden_layers": 36,
@@ -110,6 +117,7 @@ _QWEN2_MOE = {
 }
 _QWEN3_MOE = {
     **_QWEN2,
+    "max_window_layers": 0,
     "hidden_size": 2048,
     "intermediate_size": 6144,
     "num_hidden_layers": 24,
@@ -133,14 +141,21 @@ _OLMOE = {
 
 _ALL = (
     Family("llama", _LLAMA, attention_bias_key="attention_bias", mlp_bias_key="mlp_bias"),
-    Family("mistral", _MISTRAL),
+    Family("mistral", {**_MISTRAL, "sliding_window": 4096}, windows=True),
     Family(
         "mixtral",
         {**_MISTRAL, "num_local_experts": 8, "num_experts_per_tok": 2},
         experts_key="num_local_experts",
+        windows=True,
     ),
-    Family("qwen2", _QWEN2, query_bias=True),
-    Family("qwen3", {**_QWEN2, "head_dim": 128}, query_norm=QueryNorm.HEAD, attention_bias_key="attention_bias"),
+    Family("qwen2", _QWEN2, query_bias=True, windows=True),
+    Family(
+        "qwen3",
+        {**_QWEN2, "head_dim": 128},
+        query_norm=QueryNorm.HEAD,
+        attention_bias_key="attention_bias",
+        windows=True,
+    ),
     Family("gemma", _GEMMA, attention_bias_key="attention_bias", float32_norm_weight=True, scaled_embedding=True),
     Family(
         "gemma2",
@@ -150,7 +165,10 @@ _ALL = (
         float32_norm_weight=True,
         scaled_embedding=True,
         scaled_logits=True,
+        softcapped_logits=True,
         eager_attention_only=True,
+        windows=True,
+        full_attention_every=2,
     ),
     Family(
         "gemma3_text",
@@ -160,6 +178,8 @@ _ALL = (
         attention_bias_key="attention_bias",
         float32_norm_weight=True,
         scaled_embedding=True,
+        windows=True,
+        full_attention_every=6,
     ),
     Family(
         "phi3",
@@ -171,6 +191,7 @@ _ALL = (
             "max_position_embeddings": 4096,
         },
         fused_projections=True,
+        windows=True,
     ),
     Family(
         "granite",
@@ -180,7 +201,7 @@ _ALL = (
         scaled_embedding=True,
         scaled_logits=True,
     ),
-    Family("smollm3", _SMOLLM3, attention_bias_key="attention_bias", mlp_bias_key="mlp_bias"),
+    Family("smollm3", _SMOLLM3, attention_bias_key="attention_bias", mlp_bias_key="mlp_bias", windows=True),
     Family(
         "olmo2",
         _OLMO2,
@@ -197,6 +218,7 @@ _ALL = (
         expert_intermediate_key="moe_intermediate_size",
         shared_expert=True,
         sparse_layout=True,
+        windows=True,
     ),
     Family(
         "qwen3_moe",
@@ -206,6 +228,7 @@ _ALL = (
         experts_key="num_experts",
         expert_intermediate_key="moe_intermediate_size",
         sparse_layout=True,
+        windows=True,
     ),
     Family(
         "olmoe",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from planner.decoder import DecoderLayer
+from planner.decoder import DecoderLayer, is_windowed
 from planner.model_spec import LayerGroup, ModelSpec
 from planner.setup import TrainingSetup
 from planner.stacks import StackProfile
@@ -53,7 +53,9 @@ def layer_memory(
     one_row = replace(
         setup, per_device_train_batch_size=1, gradient_accumulation_steps=1, max_length=length, optimizer=""
     )
-    lines = _layer_lines(spec, group, one_row, stack)
+    # Layers that differ only in a window which this length does not reach are recorded once.
+    shape = replace(group, count=1, windowed=is_windowed(spec, group, length))
+    lines = _layer_lines(spec, shape, one_row, stack)
     return LayerMemory(
         input_bytes=lines.source.at(batch),
         saved_bytes=lines.saved.at(batch),

@@ -86,9 +86,11 @@ def _own_fused_linear(spec: ModelSpec, setup: TrainingSetup, norm: int, tokens: 
     selected = tokens * spec.hidden_size * width
     row = spec.vocab_size * FLOAT32_BYTES
     rows = max(LOSS_CHUNK_MINIMUM, LOSS_CHUNK_BYTES // row)
-    # One chunk and the temporary of its log-sum-exp; while a next one is formed, also the gradient of the one before
-    # in float32 and in 16 bits.
-    chunks = min(tokens, rows) * row * 2 if tokens <= rows else rows * row * 7 // 2
+    # A chunk and the temporary of its log-sum-exp; a soft cap has two temporaries. While the next chunk is formed, also
+    # the gradient of the one before in float32 and in 16 bits, and with a cap its slope.
+    alive, left = (3, 2.5) if spec.family.softcapped_logits else (2, 1.5)
+    following = max(0, min(rows, tokens - rows))
+    chunks = max(alive * min(tokens, rows) * row, int((left * rows + alive * following) * row) if following else 0)
     weight = spec.embedding_parameters * width if setup.method is Method.FULL else 0
     return LossPhase(
         forward_bytes=norm + 2 * selected + weight + chunks,

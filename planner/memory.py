@@ -3,6 +3,7 @@
 Derivations and sources of every term: `docs/planner.md`.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from planner import constants as c
@@ -17,6 +18,15 @@ from planner.setup import Method, TrainingSetup
 from planner.stacks import StackProfile, profile
 
 HOPPER = (9, 0)  # compute capability from which cuBLAS takes larger workspaces
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What finished runs make of an estimate. The default leaves it and its shipped bound as they are."""
+
+    ratio: float = 1.0  # measured over predicted
+    bound_share: float | None = None  # of the corrected prediction; None keeps the shipped bound
+    runs: int = 0  # that it was learned from
 
 
 @dataclass(frozen=True)
@@ -41,15 +51,24 @@ class MemoryEstimate:
     peak_allocated_bytes: int
     device_bytes: int  # what the driver, or the kernel for a CPU, reports
     bound_bytes: int  # kept free on top, so that a plan that fits does fit
+    correction: Correction = Correction()  # by what finished runs measured; already in device_bytes and bound_bytes
 
     @property
     def required_bytes(self) -> int:
         """What must be free for the run to be allowed: the predicted use and its bound."""
         return self.device_bytes + self.bound_bytes
 
-    def with_bound(self, bound_bytes: int) -> "MemoryEstimate":
-        """The same estimate with another bound."""
-        return replace(self, bound_bytes=bound_bytes)
+    @property
+    def uncorrected_bytes(self) -> int:
+        """`device_bytes` before any correction."""
+        return round(self.device_bytes / self.correction.ratio)
+
+    def corrected(self, correction: "Correction") -> "MemoryEstimate":
+        """This estimate, not corrected yet, as finished runs would have it."""
+        device_bytes = round(self.device_bytes * correction.ratio)
+        share = correction.bound_share
+        bound = self.bound_bytes if share is None else math.ceil(device_bytes * share)
+        return replace(self, device_bytes=device_bytes, bound_bytes=bound, correction=correction)
 
 
 def estimate_memory(spec: ModelSpec, setup: TrainingSetup, device: Device | None = None) -> MemoryEstimate:
@@ -71,12 +90,12 @@ def _estimate(spec: ModelSpec, setup: TrainingSetup, device: Device | None) -> M
     stack = profile(setup, spec.model_type, on_cpu=on_cpu)
     state = _state(spec, setup, stack, on_cpu)
     inputs = setup.per_device_train_batch_size * setup.max_length * c.INPUT_BYTES_PER_TOKEN
-    workspaces = 0 if on_cpu else _library_workspaces(device)
+    workspaces = 0 if on_cpu else library_workspaces(device)
     static = state.base + state.adapters + state.optimizer + inputs + workspaces
     phases = _phases(spec, setup, stack, state)
     peak = static + phases.above_static
     load = _load_transient(spec, setup, on_cpu)
-    context, slack = _overheads(setup, device, phases.above_static)
+    context, slack = overheads(setup, device, phases.above_static)
     device_bytes = context + max(peak + slack, state.base + load + workspaces)
     return MemoryEstimate(
         base_weights_bytes=state.base,
@@ -96,7 +115,7 @@ def _estimate(spec: ModelSpec, setup: TrainingSetup, device: Device | None) -> M
         static_allocated_bytes=static,
         peak_allocated_bytes=peak,
         device_bytes=device_bytes,
-        bound_bytes=_bound(device_bytes, on_cpu),
+        bound_bytes=bound_of(device_bytes, on_cpu=on_cpu),
     )
 
 
@@ -237,7 +256,8 @@ def _dequantization_workspace(spec: ModelSpec, setup: TrainingSetup) -> int:
     return spec.largest_quantized_weight * DTYPE_BYTES[setup.dtype]
 
 
-def _library_workspaces(device: Device | None) -> int:
+def library_workspaces(device: Device | None) -> int:
+    """cuBLAS's, one for each handle."""
     hopper = device is not None and (device.compute_capability or (0, 0)) >= HOPPER
     return c.CUBLAS_HANDLES * (c.CUBLAS_WORKSPACE_HOPPER_BYTES if hopper else c.CUBLAS_WORKSPACE_BYTES)
 
@@ -253,7 +273,7 @@ def _load_transient(spec: ModelSpec, setup: TrainingSetup, on_cpu: bool) -> int:
     return max(spec.embedding_parameters, spec.largest_quantized_weight) * width
 
 
-def _overheads(setup: TrainingSetup, device: Device | None, above_static: int) -> tuple[int, int]:
+def overheads(setup: TrainingSetup, device: Device | None, above_static: int) -> tuple[int, int]:
     """Context and allocator slack."""
     if device is not None and device.kind == "cpu":
         return c.CPU_PROCESS_BYTES, int(c.CPU_SLACK_SHARE * above_static)
@@ -263,7 +283,8 @@ def _overheads(setup: TrainingSetup, device: Device | None, above_static: int) -
     return context, int(share * above_static)
 
 
-def _bound(device_bytes: int, on_cpu: bool) -> int:
+def bound_of(device_bytes: int, *, on_cpu: bool) -> int:
+    """What is kept free on top of a prediction."""
     if on_cpu:
         return int(c.CPU_BOUND_SHARE * device_bytes) + c.BOUND_BYTES
     return int(c.BOUND_SHARE * device_bytes) + c.BOUND_BYTES

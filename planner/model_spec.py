@@ -1,7 +1,8 @@
 """A model as the planner sees it: every parameter, by role, from its `config.json` alone."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from planner.errors import InvalidConfigurationError, InvalidSetupError, UnsupportedArchitectureError
@@ -57,6 +58,7 @@ class LayerGroup:
     norm_parameters: int
     experts: Experts | None = None
     router_parameters: int = 0  # gate of the experts and of the shared expert; stays 16-bit, never adapted
+    windowed: bool = False  # attends within the model's sliding window only
 
     @property
     def parameters(self) -> int:
@@ -95,6 +97,12 @@ class ModelSpec:
     sliding_window: int | None
     tie_word_embeddings: bool
     groups: tuple[LayerGroup, ...]
+    other_parameters: int = 0  # outside of layers, embeddings and the final norm, in a model that was surveyed
+
+    @property
+    def is_surveyed(self) -> bool:
+        """Whether its numbers were read off the built model, for want of a family."""
+        return self.model_type not in FAMILIES
 
     def __hash__(self) -> int:
         return self._hash  # specs are cache keys, and their own fields are nested deep
@@ -106,7 +114,7 @@ class ModelSpec:
     @cached_property
     def family(self) -> Family:
         """How this model's family builds a layer."""
-        return FAMILIES[self.model_type]
+        return FAMILIES.get(self.model_type) or Family(self.model_type, {})
 
     @cached_property
     def embedding_parameters(self) -> int:
@@ -142,7 +150,7 @@ class ModelSpec:
     def parameters(self) -> int:
         """Every parameter once (a tied output projection is not counted again)."""
         layers = sum(group.count * group.parameters for group in self.groups)
-        return self.embedding_parameters + self.lm_head_parameters + self.hidden_size + layers
+        return self.embedding_parameters + self.lm_head_parameters + self.hidden_size + self.other_parameters + layers
 
     @cached_property
     def quantizable_parameters(self) -> int:
@@ -256,6 +264,8 @@ def _build(family: Family, values: Mapping[str, object]) -> ModelSpec:
             "the first must be a multiple of the second."
         )
     window = values.get("sliding_window")
+    groups = _layer_groups(family, values, hidden, heads * head_dim, key_value_heads * head_dim, head_dim, layers)
+    has_window = isinstance(window, int) and window > 0 and any(group.windowed for group in groups)
     return ModelSpec(
         model_type=family.model_type,
         vocab_size=_positive(values, "vocab_size"),
@@ -265,9 +275,9 @@ def _build(family: Family, values: Mapping[str, object]) -> ModelSpec:
         num_key_value_heads=key_value_heads,
         head_dim=head_dim,
         max_position_embeddings=_positive(values, "max_position_embeddings"),
-        sliding_window=window if isinstance(window, int) and window > 0 else None,
+        sliding_window=window if has_window and isinstance(window, int) else None,
         tie_word_embeddings=bool(values["tie_word_embeddings"]),
-        groups=_layer_groups(family, values, hidden, heads * head_dim, key_value_heads * head_dim, head_dim, layers),
+        groups=groups,
     )
 
 
@@ -282,21 +292,41 @@ def _layer_groups(
 ) -> tuple[LayerGroup, ...]:
     attention = _attention_linears(family, values, hidden, query_width, key_value_width)
     norms = _norm_parameters(family, hidden, query_width, key_value_width, head_dim)
-    sparse = layers
-    if family.experts_key is None:
-        sparse = 0
-    elif family.sparse_layout:
-        dense_only = values.get("mlp_only_layers")
-        dense_only = dense_only if isinstance(dense_only, list | tuple) else ()
-        step = _positive(values, "decoder_sparse_step")
-        sparse = sum(1 for index in range(layers) if index not in dense_only and (index + 1) % step == 0)
+    kinds = Counter(zip(_sparse_layers(family, values, layers), _windowed_layers(family, values, layers), strict=True))
     groups = []
-    if sparse < layers:
-        mlp = _mlp_linears(family, values, hidden, _positive(values, "intermediate_size"))
-        groups.append(LayerGroup(layers - sparse, attention + mlp, norms))
-    if sparse:
-        groups.append(_sparse_group(family, values, hidden, attention, norms, sparse))
+    for (sparse, windowed), count in sorted(kinds.items()):
+        if sparse:
+            group = _sparse_group(family, values, hidden, attention, norms, count)
+        else:
+            mlp = _mlp_linears(family, values, hidden, _positive(values, "intermediate_size"))
+            group = LayerGroup(count, attention + mlp, norms)
+        groups.append(replace(group, windowed=windowed))
     return tuple(groups)
+
+
+def _sparse_layers(family: Family, values: Mapping[str, object], layers: int) -> list[bool]:
+    """Which layers route to experts."""
+    if family.experts_key is None or not family.sparse_layout:
+        return [family.experts_key is not None] * layers
+    dense_only = values.get("mlp_only_layers")
+    dense_only = dense_only if isinstance(dense_only, list | tuple) else ()
+    step = _positive(values, "decoder_sparse_step")
+    return [index not in dense_only and (index + 1) % step == 0 for index in range(layers)]
+
+
+def _windowed_layers(family: Family, values: Mapping[str, object], layers: int) -> list[bool]:
+    """Which layers attend within `sliding_window` only (`layer_types`, or the family's own default pattern)."""
+    if not family.windows or not values.get("sliding_window") or values.get("use_sliding_window") is False:
+        return [False] * layers
+    kinds = values.get("layer_types")
+    if isinstance(kinds, list | tuple) and len(kinds) >= layers:
+        return [kind != "full_attention" for kind in kinds[:layers]]
+    if "use_sliding_window" in values:  # qwen: the lower layers attend fully
+        first = values.get("max_window_layers")
+        return [index >= (first if isinstance(first, int) else 0) for index in range(layers)]
+    every = values.get("sliding_window_pattern") if family.full_attention_every else 0
+    every = every if isinstance(every, int) and every > 0 else family.full_attention_every
+    return [not every or (index + 1) % every != 0 for index in range(layers)]
 
 
 def _attention_linears(

@@ -4,8 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from planner import constants as c
-from planner.calibration import Correction
-from planner.candidates import LADDER, OPTIMIZER, Candidate, Question, allowed_methods, candidates_on, length_on
+from planner.candidates import (
+    LADDER,
+    OPTIMIZER,
+    Candidate,
+    Corrections,
+    DerivedMemory,
+    MemorySource,
+    Question,
+    allowed_methods,
+    candidates_on,
+    length_on,
+    setups_on,
+)
 from planner.devices import Device
 from planner.errors import InvalidSetupError
 from planner.explanations import describe_alternatives, explain
@@ -13,10 +24,12 @@ from planner.model_spec import ModelSpec
 from planner.plans import Alternative, Priority, Quote, TrainingPlan, Wishes
 from planner.recipe import check_wishes
 from planner.refusals import refusal
+from planner.rehearsed import RehearsedMemory
+from planner.rehearsed import setups_to_rehearse as rehearsed_for
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 
-__all__ = ["Alternative", "Priority", "Quote", "TrainingPlan", "Wishes", "plan", "step_down"]
+__all__ = ["Alternative", "Priority", "Quote", "TrainingPlan", "Wishes", "plan", "setups_to_rehearse", "step_down"]
 
 
 def plan(
@@ -26,17 +39,20 @@ def plan(
     wishes: Wishes,
     prices: Mapping[str, int],
     *,
-    correction: Correction | None = None,
+    corrections: Corrections | None = None,
+    memory: MemorySource | None = None,
 ) -> TrainingPlan:
     """The run for this model and data set on one of these devices. A pure function of its arguments.
 
-    `prices` are credits per device-hour by device class, with a `default`. Raises InvalidSetupError for wishes that
+    `prices` are credits per device-hour by device class, with a `default`; `corrections` are what finished runs have
+    taught (planner/calibration.py); `memory` estimates where the model has no family
+    (planner/rehearsed.py). Raises InvalidSetupError for wishes that
     contradict each other, DoesNotFitError where nothing that they allow fits.
     """
     check_wishes(spec, wishes)
     if not devices:
         raise InvalidSetupError("There is no device to plan for.")
-    question = Question(spec, statistics, wishes, prices, correction or Correction())
+    question = Question(spec, memory or DerivedMemory(spec), statistics, wishes, prices, corrections or {})
     candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
     chosen = _choose(question, candidates)
     if chosen is None:
@@ -57,6 +73,15 @@ def plan(
         reasons=explain(question, candidates, chosen, length),
         alternatives=describe_alternatives(question, candidates, chosen),
     )
+
+
+def setups_to_rehearse(
+    spec: ModelSpec, statistics: DatasetStatistics, device: Device, wishes: Wishes
+) -> list[TrainingSetup]:
+    """The steps to rehearse before a model without a family can be planned on a device. Raises InvalidSetupError."""
+    check_wishes(spec, wishes)
+    question = Question(spec, RehearsedMemory(spec, ()), statistics, wishes, {}, {})
+    return rehearsed_for(setups_on(question, device))
 
 
 def step_down(setup: TrainingSetup) -> TrainingSetup | None:

@@ -146,6 +146,5 @@ def choose_hyperparameters(
         learning_rate=choose_learning_rate(spec, method, wishes),
         warmup_ratio=warmup if wishes.warmup_ratio is None else wishes.warmup_ratio,
         weight_decay=decay if wishes.weight_decay is None else wishes.weight_decay,
-        lora_dropout=wishes.lora_dropout or 0.0,
         learning_rate_multiplier=wishes.learning_rate_multiplier or 1.0,
     )

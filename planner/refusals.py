@@ -8,7 +8,6 @@ from planner.catalogue import gpus
 from planner.devices import Device, device_of
 from planner.errors import DoesNotFitError
 from planner.explanations import NAMES, gib
-from planner.memory import estimate_memory
 from planner.plans import Wishes
 
 SHORTEST_LENGTH = 128  # tokens; a suggestion below it would help nobody
@@ -61,7 +60,7 @@ def _shorter(question: Question, best: Candidate) -> str | None:
     while low < high:
         middle = (low + high + 1) // 2
         shorter = replace(best.setup, max_length=middle * 64)
-        estimate = question.correction.apply(estimate_memory(question.spec, shorter, best.device))
+        estimate = question.memory.estimate(shorter, best.device).corrected(best.memory.correction)
         low, high = (middle, high) if estimate.required_bytes <= best.device.free_bytes else (low, middle - 1)
     length = low * 64
     return f"set max_length to {length:,} or less" if SHORTEST_LENGTH <= length < best.setup.max_length else None
@@ -71,6 +70,6 @@ def _smallest_gpu(question: Question, best: Candidate) -> str | None:
     """The smallest known GPU that holds the run that needs least. No correction: it is of another device."""
     for gpu in sorted(gpus(), key=lambda gpu: (gpu.memory_gib, gpu.bf16_flops)):
         device = device_of(gpu)
-        if estimate_memory(question.spec, best.setup, device).required_bytes <= device.free_bytes:
+        if question.memory.estimate(best.setup, device).required_bytes <= device.free_bytes:
             return f"{gpu.title} ({gpu.memory_gib} GB)"
     return None

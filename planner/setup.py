@@ -77,6 +77,5 @@ class Hyperparameters:
     lr_scheduler_type: str = "cosine"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    lora_dropout: float = 0.0
     learning_rate_multiplier: float = 1.0  # what `learning_rate` is of the planner's own, as OpenAI's clients name it
     evaluation_fraction: float = 0.05  # held out of the training file when no validation file is given

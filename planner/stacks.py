@@ -31,6 +31,7 @@ class StackProfile:
     keeps_bf16_logits: bool = False  # the 16-bit logits outlive their float32 copy
     copies_shifted_logits: bool = False  # logits[:-1] is made contiguous in float32
     materialises_attention_mask: bool = False  # a boolean mask becomes a bf16 one, kept by each layer
+    masks_windows: bool = False  # so it does for rows as long as the model's sliding window, in layers that have one
     compiled: bool = False  # torch.compile fuses norm, rotary embedding, activation and float32 casts
     keeps_embedding_output: bool = False  # PEFT's enable_input_require_grads makes it a leaf that autograd holds
     fused_optimizer: bool = False  # AdamW's fused kernel even where the optimizer's name does not say so
@@ -65,6 +66,7 @@ def _tunewright(setup: TrainingSetup, on_cpu: bool) -> StackProfile:
         lora_dropout=setup.lora_dropout,
         repeats_key_values=masked,
         materialises_attention_mask=masked,
+        masks_windows=setup.attn_implementation == "sdpa" and not on_cpu,
         cuts_rows=on_cpu,
     )
 

@@ -77,8 +77,11 @@ def flops_per_token(spec: ModelSpec, setup: TrainingSetup, length: float) -> flo
     adapters = 0.0
     if setup.method is not Method.FULL:
         adapters = _active_adapter_parameters(spec, setup)
-    attended = min(length, spec.sliding_window or length)
-    attention = 2 * attended * spec.num_attention_heads * spec.head_dim * spec.num_hidden_layers
+    attended = sum(
+        group.count * (min(length, spec.sliding_window or length) if group.windowed else length)
+        for group in spec.groups
+    )
+    attention = 2 * attended * spec.num_attention_heads * spec.head_dim
     return 2.0 * spec.active_parameters * passes + 2.0 * adapters * (3 + recomputed) + attention * (3 + recomputed)
 
 
@@ -105,15 +108,26 @@ def tokens_per_second(spec: ModelSpec, setup: TrainingSetup, device: Device, len
     batch, longest = setup.per_device_train_batch_size, setup.max_length
     passes = 4 / 3 if setup.gradient_checkpointing else 1.0
     rows = batch * length
-    layers = [(group.count, layer_memory(spec, group, setup, stack, batch, longest)) for group in spec.groups]
-    activations = sum(count * (layer.saved_bytes - layer.weight_copies_bytes) for count, layer in layers)
-    copies = sum(count * layer.weight_copies_bytes for count, layer in layers)
+    if spec.is_surveyed:
+        activations, copies = batch * longest * _unrecorded_bytes_per_token(spec, setup), 0
+    else:
+        layers = [(group.count, layer_memory(spec, group, setup, stack, batch, longest)) for group in spec.groups]
+        activations = sum(count * (layer.saved_bytes - layer.weight_copies_bytes) for count, layer in layers)
+        copies = sum(count * layer.weight_copies_bytes for count, layer in layers)
     seconds += activations / (batch * longest) * c.ELEMENTWISE_TRAFFIC * passes / rates.bandwidth_bytes
     seconds += copies * c.WEIGHT_COPY_TRAFFIC * passes / rates.bandwidth_bytes / rows
     if setup.method is Method.QLORA:  # every weight is read in 4 bits and written and read in 16, each pass
         moved = spec.quantizable_parameters * (0.5 + 2 * DTYPE_BYTES[setup.dtype])
         seconds += moved * (2 + (passes > 1)) / rates.bandwidth_bytes / rows
     return 1 / max(seconds, spec.num_hidden_layers * c.LAUNCH_SECONDS_PER_LAYER * passes / rows)
+
+
+def _unrecorded_bytes_per_token(spec: ModelSpec, setup: TrainingSetup) -> int:
+    """What layers of an unknown family keep of a token: each projection its output, two norms their input in float32,
+    and the activation between two of them."""
+    width = DTYPE_BYTES[setup.dtype]
+    outputs = sum(group.count * linear.out_features for group in spec.groups for linear in group.linears)
+    return outputs * width + spec.num_hidden_layers * spec.hidden_size * (2 * 4 + 2 * width)
 
 
 def estimate_speed(

@@ -84,7 +84,8 @@ class MemoryReport:
     when: Literal["probe", "end"]
     peak_allocated_bytes: int
     peak_reserved_bytes: int
-    device_bytes: int  # what the driver reports for this process; the peak resident set on a CPU
+    device_bytes: int  # highest use of the device by this process, context included; the peak resident set on a CPU
+    versions: dict[str, str]  # of the libraries that decide it
     type: Literal["memory"] = "memory"
 
 

@@ -31,7 +31,7 @@ from core.jobs.states import JobStatus
 from core.plans.service import training_plan
 from core.runtime import Runtime
 from planner.devices import Device
-from planner.memory import estimate_memory
+from planner.memory import Correction, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.policy import step_down
 from planner.setup import TrainingSetup
@@ -279,7 +279,8 @@ class Supervisor:
         """The setup in force, with a smaller micro-batch where less memory is free than when it was planned."""
         setup = planned = from_plain(TrainingSetup, self._job.setup)
         free_bytes = self._device.free_bytes
-        while (needed := estimate_memory(spec, setup, self._device).required_bytes) > free_bytes:
+        correction = training_plan(self._job.plan).memory.correction
+        while (needed := self._needed(spec, setup, correction)) > free_bytes:
             smaller = step_down(setup)
             if smaller is None:
                 raise TrainingError(
@@ -292,6 +293,9 @@ class Supervisor:
         if setup != planned:
             self._step_down(planned, setup, f"has only {free_bytes / GIB:.1f} GiB free now")
         return setup
+
+    def _needed(self, spec: ModelSpec, setup: TrainingSetup, correction: Correction) -> int:
+        return estimate_memory(spec, setup, self._device).corrected(correction).required_bytes
 
     def _step_down(self, setup: TrainingSetup, smaller: TrainingSetup, reason: str) -> None:
         message = (

@@ -17,6 +17,16 @@ from planner.setup import Method
 from planner.statistics import DatasetStatistics
 
 
+class CorrectionObject(ResponseBody):
+    """What finished runs of this device class, these library versions and this method have taught."""
+
+    ratio: float = Field(description="Measured over predicted; already in device_bytes.")
+    bound_share: float | None = Field(
+        description="Of the prediction, kept as bound so that 99 of 100 runs stay below; null: the shipped bound."
+    )
+    runs: int = Field(description="Finished runs that it was learned from.")
+
+
 class MemoryObject(ResponseBody):
     """Predicted device memory, in bytes."""
 
@@ -25,6 +35,7 @@ class MemoryObject(ResponseBody):
     peak_allocated_bytes: int
     static_allocated_bytes: int = Field(description="Between steps.")
     breakdown: dict[str, int] = Field(description="Term by term, in bytes: base weights, adapters, optimizer state, …")
+    correction: CorrectionObject
 
 
 class QuoteObject(ResponseBody):
@@ -117,6 +128,7 @@ def show_memory(memory: MemoryEstimate) -> MemoryObject:
     return MemoryObject(
         **{name: terms.pop(name) for name in ("device_bytes", "bound_bytes", "peak_allocated_bytes")},
         static_allocated_bytes=terms.pop("static_allocated_bytes"),
+        correction=CorrectionObject(**vars(terms.pop("correction"))),
         breakdown=terms,
     )
 

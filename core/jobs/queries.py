@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
@@ -11,6 +12,16 @@ from core.accounts.models import Organization
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.states import JobStatus
 from core.plans.models import Plan
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """What a finished run was predicted to need and what it needed, as the tables hold it."""
+
+    setup: dict[str, Any]  # as it ran
+    measured: dict[str, Any]
+    planned_setup: dict[str, Any]
+    predicted: dict[str, Any]
 
 
 def lock_job(session: Session, job_id: str) -> Job | None:
@@ -105,6 +116,18 @@ def queued(session: Session) -> Sequence[tuple[str, str]]:
     """Ids and device classes of all queued jobs, oldest first."""
     query = select(Job.id, Job.device_class).where(Job.status == JobStatus.QUEUED).order_by(Job.id)
     return [(job_id, device_class) for job_id, device_class in session.execute(query)]
+
+
+def measured_runs(session: Session, device_class: str, limit: int) -> Sequence[MeasuredRun]:
+    """The newest finished jobs of a device class whose memory was measured, newest first."""
+    rows = session.execute(
+        select(Job.setup, Job.memory_measured, Plan.plan["setup"], Plan.plan["memory"])
+        .join(Plan, Plan.id == Job.plan_id)
+        .where(Job.status == JobStatus.SUCCEEDED, Job.device_class == device_class, Job.memory_measured.is_not(None))
+        .order_by(Job.id.desc())
+        .limit(limit)
+    )
+    return [MeasuredRun(*row) for row in rows]
 
 
 def expired_leases(session: Session, now: datetime) -> Sequence[str]:

@@ -19,7 +19,7 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
         ("adapter.method", setup.method, wishes.method),
         ("adapter.r", setup.lora_rank, wishes.lora_rank),
         ("adapter.lora_alpha", setup.lora_alpha, wishes.lora_alpha),
-        ("adapter.lora_dropout", hyperparameters.lora_dropout, wishes.lora_dropout),
+        ("adapter.lora_dropout", setup.lora_dropout, wishes.lora_dropout),
         ("adapter.target_modules", setup.lora_target_modules, wishes.lora_target_modules),
         ("max_length", setup.max_length, wishes.max_length),
         ("gradient_checkpointing", setup.gradient_checkpointing, wishes.gradient_checkpointing),

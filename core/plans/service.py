@@ -39,6 +39,7 @@ from core.errors import (
 )
 from core.fleet import service as fleet
 from core.ids import new_id
+from core.plans import history
 from core.plans.models import Plan
 from core.registry.base_models import BaseModel, find_base_model
 from core.retries.service import CreateRequest, earlier, once
@@ -109,13 +110,14 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
         statistics = statistics.with_validation(held_out.statistics)
     with runtime.database.read() as session:
         devices = fleet.devices(session, runtime.settings)
+        corrections = history.corrections(session, runtime.settings)
     if not devices:
         raise ServiceUnavailableError(
             "No worker has reported a device lately, so nothing can be planned. Start one with `tunewright worker`.",
             code="no_workers",
         )
     try:
-        plan = policy.plan(spec, statistics, devices, request.wishes, runtime.settings.prices)
+        plan = policy.plan(spec, statistics, devices, request.wishes, runtime.settings.prices, corrections=corrections)
     except DoesNotFitError as error:
         raise PlanDoesNotFitError(str(error), param="model") from None
     except InvalidSetupError as error:

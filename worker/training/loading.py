@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from core.errors import InvalidModelError, TrainingError
-from planner.setup import Hyperparameters, Loss, Method, TrainingSetup
+from planner.setup import Loss, Method, TrainingSetup
 from worker.training.attention import SEGMENTED_ATTENTION
 from worker.training.experts import expert_parameters, nf4_config
 from worker.training.lora import fuse_lora_layers
@@ -22,7 +22,7 @@ from worker.training.optimizer import NamedParameters
 ALL_LINEAR = "all-linear"
 _SMALL_MODEL_WEIGHTS = 5_000_000  # below, waking a second thread costs more than it computes
 # Nothing routes a token or gates a whole expert in 4 bits, nor with an adapter.
-_ROUTERS = ("mlp.gate", "router", "shared_expert_gate")
+ROUTERS = ("mlp.gate", "router", "shared_expert_gate")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def load_base(directory: Path, setup: TrainingSetup, device: torch.device, attn_
         skeleton = _skeleton(config)
         head = skeleton.get_output_embeddings()
         heads = [path for path, module in skeleton.named_modules() if module is head]
-        quantization.llm_int8_skip_modules = [*heads, *_ROUTERS]
+        quantization.llm_int8_skip_modules = [*heads, *ROUTERS]
     try:
         return AutoModelForCausalLM.from_pretrained(
             directory,
@@ -83,26 +83,33 @@ def load_base(directory: Path, setup: TrainingSetup, device: torch.device, attn_
         raise InvalidModelError(f"{directory.name} cannot be loaded as a causal language model: {error}") from error
 
 
-def load_for_training(
-    directory: Path, setup: TrainingSetup, hyperparameters: Hyperparameters, seed: int, device: torch.device
-) -> LoadedModel:
+def load_for_training(directory: Path, setup: TrainingSetup, seed: int, device: torch.device) -> LoadedModel:
     """The base model with what is trained on it, drawn from `seed`. Raises InvalidModelError or TrainingError."""
     if setup.loss is not Loss.FUSED_LINEAR_CE:
         raise TrainingError(f"The loss must be fused_linear_ce, not {setup.loss}.", code="unsupported_setup")
     base = load_base(directory, setup, device, setup.attn_implementation)
-    base.config.use_cache = False
     torch.set_num_threads(threads_for(base))
     torch.manual_seed(seed)
+    loaded = make_trainable(base, setup, device)
+    _prove_head(loaded)
+    if loaded.cuts_attention:
+        base.set_attn_implementation(SEGMENTED_ATTENTION)
+    return loaded
+
+
+def make_trainable(base: PreTrainedModel, setup: TrainingSetup, device: torch.device) -> LoadedModel:
+    """What is trained, put on a base model whose weights are there. Raises TrainingError."""
+    base.config.use_cache = False
     model: nn.Module = base
     if setup.method is Method.FULL:
         base.requires_grad_(True)
     else:
-        model = attach_adapter(base, lora_config(base, setup, hyperparameters), _adapter_dtype(setup))
+        model = attach_adapter(base, lora_config(base, setup), _adapter_dtype(setup))
         fuse_lora_layers(model)
     if setup.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
-    loaded = LoadedModel(
+    return LoadedModel(
         model=model,
         causal_model=base,
         backbone=base.base_model,
@@ -113,10 +120,6 @@ def load_for_training(
         attn_implementation=setup.attn_implementation,
         cuts_attention=device.type == "cpu",
     )
-    _prove_head(loaded)
-    if loaded.cuts_attention:
-        base.set_attn_implementation(SEGMENTED_ATTENTION)
-    return loaded
 
 
 def threads_for(model: nn.Module) -> int:
@@ -125,12 +128,12 @@ def threads_for(model: nn.Module) -> int:
     return 1 if weights < _SMALL_MODEL_WEIGHTS else len(os.sched_getaffinity(0))
 
 
-def lora_config(base: PreTrainedModel, setup: TrainingSetup, hyperparameters: Hyperparameters) -> LoraConfig:
+def lora_config(base: PreTrainedModel, setup: TrainingSetup) -> LoraConfig:
     """PEFT's configuration of the planned adapter. Raises TrainingError where a target names nothing."""
     if setup.lora_rank is None or setup.lora_alpha is None:
         raise TrainingError("A LoRA plan needs lora_rank and lora_alpha.", code="unsupported_setup")
     targets = resolve_targets(base, setup.lora_target_modules or (ALL_LINEAR,))
-    if targets.parameters and hyperparameters.lora_dropout:
+    if targets.parameters and setup.lora_dropout:
         raise TrainingError(
             "LoRA on fused experts cannot have dropout. Set lora_dropout to 0 or leave the experts out of the targets.",
             code="unsupported_setup",
@@ -138,7 +141,7 @@ def lora_config(base: PreTrainedModel, setup: TrainingSetup, hyperparameters: Hy
     return LoraConfig(
         r=setup.lora_rank,
         lora_alpha=setup.lora_alpha,
-        lora_dropout=hyperparameters.lora_dropout,
+        lora_dropout=setup.lora_dropout,
         target_modules=list(targets.modules),
         target_parameters=list(targets.parameters) or None,
         bias="none",
@@ -190,13 +193,15 @@ def resolve_targets(base: PreTrainedModel, names: tuple[str, ...]) -> AdapterTar
     Raises TrainingError where a name fits nothing.
     """
     head = base.get_output_embeddings()
-    linears = {path: m for path, m in base.named_modules() if isinstance(m, nn.Linear) and not path.endswith(_ROUTERS)}
+    linears = {path: m for path, m in base.named_modules() if isinstance(m, nn.Linear) and not path.endswith(ROUTERS)}
     experts = expert_parameters(base)
-    if ALL_LINEAR in names:
-        return AdapterTargets(tuple(path for path, m in linears.items() if m is not head), tuple(experts))
     embeddings = [path for path, module in base.named_modules() if isinstance(module, nn.Embedding)]
-    modules, parameters = [], []
+    modules, parameters = list[str](), list[str]()
     for name in names:
+        if name == ALL_LINEAR:
+            modules += [path for path, module in linears.items() if module is not head]
+            parameters += experts
+            continue
         fitting = [path for path in (*linears, *embeddings) if path == name or path.endswith(f".{name}")]
         inside = [path for path in experts if path.endswith(f".{name}") and name.startswith("experts.")]
         if not fitting and not inside:

@@ -96,7 +96,7 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
     data = load_data(request, encoder)
     for note in data.notes:
         reporter.warn(note)
-    loaded = load_for_training(directory, request.setup, request.hyperparameters, request.seed, device)
+    loaded = load_for_training(directory, request.setup, request.seed, device)
     watch.check()
     per_epoch = steps_per_epoch(data.training, request.setup)
     return Run(

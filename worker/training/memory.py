@@ -4,11 +4,13 @@ import ctypes
 import gc
 import os
 import resource
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from planner.devices import process_bytes
 from worker.protocol import MemoryReport
 
 # glibc's malloc.h. Large freed blocks go back to the kernel by default, and every training step faults the same pages
@@ -16,6 +18,8 @@ from worker.protocol import MemoryReport
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _KEEP_BYTES = 2**30
+
+MEASURED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")  # whose versions move memory
 
 _PAGE_BYTES = resource.getpagesize()
 _CPU_ALLOCATOR_MESSAGES = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
@@ -97,17 +101,34 @@ class MemoryWatch:
 
     def report(self, when: Literal["probe", "end"]) -> MemoryReport:
         """The peaks so far. On a CPU there is no allocator to ask: all three are the peak resident set."""
+        versions = {package: version(package) for package in MEASURED_PACKAGES}
         if self._device.type == "cuda":
-            free_bytes, total_bytes = torch.cuda.mem_get_info(self._device)
+            peak_reserved_bytes = torch.cuda.max_memory_reserved(self._device)
+            # The driver says what is held now; the allocator, how much more it has held.
+            besides_bytes = self._driver_bytes() - torch.cuda.memory_reserved(self._device)
             return MemoryReport(
                 when=when,
                 peak_allocated_bytes=torch.cuda.max_memory_allocated(self._device),
-                peak_reserved_bytes=torch.cuda.max_memory_reserved(self._device),
-                device_bytes=total_bytes - free_bytes,
+                peak_reserved_bytes=peak_reserved_bytes,
+                device_bytes=besides_bytes + peak_reserved_bytes,
+                versions=versions,
             )
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if when == "probe":
             self._probed_bytes = peak_bytes
         return MemoryReport(
-            when=when, peak_allocated_bytes=peak_bytes, peak_reserved_bytes=peak_bytes, device_bytes=peak_bytes
+            when=when,
+            peak_allocated_bytes=peak_bytes,
+            peak_reserved_bytes=peak_bytes,
+            device_bytes=peak_bytes,
+            versions=versions,
         )
+
+    def _driver_bytes(self) -> int:
+        """What this process holds on the GPU: NVML's word, or in a container that hides processes all that is used."""
+        uuid = f"GPU-{torch.cuda.get_device_properties(self._device).uuid}"
+        own_bytes = process_bytes(uuid, os.getpid())
+        if own_bytes is not None:
+            return own_bytes
+        free_bytes, total_bytes = torch.cuda.mem_get_info(self._device)
+        return total_bytes - free_bytes

@@ -40,7 +40,7 @@ def _table(request: RunRequest) -> str:
     setup, hyperparameters = request.setup, request.hyperparameters
     entries: list[tuple[str, object]] = [("method", setup.method)]
     if setup.method is not Method.FULL:
-        entries += [("rank", setup.lora_rank), ("alpha", setup.lora_alpha), ("dropout", hyperparameters.lora_dropout)]
+        entries += [("rank", setup.lora_rank), ("alpha", setup.lora_alpha), ("dropout", setup.lora_dropout)]
     entries += [
         ("epochs", hyperparameters.n_epochs),
         ("learning rate", f"{hyperparameters.learning_rate:g}, {hyperparameters.lr_scheduler_type}"),

@@ -13,6 +13,7 @@ from rich.console import Console
 from cli.plan import estimate_statistics
 from cli.plan_view import AlternativeView, PlanView, batch_line, duration, gib, method_line, show_plan
 from core.datasets.examples import DataFormat, DataKind
+from tests.tiny_models import make_tiny_model
 
 GIB = 1024**3
 
@@ -134,3 +135,42 @@ def test_numbers_read_as_people_say_them() -> None:
     assert method_line("lora", 8, 16) == "LoRA, rank 8, alpha 16"
     assert method_line("full", None) == "full fine-tuning"
     assert batch_line(1, 8, checkpointing=True) == "1 row × 8 = 8 per step, gradient checkpointing"
+
+
+def test_every_known_gpu_is_compared_without_a_data_set() -> None:
+    result = _plan("meta-llama/Llama-3.1-8B", "--gpu", "all")
+    assert result.returncode == 0, result.stderr
+    for expected in ("RTX 3080", "QLoRA", "H200", "LoRA, rank", "credits", "No --data: planned for 1,000 examples"):
+        assert expected in result.stdout
+    assert "nothing fits" in _plan("llama-3.3-70b-instruct", "--gpu", "all").stdout
+
+
+def test_a_plan_is_rehearsed_on_request(data: Path) -> None:
+    result = _plan("smollm2-135m-instruct", "--data", str(data), "--gpu", "24GiB", "--rehearse")
+    assert result.returncode == 0, result.stderr
+    line = next(line for line in result.stdout.splitlines() if line.startswith("Rehearsed:"))
+    assert "allocated at the peak, in" in line
+    error = float(result.stdout.partition("Predicted:")[2].partition("%")[0].split(",")[1])
+    assert abs(error) <= 3
+
+
+def test_an_architecture_without_a_formula_is_planned_from_a_rehearsal(data: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    make_tiny_model(models / "strange", family="stablelm")
+    result = _plan("strange", "--data", str(data), "--gpu", "24GiB", "--models", str(models))
+    assert result.returncode == 0, result.stderr
+    assert "no formula for stablelm" in " ".join(result.stdout.replace("│", " ").split())
+    assert "Rehearsing" in result.stderr
+    for method in ("QLoRA", "LoRA", "full fine-tuning"):
+        assert method in result.stdout
+
+
+def test_what_cannot_be_built_is_refused(data: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    tiny = make_tiny_model(models / "alien")
+    config = json.loads((tiny / "config.json").read_text()) | {"model_type": "no_such_family"}
+    (tiny / "config.json").write_text(json.dumps(config))
+    result = _plan("alien", "--data", str(data), "--gpu", "24GiB", "--models", str(models))
+    assert result.returncode == 1
+    assert "no_such_family" in result.stderr
+    assert "Traceback" not in result.stderr

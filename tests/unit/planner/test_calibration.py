@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from planner.calibration import Correction, Observation, correction
+from planner.calibration import Observation, correction
 from planner.errors import InvalidSetupError
-from planner.memory import estimate_memory
+from planner.memory import Correction, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.setup import Method, TrainingSetup
 
@@ -20,16 +20,18 @@ def runs(count, seed=0):
 
 def test_without_history_the_estimate_and_its_bound_stay():
     assert correction([]) == Correction()
-    assert correction(runs(12)).apply(ESTIMATE) == ESTIMATE
+    few = ESTIMATE.corrected(correction(runs(12)))
+    assert (few.device_bytes, few.bound_bytes) == (ESTIMATE.device_bytes, ESTIMATE.bound_bytes)
 
 
 def test_some_history_corrects_the_ratio_and_keeps_the_shipped_bound():
     learned = correction(runs(60))
     assert learned.ratio == pytest.approx(1.05, abs=0.01)
     assert learned.bound_share is None
-    corrected = learned.apply(ESTIMATE)
+    corrected = ESTIMATE.corrected(learned)
     assert corrected.device_bytes == round(ESTIMATE.device_bytes * learned.ratio)
     assert corrected.bound_bytes == ESTIMATE.bound_bytes
+    assert corrected.uncorrected_bytes == pytest.approx(ESTIMATE.device_bytes, abs=1)
 
 
 def test_enough_history_gives_a_bound_that_covers_99_of_100_later_runs():

@@ -1,7 +1,7 @@
 """Estimates against published measurements, and the laws that any estimate obeys."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -191,7 +191,7 @@ def test_estimates_grow_with_batch_length_and_rank(spec, setup, device, field):
 @given(specs, setups, devices)
 def test_terms_are_positive_and_totals_hold_them(spec, setup, device):
     estimate = estimate_memory(spec, setup, device)
-    assert all(value >= 0 for value in asdict(estimate).values())
+    assert all(value >= 0 for value in vars(estimate).values() if isinstance(value, int))
     assert estimate.static_allocated_bytes <= estimate.peak_allocated_bytes < estimate.device_bytes
     assert estimate.required_bytes == estimate.device_bytes + estimate.bound_bytes
     assert estimate == estimate_memory(spec, setup, device)

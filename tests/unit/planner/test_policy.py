@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.calibration import Correction
 from planner.candidates import LADDER
 from planner.catalogue import models
 from planner.devices import Device, parse_gpu
 from planner.errors import DoesNotFitError, InvalidSetupError
-from planner.memory import estimate_memory
+from planner.memory import Correction, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.policy import Priority, Wishes, plan, step_down
 from planner.setup import Method, Quantization, TrainingSetup
@@ -107,7 +106,7 @@ def test_every_pinned_number_is_kept():
     assert setup.lora_target_modules == ("q_proj", "v_proj")
     assert (setup.max_length, setup.effective_batch_size, setup.per_device_train_batch_size) == (300, 12, 3)
     assert (setup.gradient_checkpointing, setup.packing) == (True, True)
-    assert (hyper.n_epochs, hyper.learning_rate, hyper.lora_dropout) == (7, 3e-5, 0.1)
+    assert (hyper.n_epochs, hyper.learning_rate) == (7, 3e-5)
     assert (hyper.warmup_ratio, hyper.weight_decay) == (0.2, 0.05)
 
 
@@ -150,7 +149,7 @@ def test_dropout_on_fused_experts_is_refused():
     attention = planned(
         "mixtral-8x7b-instruct-v0.1", "A100-80GB", lora_dropout=0.1, lora_target_modules=("q_proj", "v_proj")
     )
-    assert attention.setup.lora_dropout == attention.hyperparameters.lora_dropout == 0.1
+    assert attention.setup.lora_dropout == 0.1
 
 
 def test_adapter_wishes_rule_full_fine_tuning_out():
@@ -230,7 +229,20 @@ def test_a_correction_moves_what_fits():
     gpu = parse_gpu("RTX 4090")
     arguments = (SPECS["llama-3.1-8b"], SMALL, [gpu], Wishes(), PRICES)
     assert plan(*arguments).setup.method is Method.LORA
-    assert plan(*arguments, correction=Correction(1.4, 0.02, 300)).setup.method is Method.QLORA
+    learned = {(gpu.device_class, Method.LORA): Correction(1.4, 0.02, 300)}
+    assert plan(*arguments, corrections=learned).setup.method is Method.QLORA
+    elsewhere = {("nvidia-h200-141gb", Method.LORA): Correction(1.4, 0.02, 300)}
+    assert plan(*arguments, corrections=elsewhere) == plan(*arguments)
+
+
+def test_a_correction_is_said_and_kept_in_the_plan():
+    gpu = parse_gpu("RTX 4090")
+    learned = {(gpu.device_class, Method.LORA): Correction(0.9, 0.02, 300)}
+    chosen = plan(SPECS["llama-3.1-8b"], SMALL, [gpu], Wishes(), PRICES, corrections=learned)
+    plain = estimate_memory(SPECS["llama-3.1-8b"], chosen.setup, gpu)
+    assert chosen.memory.uncorrected_bytes == pytest.approx(plain.device_bytes, abs=1)
+    assert chosen.memory.bound_bytes == pytest.approx(0.02 * chosen.memory.device_bytes, abs=1)
+    assert any("300 finished runs like it here move the prediction by -10.0%" in reason for reason in chosen.reasons)
 
 
 def test_stepping_down_keeps_the_effective_batch_until_one_row_is_left():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.datasets.examples import EncodedExample
-from planner.setup import Hyperparameters, Method, TrainingSetup
+from planner.setup import Method, TrainingSetup
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import setup_for
 from worker.training.batches import (
@@ -84,7 +84,7 @@ def test_order_changes_with_seed_and_epoch() -> None:
 def test_packed_rows_give_the_losses_of_their_examples(tmp_path: Path, layout: Layout) -> None:
     model = make_tiny_model(tmp_path / "model", dtype="float32")
     setup = setup_for(Method.FULL, dtype="float32")
-    loaded = load_for_training(model, setup, Hyperparameters(1, 1e-3), 0, torch.device("cpu"))
+    loaded = load_for_training(model, setup, 0, torch.device("cpu"))
     if layout is Layout.PADDED:  # the layout of CUDA: transformers builds the block-diagonal mask
         loaded.causal_model.set_attn_implementation("sdpa")
         loaded = replace(loaded, cuts_attention=False)
@@ -98,7 +98,7 @@ def test_packed_rows_give_the_losses_of_their_examples(tmp_path: Path, layout: L
 def test_padding_does_not_change_a_loss(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "model", dtype="float32")
     setup = setup_for(Method.FULL, dtype="float32")
-    loaded = load_for_training(model, setup, Hyperparameters(1, 1e-3), 0, torch.device("cpu"))
+    loaded = load_for_training(model, setup, 0, torch.device("cpu"))
     loaded.causal_model.set_attn_implementation("sdpa")
     loaded = replace(loaded, cuts_attention=False)
     data = examples([7, 30])

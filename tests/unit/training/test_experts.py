@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from planner.setup import Hyperparameters, Method
+from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import setup_for
 from worker.training.experts import expert_parameters, quantized_state
@@ -65,7 +65,7 @@ def test_the_quantized_model_is_close_to_the_16_bit_one(mixture: Path) -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_every_adapter_of_a_quantized_mixture_gets_a_gradient(mixture: Path, checkpointing: bool) -> None:
     setup = setup_for(Method.QLORA, gradient_checkpointing=checkpointing)
-    loaded = load_for_training(mixture, setup, Hyperparameters(1, 1e-3), 0, CPU)
+    loaded = load_for_training(mixture, setup, 0, CPU)
     with torch.no_grad():
         for name, parameter in loaded.parameters:
             if "lora_B" in name:
@@ -83,8 +83,8 @@ def test_every_adapter_of_a_quantized_mixture_gets_a_gradient(mixture: Path, che
 
 def test_training_on_4_bits_is_peft_on_the_dequantized_weights(mixture: Path) -> None:
     """Same loss and same gradients as plain PEFT with 16-bit experts that hold the values of the 4-bit ones."""
-    quantized = load_for_training(mixture, setup_for(Method.QLORA), Hyperparameters(1, 1e-3), 0, CPU)
-    plain = load_for_training(mixture, setup_for(Method.LORA), Hyperparameters(1, 1e-3), 0, CPU)
+    quantized = load_for_training(mixture, setup_for(Method.QLORA), 0, CPU)
+    plain = load_for_training(mixture, setup_for(Method.LORA), 0, CPU)
     with torch.no_grad():
         for (_, ours), (name, theirs) in zip(quantized.parameters, plain.parameters, strict=True):
             if "lora_B" in name:
@@ -116,7 +116,7 @@ def test_training_on_4_bits_is_peft_on_the_dequantized_weights(mixture: Path) ->
 def test_an_adapter_of_a_4_bit_mixture_fits_the_16_bit_one(mixture: Path, tmp_path: Path) -> None:
     names = {}
     for method in (Method.LORA, Method.QLORA):
-        loaded = load_for_training(mixture, setup_for(method), Hyperparameters(1, 1e-3), 0, CPU)
+        loaded = load_for_training(mixture, setup_for(method), 0, CPU)
         assert isinstance(loaded.model, PeftModel)
         names[method] = {name: tuple(parameter.shape) for name, parameter in loaded.parameters}
         loaded.model.save_pretrained(tmp_path / method, save_embedding_layers=False)

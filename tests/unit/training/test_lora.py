@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from planner.setup import Hyperparameters, Method
+from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import setup_for
 from worker.training.loading import load_for_training
@@ -70,7 +70,7 @@ def test_gradient_of_an_adapter_is_the_dense_formulas() -> None:
 @pytest.mark.parametrize("method", [Method.LORA, Method.QLORA])
 def test_adapters_are_float32_on_a_16_or_4_bit_base(tmp_path: Path, method: Method) -> None:
     model = make_tiny_model(tmp_path / "model")
-    loaded = load_for_training(model, setup_for(method), Hyperparameters(1, 1e-3), 0, torch.device("cpu"))
+    loaded = load_for_training(model, setup_for(method), 0, torch.device("cpu"))
     assert {parameter.dtype for _, parameter in loaded.parameters} == {torch.float32}
     projection = loaded.causal_model.get_submodule("model.layers.0.self_attn.q_proj.base_layer")
     expected = torch.bfloat16 if method is Method.LORA else torch.uint8

@@ -31,8 +31,7 @@ def make_request(model: Path, data: Path, directory: Path, method: Method) -> Ru
         model,
         data,
         directory,
-        setup_for(method),
-        hyperparameters={"lora_dropout": dropout},
+        setup_for(method, lora_dropout=dropout),
         checkpoint_interval_seconds=0.0,
     )
 

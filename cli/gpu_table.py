@@ -1,0 +1,49 @@
+"""Every known GPU side by side: which of them hold a run, with what method, how fast and for how much."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from cli.plan_view import duration, gib, method_line
+from planner import policy
+from planner.candidates import MemorySource
+from planner.devices import Device
+from planner.errors import DoesNotFitError
+from planner.model_spec import ModelSpec
+from planner.policy import TrainingPlan, Wishes
+from planner.statistics import DatasetStatistics
+
+
+def compare(
+    model: str,
+    spec: ModelSpec,
+    memory: MemorySource | None,
+    statistics: DatasetStatistics,
+    devices: Sequence[Device],
+    wishes: Wishes,
+    prices: Mapping[str, int],
+) -> Table:
+    """One line for each device, the smallest first: its plan, or that nothing fits."""
+    table = Table(title=f"{model}: {spec.parameters / 1e9:.1f}B parameters", title_justify="left")
+    for name in ("GPU", "Free", "Method", "Needs", "Time", "Price"):
+        table.add_column(name, justify="left" if name in ("GPU", "Method") else "right", no_wrap=True)
+    for device in sorted(devices, key=lambda device: (device.free_bytes, device.name)):
+        try:
+            chosen = policy.plan(spec, statistics, [device], wishes, prices, memory=memory)
+        except DoesNotFitError:
+            table.add_row(device.name, gib(device.free_bytes), Text("nothing fits", style="dim"), "", "", "")
+        else:
+            table.add_row(*_cells(device, chosen))
+    return table
+
+
+def _cells(device: Device, chosen: TrainingPlan) -> tuple[str, ...]:
+    return (
+        device.name,
+        gib(device.free_bytes),
+        method_line(chosen.setup.method, chosen.setup.lora_rank),
+        gib(chosen.memory.required_bytes),
+        duration(chosen.speed.seconds),
+        f"{chosen.credits:,} credits",
+    )

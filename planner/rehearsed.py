@@ -1,0 +1,125 @@
+"""Memory of a model that the planner has no family of: read off rehearsed steps instead of derived.
+
+A rehearsal (worker/training/rehearsal.py) runs the trainer's own step on fake tensors. One with a single row and one
+with two give, phase by phase, a line for any micro-batch, since every tensor is either per row or per weight.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from planner import constants as c
+from planner.decoder import DTYPE_BYTES
+from planner.devices import Device
+from planner.errors import InvalidSetupError
+from planner.memory import MemoryEstimate, bound_of, library_workspaces, overheads
+from planner.model_spec import ALL_LINEAR, ModelSpec
+from planner.optimizers import optimizer_named
+from planner.setup import Method, TrainingSetup
+
+ROWS = (1, 2)
+_ACCUMULATED = 2  # micro-batches of a rehearsed step: the second finds gradients, as all later ones do
+
+
+@dataclass(frozen=True)
+class RehearsedStep:
+    """One rehearsed step: its setup, what stays between steps and the highest use of each phase, in bytes."""
+
+    setup: TrainingSetup
+    base_bytes: int
+    static_bytes: int
+    phases: dict[str, int]
+    operator: str  # at the peak
+    layers: tuple[int, ...]  # numbers of decoder layers that ran
+
+    @property
+    def peak_bytes(self) -> int:
+        """The highest use of all phases."""
+        return max(self.phases.values())
+
+
+@dataclass(frozen=True)
+class RehearsedMemory:
+    """Estimates for one model from steps that were rehearsed of it. Implements `candidates.MemorySource`."""
+
+    spec: ModelSpec
+    steps: tuple[RehearsedStep, ...]
+
+    def estimate(self, setup: TrainingSetup, device: Device | None) -> MemoryEstimate:
+        """Memory of a run. A lower rank counts the activations of the rehearsed one.
+
+        Raises InvalidSetupError where no rehearsed step is like it.
+        """
+        one, two = self._pair(setup)
+        rows = setup.per_device_train_batch_size
+        scale = -(-setup.max_length // one.setup.max_length) if setup.max_length > one.setup.max_length else 1
+        above = {
+            name: (peak - one.static_bytes) + (rows * scale - 1) * max(0, two.phases.get(name, peak) - peak)
+            for name, peak in one.phases.items()
+        }
+        trained, width = self._trained(setup)
+        optimizer = optimizer_named(setup.optimizer)
+        state = optimizer.state_bytes(trained, width)
+        adapters = 0 if setup.method is Method.FULL else trained * width
+        inputs = rows * setup.max_length * c.INPUT_BYTES_PER_TOKEN
+        on_cpu = device is not None and device.kind == "cpu"
+        workspaces = 0 if on_cpu else library_workspaces(device)
+        static = one.base_bytes + adapters + state + inputs + workspaces
+        step = trained * width + optimizer.step_bytes(trained, width, self.spec.embedding_parameters)
+        activations = max(*above.values(), step)
+        context, slack = overheads(setup, device, activations)
+        device_bytes = context + static + activations + slack
+        return MemoryEstimate(
+            base_weights_bytes=one.base_bytes,
+            adapters_bytes=adapters,
+            gradients_bytes=trained * width,
+            optimizer_state_bytes=state,
+            inputs_bytes=inputs,
+            library_workspaces_bytes=workspaces,
+            saved_activations_bytes=activations,
+            loss_phase_bytes=0,
+            recompute_phase_bytes=0,
+            optimizer_step_bytes=step - trained * width,
+            dequantization_workspace_bytes=0,
+            context_bytes=context,
+            load_transient_bytes=0,
+            allocator_slack_bytes=slack,
+            static_allocated_bytes=static,
+            peak_allocated_bytes=static + activations,
+            device_bytes=device_bytes,
+            bound_bytes=bound_of(device_bytes, on_cpu=on_cpu),
+        )
+
+    def _pair(self, setup: TrainingSetup) -> tuple[RehearsedStep, RehearsedStep]:
+        alike = {
+            step.setup.per_device_train_batch_size: step
+            for step in self.steps
+            if step.setup.method is setup.method
+            and step.setup.gradient_checkpointing == setup.gradient_checkpointing
+            and step.setup.packing == setup.packing
+        }
+        if set(alike) < set(ROWS):
+            raise InvalidSetupError(
+                f"{setup.method} of {self.spec.model_type} was not rehearsed: its layers cannot be trained so."
+            )
+        return alike[1], alike[2]
+
+    def _trained(self, setup: TrainingSetup) -> tuple[int, int]:
+        if setup.method is Method.FULL:
+            return self.spec.parameters, DTYPE_BYTES[setup.dtype]
+        targets = setup.lora_target_modules or (ALL_LINEAR,)
+        return self.spec.lora_parameters(setup.lora_rank or 0, targets), DTYPE_BYTES[setup.adapter_dtype or "float32"]
+
+
+def setups_to_rehearse(setups: Sequence[TrainingSetup]) -> list[TrainingSetup]:
+    """What must be rehearsed so that any micro-batch of these setups can be estimated: the highest rank of each method
+    with and without checkpointing, at one row and at two, accumulated."""
+    highest: dict[tuple[Method, bool], TrainingSetup] = {}
+    for setup in setups:
+        key = setup.method, setup.gradient_checkpointing
+        if key not in highest or (setup.lora_rank or 0) > (highest[key].lora_rank or 0):
+            highest[key] = setup
+    return [
+        replace(setup, per_device_train_batch_size=rows, gradient_accumulation_steps=_ACCUMULATED)
+        for setup in highest.values()
+        for rows in ROWS
+    ]

@@ -1,0 +1,55 @@
+"""The kernels that CUDA would choose where a CPU has others, for fake tensors that stand on a CPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from torch.nn import functional
+
+
+@contextmanager
+def cuda_kernels() -> Iterator[None]:
+    """Within, attention and dropout keep what they keep on CUDA.
+
+    `scaled_dot_product_attention` runs FlashAttention without a mask, the memory-efficient kernel with one, as torch
+    chooses on Ampere and later for bfloat16 (sdp_utils.cpp, `select_sdp_backend`); a CPU's kernel copies shared key
+    heads for every query head. Dropout keeps a mask of one byte an element (Dropout.cpp, `native_dropout`); a CPU's
+    keeps one of the input's dtype. The names are replaced rather than intercepted by a mode of torch's, since modes do
+    not reach what checkpointing recomputes during a backward pass.
+    """
+    attention = patch.object(functional, "scaled_dot_product_attention", _attention)
+    with attention, patch.object(functional, "dropout", _dropout):
+        yield
+
+
+def _dropout(inputs: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    del inplace  # nothing in a decoder layer drops in place
+    outputs: torch.Tensor = torch.native_dropout(inputs, p, training)[0] if training and p > 0 else inputs
+    return outputs
+
+
+def _attention(
+    query: torch.Tensor,  # [batch, heads, length, head_dim]
+    key: torch.Tensor,  # [batch, kv_heads, length, head_dim]
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    assert enable_gqa or key.shape[1] == query.shape[1], "heads are shared only where the caller says so"
+    if attn_mask is None:
+        outputs = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, False, scale=scale
+        )
+        return outputs[0]
+    bias = attn_mask
+    if bias.dtype == torch.bool:  # convert_boolean_attn_mask of attention.cpp
+        bias = torch.where(bias, torch.zeros((), dtype=query.dtype), torch.full((), float("-inf"), dtype=query.dtype))
+    bias = bias.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    outputs = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, bias, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale
+    )
+    return outputs[0]
