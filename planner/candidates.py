@@ -8,7 +8,7 @@ from typing import Protocol
 from planner import constants as c
 from planner.devices import Device
 from planner.errors import InvalidSetupError
-from planner.memory import Correction, MemoryEstimate, estimate_memory
+from planner.memory import NO_CORRECTION, Correction, MemoryEstimate, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.plans import Quote, Wishes
 from planner.recipe import (
@@ -31,7 +31,6 @@ MOST_SIZES = 8  # micro-batches considered, smallest first
 
 
 Corrections = Mapping[tuple[str, Method], Correction]  # by device class and method
-NO_CORRECTION = Correction()
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,7 @@ def layer_memory(
     one_row = replace(
         setup, per_device_train_batch_size=1, gradient_accumulation_steps=1, max_length=length, optimizer=""
     )
-    # Layers that differ only in a window which this length does not reach are recorded once.
-    shape = replace(group, count=1, windowed=is_windowed(spec, group, length))
-    lines = _layer_lines(spec, shape, one_row, stack)
+    lines = _layer_lines(spec, _shape(group, is_windowed(spec, group, length)), one_row, stack)
     return LayerMemory(
         input_bytes=lines.source.at(batch),
         saved_bytes=lines.saved.at(batch),
@@ -63,6 +61,12 @@ def layer_memory(
         backward_peak_bytes=max(line.at(batch) for line in lines.moments),
         parameter_gradient_bytes=lines.parameter_gradient_bytes,
     )
+
+
+@lru_cache(maxsize=256)
+def _shape(group: LayerGroup, windowed: bool) -> LayerGroup:
+    """Layers that differ only in a window which their length does not reach are recorded once."""
+    return replace(group, count=1, windowed=windowed)
 
 
 @lru_cache(maxsize=1024)

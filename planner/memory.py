@@ -29,6 +29,9 @@ class Correction:
     runs: int = 0  # that it was learned from
 
 
+NO_CORRECTION = Correction()
+
+
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Device memory of a run, term by term, in bytes. On a CPU the resident set of the training process."""
@@ -51,7 +54,7 @@ class MemoryEstimate:
     peak_allocated_bytes: int
     device_bytes: int  # what the driver, or the kernel for a CPU, reports
     bound_bytes: int  # kept free on top, so that a plan that fits does fit
-    correction: Correction = Correction()  # by what finished runs measured; already in device_bytes and bound_bytes
+    correction: Correction = NO_CORRECTION  # by what finished runs measured; already in device_bytes and bound_bytes
 
     @property
     def required_bytes(self) -> int:
@@ -65,6 +68,8 @@ class MemoryEstimate:
 
     def corrected(self, correction: "Correction") -> "MemoryEstimate":
         """This estimate, not corrected yet, as finished runs would have it."""
+        if correction == NO_CORRECTION:
+            return self
         device_bytes = round(self.device_bytes * correction.ratio)
         share = correction.bound_share
         bound = self.bound_bytes if share is None else math.ceil(device_bytes * share)

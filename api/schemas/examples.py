@@ -200,7 +200,13 @@ JOB_EXAMPLE: JsonDict = {
             },
         },
         "bound": 284316326,
-        "measured": {"peak_allocated_bytes": 612368384, "peak_reserved_bytes": 640000000, "device_bytes": 1303379968},
+        "measured": {
+            "when": "end",
+            "peak_allocated_bytes": 612368384,
+            "peak_reserved_bytes": 640000000,
+            "device_bytes": 1303379968,
+            "versions": {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "bitsandbytes": "0.50.2"},
+        },
     },
 }
 

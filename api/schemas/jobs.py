@@ -119,8 +119,8 @@ class JobMemory(ResponseBody):
     predicted: MemoryObject
     bound: int = Field(description="Bytes kept free on top of the prediction.")
     measured: dict[str, Any] | None = Field(
-        description="Peaks measured by the probe or at the end: peak_allocated_bytes, peak_reserved_bytes, "
-        "device_bytes; null until then."
+        description="Peaks measured by the probe or at the end (`when`): peak_allocated_bytes, peak_reserved_bytes, "
+        "device_bytes, and the `versions` of the libraries that decide them; null until then."
     )
 
 

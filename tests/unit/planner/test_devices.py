@@ -29,6 +29,12 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(void *h, memory_t *m) {
 nvmlReturn_t nvmlDeviceGetName(void *h, char *s, unsigned int n) { strncpy(s, "NVIDIA A100-SXM4-80GB", n); return 0; }
 nvmlReturn_t nvmlDeviceGetUUID(void *h, char *s, unsigned int n) { snprintf(s, n, "GPU-%d", *(char *)h); return 0; }
 nvmlReturn_t nvmlDeviceGetCudaComputeCapability(void *h, int *a, int *b) { *a = 8; *b = 0; return 0; }
+typedef struct { unsigned pid; unsigned long long held; unsigned gpu, compute; } process_t;
+nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, void **h) {
+  *h = &cards[1]; return strcmp(uuid, "GPU-1") ? 6 : 0; }
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(void *h, unsigned *count, process_t *p) {
+  if (*count < 2) { *count = 2; return 7; }
+  *count = 2; p[0].pid = 11; p[0].held = 1111; p[1].pid = 22; p[1].held = 2222; return 0; }
 const char *nvmlErrorString(nvmlReturn_t r) { return r == 15 ? "GPU is lost" : "Unknown Error"; }
 """
 READ = """
@@ -41,21 +47,26 @@ try:
 except DriverError as error:
     print(json.dumps({"error": str(error)}))
 """
+READ_PROCESSES = """
+import json
+from planner.devices import process_bytes
+print(json.dumps([process_bytes("GPU-1", 22), process_bytes("GPU-1", 33), process_bytes("GPU-9", 22)]))
+"""
 ROOT = Path(__file__).parents[3]
 
 
-def read_with_stub(folder, *, init=0, memory=0, count=2):
+def read_with_stub(folder, *, init=0, memory=0, count=2, script=READ):
     """What a process that finds this NVML library reads."""
     (folder / "nvml.c").write_text(STUB)
     options = [f"-DINIT={init}", f"-DMEMORY={memory}", f"-DCOUNT={count}"]
     library = str(folder / "libnvidia-ml.so.1")
     subprocess.run(["gcc", "-shared", "-fPIC", *options, "-o", library, str(folder / "nvml.c")], check=True)
-    return read_in_process({"LD_LIBRARY_PATH": str(folder)})
+    return read_in_process({"LD_LIBRARY_PATH": str(folder)}, script)
 
 
-def read_in_process(environment):
+def read_in_process(environment, script=READ):
     done = subprocess.run(
-        [sys.executable, "-c", READ],
+        [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
@@ -78,6 +89,11 @@ def test_every_gpu_is_read_with_its_free_memory(tmp_path):
         "cores": None,
     }
     assert (second["index"], second["uuid"], second["free_bytes"]) == (1, "GPU-1", 80000000001)
+
+
+def test_the_memory_of_one_process_is_read_where_the_driver_tells_it(tmp_path):
+    assert read_with_stub(tmp_path, script=READ_PROCESSES) == [2222, None, None]
+    assert read_in_process({"LD_LIBRARY_PATH": str(tmp_path / "nowhere")}, READ_PROCESSES) == [None, None, None]
 
 
 def test_a_driver_without_gpus_leaves_the_cpu(tmp_path):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 def config():
     entry = find_model("llama-3.2-1b-instruct")
     assert entry is not None
-    return {**entry.config, "num_hidden_layers": 3}
+    return {**entry.config, "num_hidden_layers": 2}
 
 
 @pytest.fixture(scope="module")
