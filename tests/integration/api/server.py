@@ -126,12 +126,13 @@ class Service:
 
     def write_checkpoint(self, held: Lease, step: int) -> None:
         """Act as the worker that stored a checkpoint."""
+        stored = self.runtime.store.put(f"jobs/{held.job_id}/{step}", [b"checkpoint"])
         self.runtime.database.run(
             lambda session: progress.record_checkpoint(
                 session,
                 held,
                 step,
-                f"jobs/{held.job_id}/{step}",
+                stored,
                 train_loss=1.0 / step,
                 valid_loss=None,
                 valid_mean_token_accuracy=None,

@@ -50,11 +50,13 @@ def owned(service: Service) -> Iterator[dict[str, str]]:
         service.write_checkpoint(held, 1)
         service.finish(held)
         model = tenant.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
+        checkpoint = tenant.client.fine_tuning.jobs.checkpoints.list(job.id).data[0].id
         key = tenant.http.get("/v1/api_keys").json()["data"][0]["id"]
         assert model is not None
         yield {
             "file_id": file_id,
             "fine_tuning_job_id": job.id,
+            "checkpoint_id": checkpoint,
             "plan_id": plan["id"],
             "model_id": model,
             "key_id": key,
