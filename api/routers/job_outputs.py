@@ -48,7 +48,6 @@ def events_page(
             "job is finished and `data: [DONE]` ends the stream.",
             "content": {
                 "text/event-stream": {
-                    "schema": {"type": "string"},
                     "example": f'id: {EVENT_EXAMPLE["id"]}\ndata: {{"object": "fine_tuning.job.event", …}}\n\n',
                 }
             },

@@ -70,10 +70,16 @@ def downgrade() -> None:
 
 
 def _defer_key(deferred: bool) -> None:
-    options = {"deferrable": True, "initially": "DEFERRED"} if deferred else {}
     with op.batch_alter_table("ledger_entries") as table:
         table.drop_constraint(KEY, type_="foreignkey")
-        table.create_foreign_key(KEY, "ledger_transactions", ["transaction_id"], ["id"], **options)
+        table.create_foreign_key(
+            KEY,
+            "ledger_transactions",
+            ["transaction_id"],
+            ["id"],
+            deferrable=True if deferred else None,
+            initially="DEFERRED" if deferred else None,
+        )
     if not _is_postgresql():  # SQLite made the table anew, and its triggers went with the old one
         for change in ("update", "delete"):
             op.execute(f"create trigger ledger_entries_no_{change} before {change} on ledger_entries {APPEND_ONLY}")
