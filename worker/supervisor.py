@@ -6,6 +6,7 @@ checkpoint in the store.
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -379,15 +380,23 @@ class Supervisor:
 
     def _write(self, work: Callable[[Session], Result]) -> Result:
         """`work` in a transaction, again and again while the database is away and the lease may still be ours."""
+        away_since: float | None = None
         for delay_seconds in delays():
             try:
-                return self._runtime.database.run(work)
+                result = self._runtime.database.run(work)
             except DBAPIError as error:
                 if not is_away(error):
                     raise
+                away_since = away_since or time.monotonic()
                 log.warning("database_away", job_id=self.job_id, error=str(error.orig))
                 if self._lost.wait(delay_seconds):
                     raise StaleLeaseError(f"The lease on {self.job_id} ran out while the database was away.") from None
+            else:
+                if away_since is not None:
+                    away_seconds = time.monotonic() - away_since
+                    message = f"The database was away for {away_seconds:.1f} s; training went on and nothing is lost"
+                    self._write(partial(progress.say, lease=self._lease, message=message, level=EventLevel.WARN))
+                return result
         raise AssertionError("delays never end")
 
     def _outlast(self, work: Callable[[], Result]) -> Result:

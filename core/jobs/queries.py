@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ScalarSelect, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from core.accounts.models import Organization
@@ -51,19 +51,24 @@ def count_of(session: Session, organization_id: str, status: JobStatus) -> int:
     return int(session.scalar(query) or 0)
 
 
+def _running_jobs() -> ScalarSelect[int]:
+    """How many jobs of the same organization as the row's are running."""
+    other = aliased(Job)
+    return (
+        select(func.count())
+        .select_from(other)
+        .where(other.organization_id == Job.organization_id, other.status.in_(JobStatus.leased()))
+        .scalar_subquery()
+    )
+
+
 def next_queued(session: Session, device_class: str, max_running_jobs: int) -> Job | None:
     """The queued job to run next on a device of this class, its row held.
 
     Fair between organizations: the one with the fewest running jobs comes first, then the oldest job. An organization
     at its limit, or at `max_running_jobs` where it has none of its own, waits.
     """
-    other = aliased(Job)
-    running = (
-        select(func.count())
-        .select_from(other)
-        .where(other.organization_id == Job.organization_id, other.status.in_(JobStatus.leased()))
-        .scalar_subquery()
-    )
+    running = _running_jobs()
     return session.scalars(
         select(Job)
         .join(Organization, Organization.id == Job.organization_id)
@@ -88,13 +93,7 @@ class Waiting:
 
 def waiting_line(session: Session, device_class: str) -> Iterator[Waiting]:
     """The queued jobs of this class in the order of `next_queued`, if nothing else came and nothing finished."""
-    other = aliased(Job)
-    running = (
-        select(func.count())
-        .select_from(other)
-        .where(other.organization_id == Job.organization_id, other.status.in_(JobStatus.leased()))
-        .scalar_subquery()
-    )
+    running = _running_jobs()
     turn = running + func.row_number().over(partition_by=Job.organization_id, order_by=Job.id)
     query = (
         select(Job.id, Plan.plan[("quote", "predicted_seconds")].as_float())

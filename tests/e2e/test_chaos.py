@@ -75,6 +75,7 @@ def test_a_database_that_restarts_or_turns_read_only_is_waited_for(sturdy: Servi
     found = chaos.outcome(sturdy, job_id, "lora")
     assert found == expected
     assert found.steps == list(range(1, chaos.STEPS + 1))
+    assert any("The database was away for" in message for message in found.events)
     books_are_closed(sturdy)
 
 
