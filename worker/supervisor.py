@@ -8,6 +8,7 @@ checkpoint in the store.
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
@@ -395,7 +396,8 @@ class Supervisor:
                 if away_since is not None:
                     away_seconds = time.monotonic() - away_since
                     message = f"The database was away for {away_seconds:.1f} s; training went on and nothing is lost"
-                    self._write(partial(progress.say, lease=self._lease, message=message, level=EventLevel.WARN))
+                    with suppress(StaleLeaseError):  # `work` may have been the job's end
+                        self._write(partial(progress.say, lease=self._lease, message=message, level=EventLevel.WARN))
                 return result
         raise AssertionError("delays never end")
 
