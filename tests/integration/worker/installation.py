@@ -64,10 +64,8 @@ class Installation:
     def submit(self, rows: Sequence[dict[str, Any]], wishes: Wishes) -> str:
         """Upload rows and create a job on the tiny model; its id."""
         content = "\n".join(json.dumps(row) for row in rows).encode()
-        organization_id, settings = self.actor.organization_id, self.runtime.settings
-        upload = files.store_upload(
-            self.runtime.store, organization_id, "rows.jsonl", [content], settings.max_upload_bytes
-        )
+        organization_id = self.actor.organization_id
+        upload = files.store_upload(self.runtime, organization_id, "rows.jsonl", [content])
         self.runtime.database.run(
             lambda session: files.create_file(session, organization_id, upload, FilePurpose.FINE_TUNE).id
         )
