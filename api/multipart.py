@@ -163,16 +163,19 @@ async def receive_form(
     """
     form = _Form()
     events = _events(form.parser(_boundary(content_type)), form, body)
-    try:
+    async with contextlib.AsyncExitStack() as on_error:
         async for event in events:
             if isinstance(event, _FileStarts):
                 form.upload = await _store(event.filename, events, limiter, store_upload)
-        return _complete(form)
-    except BaseException:
-        if form.upload is not None:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(discard, form.upload)
-        raise
+                on_error.push_async_callback(_in_thread_whatever_happens, discard, form.upload)
+        received = _complete(form)
+        on_error.pop_all()
+    return received
+
+
+async def _in_thread_whatever_happens(discard: Callable[[Upload], None], upload: Upload) -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(discard, upload)
 
 
 def _complete(form: _Form) -> ReceivedForm:
@@ -215,15 +218,18 @@ async def _store(
             anyio.from_thread.run_sync(receive.close)  # a sender that waits for room learns that nobody reads on
 
     storing = asyncio.create_task(anyio.to_thread.run_sync(work, limiter=limiter))
-    try:
+    async with contextlib.AsyncExitStack() as on_error:
+        on_error.push_async_callback(_see_it_stop, storing)
+        on_error.callback(send.close)
         await _pump(events, send)
-    except BaseException:
-        send.close()
-        with contextlib.suppress(_AbortedError):
-            await storing
-        raise
+        on_error.pop_all()
     send.close()
     return await storing
+
+
+async def _see_it_stop(storing: asyncio.Task[Upload]) -> None:
+    with contextlib.suppress(_AbortedError):
+        await storing
 
 
 async def _pump(events: AsyncIterator[_Event], send: MemoryObjectSendStream[bytes | _FileEnds]) -> None:

@@ -191,22 +191,20 @@ class Supervisor:
         self._child = child = TrainingChild(request)
         grace: threading.Timer | None = None
         try:
-            if self._stopping.is_set():
-                child.stop()
-            for batch in child.reports(SILENCE_SECONDS):
-                if self._lost.is_set():
-                    raise StaleLeaseError(f"The lease on {self.job_id} was lost while it ran.")
-                if self._stopping.is_set() and grace is None:
-                    grace = threading.Timer(settings.stop_grace_seconds, child.kill)
-                    grace.start()
-                watchdog.hear(batch)
-                if hung_seconds is None and (hung_seconds := watchdog.hung_for()) is not None:
-                    child.kill()
-                self._write_down(batch)
-                ending = next((said for said in batch if isinstance(said, ResultReport | ErrorReport)), ending)
-        except BaseException:
-            child.kill()
-            raise
+            with child:
+                if self._stopping.is_set():
+                    child.stop()
+                for batch in child.reports(SILENCE_SECONDS):
+                    if self._lost.is_set():
+                        raise StaleLeaseError(f"The lease on {self.job_id} was lost while it ran.")
+                    if self._stopping.is_set() and grace is None:
+                        grace = threading.Timer(settings.stop_grace_seconds, child.kill)
+                        grace.start()
+                    watchdog.hear(batch)
+                    if hung_seconds is None and (hung_seconds := watchdog.hung_for()) is not None:
+                        child.kill()
+                    self._write_down(batch)
+                    ending = next((said for said in batch if isinstance(said, ResultReport | ErrorReport)), ending)
         finally:
             if grace is not None:
                 grace.cancel()

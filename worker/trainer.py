@@ -13,6 +13,7 @@ import signal
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from typing import Self
 
 import orjson
 
@@ -43,6 +44,14 @@ class TrainingChild:
             self._process.start()
         os.set_blocking(reader, False)
         self._reader = reader
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        """Kill the child where whoever watched it gave up; else leave it to `close`."""
+        if error_type is not None:
+            self.kill()
 
     @property
     def process_id(self) -> int:

@@ -34,9 +34,8 @@ def convert(source: Path, target: Path) -> None:
         for file in unfinished.iterdir():
             file.chmod(0o644)
         _move(unfinished, target)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)  # nothing is left of it where it was moved
 
 
 def _move(finished: Path, target: Path) -> None:
@@ -44,8 +43,7 @@ def _move(finished: Path, target: Path) -> None:
         os.rename(finished, target)
     except OSError:
         if not (target / "config.json").is_file():
-            raise
-        shutil.rmtree(finished)  # another process converted the same model meanwhile
+            raise  # else another process converted the same model meanwhile
 
 
 def _write(source: Path, directory: Path) -> None:

@@ -36,15 +36,13 @@ def run_child(
     reports: list[Report] = []
     struck = False
     try:
-        for batch in child.reports(1.0):
-            for report in batch:
-                reports.append(report)
-                if kill is not None and not struck and kill(report):
-                    struck = True
-                    child.kill() if number == signal.SIGKILL else child.stop()
-    except BaseException:
-        child.kill()
-        raise
+        with child:
+            for batch in child.reports(1.0):
+                for report in batch:
+                    reports.append(report)
+                    if kill is not None and not struck and kill(report):
+                        struck = True
+                        child.kill() if number == signal.SIGKILL else child.stop()
     finally:
         exit_code = child.close(30.0)
     return Finished(reports, exit_code)
