@@ -1,9 +1,12 @@
 """The OpenAPI document."""
 
+from collections import defaultdict
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+
+from api.schemas.errors import error_examples
 
 DESCRIPTION = """Fine-tuning on your own machines, through OpenAI's fine-tuning API and what it lacks: a plan that is
 known to fit before anything starts, with its price and every alternative; pause and resume; the adapter to keep.
@@ -22,6 +25,7 @@ TAGS: list[dict[str, Any]] = [
     {"name": "Workers", "description": "The fleet and its devices."},
     {"name": "Health", "description": "For load balancers and Prometheus."},
 ]
+FIRST_ERROR_STATUS = 400
 _FASTAPI_ERRORS = ("HTTPValidationError", "ValidationError")
 
 
@@ -40,5 +44,26 @@ def build_document(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
         for name in _FASTAPI_ERRORS:
             document["components"]["schemas"].pop(name, None)
+        document["components"]["examples"] = error_examples()
+        document["components"]["responses"] = _share_errors(document)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _share_errors(document: dict[str, Any]) -> dict[str, Any]:
+    """Have equal error responses of several routes refer to one component, named by its error codes; returns these."""
+    uses: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                codes = response.get("content", {}).get("application/json", {}).get("examples", {})
+                if int(status) >= FIRST_ERROR_STATUS and codes:
+                    uses[".".join(codes)].append(response)
+    shared = {}
+    for name, responses in sorted(uses.items()):
+        if len(responses) > 1:
+            shared[name] = dict(responses[0])
+            for response in responses:
+                response.clear()
+                response["$ref"] = f"#/components/responses/{name}"
+    return shared

@@ -1,6 +1,7 @@
 """Sending stored bytes: by a link to the store where it gives one, else through this process."""
 
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -13,6 +14,15 @@ CHUNK_BYTES = 256 * 1024
 LINK_SECONDS = 300
 # Uploaded content is someone's text. It is never shown as a page of this origin.
 _SANDBOX = "default-src 'none'; sandbox"
+
+
+def responses(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses of a route that answers with `send`."""
+    return {
+        200: {"description": description, "content": {media_type: {} for media_type in media_types}},
+        302: {"description": f"A link to the bytes, good for {LINK_SECONDS // 60} minutes."},
+        304: {"description": "Unchanged since the `etag` in `If-None-Match`."},
+    }
 
 
 class Download(BaseModel):

@@ -10,7 +10,7 @@ from core.settings import Settings
 
 def render(document: dict[str, Any]) -> str:
     """The document as text, stable from run to run."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -123,9 +123,7 @@ def delete_file(runtime: RuntimeDep, actor: ActorDep, file_id: str) -> FileDelet
     summary="Download a file",
     response_class=Response,
     responses={
-        200: {"description": "The bytes.", "content": {"application/octet-stream": {}}},
-        302: {"description": "A link to the bytes, good for five minutes."},
-        304: {"description": "Unchanged since the `etag` in `If-None-Match`."},
+        **downloads.responses("The bytes.", "application/octet-stream"),
         **errors(*SIGNED_IN, "file_not_found", "store_unavailable"),
     },
 )

@@ -25,6 +25,8 @@ from core.events.models import JobEvent
 from core.jobs import service as jobs
 from core.paging import Page
 
+ARTIFACT_TYPES = ("application/zip", "application/json", "text/csv", "text/markdown", "application/octet-stream")
+
 router = APIRouter(prefix="/v1/fine_tuning/jobs/{fine_tuning_job_id}", tags=["Fine-tuning"])
 
 
@@ -100,12 +102,9 @@ def list_fine_tuning_checkpoints(
     summary="Download a checkpoint",
     response_class=Response,
     responses={
-        200: {
-            "description": "A tar archive: trained weights, optimizer state, run state and their hashes.",
-            "content": {"application/x-tar": {}},
-        },
-        302: {"description": "A link to the bytes, good for five minutes."},
-        304: {"description": "Unchanged since the `etag` in `If-None-Match`."},
+        **downloads.responses(
+            "A tar archive: trained weights, optimizer state, run state and their hashes.", "application/x-tar"
+        ),
         **errors(*SIGNED_IN, "job_not_found", "checkpoint_not_found", "store_unavailable"),
     },
 )
@@ -147,13 +146,7 @@ def list_fine_tuning_artifacts(
     summary="Download an artifact",
     response_class=Response,
     responses={
-        200: {
-            "description": "The bytes; `etag` is their SHA-256.",
-            "content": {kind: {} for kind in ("application/zip", "application/json", "text/csv", "text/markdown")}
-            | {"application/octet-stream": {}},
-        },
-        302: {"description": "A link to the bytes, good for five minutes."},
-        304: {"description": "Unchanged since the `etag` in `If-None-Match`."},
+        **downloads.responses("The bytes; `etag` is their SHA-256.", *ARTIFACT_TYPES),
         **errors(*SIGNED_IN, "job_not_found", "artifact_not_found", "store_unavailable"),
     },
 )

@@ -189,11 +189,11 @@ _TITLES = {
 
 
 def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses for these error codes, by status, each with an example."""
+    """OpenAPI responses for these error codes, by status, each with its example among `error_examples`."""
     by_status: dict[int, dict[str, Any]] = defaultdict(dict)
     for code in dict.fromkeys(codes):
         error = _BY_CODE[code]
-        by_status[error.status][code] = {"value": envelope(error.body)}
+        by_status[error.status][code] = {"$ref": f"#/components/examples/{code}"}
     return {
         status: {
             "model": ErrorEnvelope,
@@ -202,6 +202,11 @@ def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
         }
         for status, examples in sorted(by_status.items())
     }
+
+
+def error_examples() -> dict[str, dict[str, Any]]:
+    """OpenAPI examples of every error that some route documents, by code."""
+    return {code: {"value": envelope(error.body)} for code, error in sorted(_BY_CODE.items())}
 
 
 def documented_codes() -> set[str]:

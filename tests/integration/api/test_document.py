@@ -29,6 +29,15 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
             yield method, path, operation
 
 
+def followed(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """The node, or the component it refers to."""
+    if "$ref" not in node:
+        return node
+    for name in node["$ref"].removeprefix("#/").split("/"):
+        document = document[name]
+    return document
+
+
 def test_committed_document_is_the_applications(document: dict[str, Any]) -> None:
     committed = (ROOT / "docs" / "openapi.json").read_text(encoding="utf-8")
     assert committed == render(document), "run `make openapi`"
@@ -49,9 +58,11 @@ def test_every_error_response_is_the_envelope_with_an_example(document: dict[str
     for method, path, operation in operations(document):
         for status, response in operation["responses"].items():
             if int(status) >= 400:
-                content = response["content"]["application/json"]
+                content = followed(document, response)["content"]["application/json"]
                 assert content["schema"] == {"$ref": "#/components/schemas/ErrorEnvelope"}, (method, path, status)
                 assert content["examples"], (method, path, status)
+                for code, example in content["examples"].items():
+                    assert followed(document, example)["value"]["error"]["code"] == code, (method, path, status)
 
 
 def test_every_operation_that_signs_in_can_say_401(document: dict[str, Any]) -> None:
