@@ -12,7 +12,7 @@ from torch import nn
 
 from planner.setup import TrainingSetup
 from worker.training.attention import SEGMENTED_ATTENTION
-from worker.training.fake_model import build_base, read_config
+from worker.training.fake_model import build_base, read_config, replace_parameters
 from worker.training.loading import LoadedModel, make_trainable
 
 DEVIATION = 0.02  # of the weights: transformers' initializer_range
@@ -31,14 +31,7 @@ def load_random(config: Mapping[str, Any], setup: TrainingSetup, device: torch.d
 
 def _materialise(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
     """Give every parameter and buffer of a meta model memory and values, one at a time."""
-    made: dict[int, Any] = {}  # tied weights stay tied
-    for module in model.modules():
-        for name, parameter in list(module._parameters.items()):
-            if parameter is None:
-                continue
-            if id(parameter) not in made:
-                made[id(parameter)] = _random(module, parameter, dtype, device)
-            module._parameters[name] = made[id(parameter)]
+    replace_parameters(model, lambda module, parameter: _random(module, parameter, dtype, device))
     for module in model.modules():
         parametrizations = getattr(module, "parametrizations", {})
         for name in list(parametrizations):

@@ -3,8 +3,8 @@
 Built on the meta device, since PEFT moves modules about, which fake ones refuse; then made fake, tensor by tensor.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from bitsandbytes import functional
@@ -97,19 +97,17 @@ def make_fake(model: nn.Module, dtype: torch.dtype) -> list[torch.Tensor]:
     Returns the statistics of the 4-bit weights, which are no parameters.
     """
     statistics: list[torch.Tensor] = []
-    made: dict[int, Any] = {}  # tied weights stay tied
+
+    def stand_in(module: nn.Module, parameter: nn.Parameter) -> nn.Parameter:
+        if not isinstance(parameter, Params4bit):
+            return nn.Parameter(fake(parameter), requires_grad=parameter.requires_grad)
+        assert isinstance(module, Linear4bit)
+        weight = _weight_4bit(module, dtype)
+        statistics.extend(_tensors_of(weight.quant_state))
+        return cast(nn.Parameter, weight)
+
+    replace_parameters(model, stand_in)
     for module in model.modules():
-        for name, parameter in list(module._parameters.items()):
-            if parameter is None:
-                continue
-            if id(parameter) not in made:
-                if isinstance(parameter, Params4bit):
-                    assert isinstance(module, Linear4bit)
-                    made[id(parameter)] = _weight_4bit(module, dtype)
-                    statistics += _tensors_of(made[id(parameter)].quant_state)
-                else:
-                    made[id(parameter)] = nn.Parameter(fake(parameter), requires_grad=parameter.requires_grad)
-            module._parameters[name] = made[id(parameter)]
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else fake(buffer)
         if isinstance(module, Bnb4bitParametrization):
@@ -118,6 +116,18 @@ def make_fake(model: nn.Module, dtype: torch.dtype) -> list[torch.Tensor]:
             state.state2.absmax, state.state2.code = fake(state.state2.absmax), fake(state.state2.code)
             statistics += _tensors_of(state)
     return statistics
+
+
+def replace_parameters(model: nn.Module, make: Callable[[nn.Module, nn.Parameter], nn.Parameter]) -> None:
+    """Put `make(module, parameter)` in the place of every parameter; tied weights stay tied."""
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None:
+                continue
+            if id(parameter) not in made:
+                made[id(parameter)] = make(module, parameter)
+            module._parameters[name] = made[id(parameter)]
 
 
 def _weight_4bit(linear: Linear4bit, dtype: torch.dtype) -> Any:
