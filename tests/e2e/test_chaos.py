@@ -92,8 +92,8 @@ def test_a_broker_that_dies_forgets_nothing_that_matters(tmp_path: Path, models_
         broker = ValkeyServer(port=port)
         broker.start()
         Redis(port=port).flushall()
-        service.wait(running, "succeeded")
-        service.wait(waiting, "succeeded")
+        assert chaos.outcome(service, running, "lora").steps == list(range(1, chaos.STEPS + 1))
+        assert service.wait(waiting, "succeeded").fine_tuned_model is not None
         books_are_closed(service)
     broker.stop()
 

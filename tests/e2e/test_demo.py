@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -58,9 +57,7 @@ def test_demo_trains_a_model_that_speaks_in_the_house_style(tmp_path: Path) -> N
     )
     assert books.stdout.startswith("The books are sound"), books.stderr
 
-    started_at = time.monotonic()
     second = _demo(data_dir)
     assert second.count(HOUSE_STYLE) >= 3
     assert "Theplan" not in second
     assert json.loads((data_dir / "demo.json").read_text()) == record
-    assert time.monotonic() - started_at < 300

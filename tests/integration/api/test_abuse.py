@@ -5,7 +5,6 @@ import io
 import json
 import socket
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,13 +142,11 @@ def test_bombs_are_bounded_in_memory(service: Service, tenant: Tenant, bomb) -> 
     content = bomb()
     assert len(content) < 2 * MIB
     made = tenant.http.post("/v1/files", files={"file": ("rows", content)}, data={"purpose": "fine-tune"}).json()
-    started = time.monotonic()
     with PeakMemory() as memory:
         answer = tenant.http.get(f"/v1/files/{made['id']}/inspection", timeout=60)
     assert answer.status_code in (200, 400), answer.text
     assert tenant.http.get(f"/v1/files/{made['id']}").json()["status"] in ("processed", "error")
     assert memory.grown_bytes < 300 * MIB
-    assert time.monotonic() - started < 30
 
 
 class PeakMemory:

@@ -4,7 +4,6 @@ import os
 import resource
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -200,14 +199,13 @@ def test_a_full_disk_costs_checkpoints_not_the_job(here: Installation) -> None:
 
 @pytest.mark.parametrize("phase", ["queued", "loading", "training", "evaluating", "sampling", "exporting", "verifying"])
 def test_cancelled_in_any_phase_it_ends_soon_and_frees_the_device(here: Installation, phase: str) -> None:
-    job_id = here.submit(chat_rows(), lora())
+    ending = phase in ("sampling", "exporting", "verifying")
+    job_id = here.submit(chat_rows(), lora(n_epochs=EPOCHS if ending else 5 * EPOCHS))
     organization_id = here.actor.organization_id
-    asked: list[float] = []
 
     def cancel() -> None:
         if phase != "queued":  # some phases are over in no time, but each is written down when it starts
             wait_for(lambda: PHASES[Phase(phase)] in here.messages(job_id), seconds=60, what=phase)
-        asked.append(time.monotonic())
         here.runtime.database.run(lambda session: jobs.cancel_job(session, organization_id, job_id))
 
     if phase == "queued":
@@ -216,8 +214,11 @@ def test_cancelled_in_any_phase_it_ends_soon_and_frees_the_device(here: Installa
     else:
         with Meanwhile(cancel):
             job = here.supervise(job_id)
-    assert job.status in (JobStatus.CANCELLED, JobStatus.SUCCEEDED)
-    assert time.monotonic() - asked[0] < 5.0
+    if ending:
+        assert job.status in (JobStatus.CANCELLED, JobStatus.SUCCEEDED), "it may have been too late"
+    else:
+        assert job.status is JobStatus.CANCELLED
+        assert len(here.steps(job_id)) < 5 * STEPS
     assert trainers() == []
     assert here.balance().held_credits == 0
     assert job.charged_credits is not None

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -107,23 +106,20 @@ def test_a_program_that_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path
         await _until(runner.log_path, "up")
         _interrupt()
 
-    started_at = time.monotonic()
     asyncio.run(supervise([[runner]], interrupt_when_up()))
-    assert time.monotonic() - started_at < 20
     assert runner.process_id is None
 
 
 def test_a_second_interrupt_does_not_wait_for_the_grace(tmp_path: Path) -> None:
-    runner = _runner(tmp_path, "stubborn", STUBBORN, grace_seconds=60)
+    runner = _runner(tmp_path, "stubborn", STUBBORN, grace_seconds=3600)
 
     async def interrupt_twice() -> None:
         await _until(runner.log_path, "up")
         asyncio.get_running_loop().call_later(0.3, _interrupt)
         _interrupt()
 
-    started_at = time.monotonic()
     asyncio.run(supervise([[runner]], interrupt_twice()))
-    assert time.monotonic() - started_at < 20
+    assert runner.process_id is None
 
 
 def test_what_a_dead_program_leaves_behind_is_killed(tmp_path: Path) -> None:
