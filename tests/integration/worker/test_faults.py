@@ -61,7 +61,7 @@ def at_step(here: Installation, job_id: str, step: int, work: Callable[[int], No
     """`work` on the trainer's process id as soon as the job has reported `step`."""
 
     def watch() -> None:
-        wait_for(lambda: here.job(job_id).step >= step, seconds=60, what=f"step {step}")
+        wait_for(lambda: here.job(job_id).step >= step, what=f"step {step}")
         (trainer,) = trainers()
         work(trainer.pid)
 
@@ -189,7 +189,7 @@ def test_a_full_disk_costs_checkpoints_not_the_job(here: Installation) -> None:
 
     def fill(pid: int) -> None:
         before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-        wait_for(lambda: "could not be written" in here.messages(job_id), seconds=30, what="the warning")
+        wait_for(lambda: "could not be written" in here.messages(job_id), what="the warning")
         resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
     with at_step(here, job_id, 4, fill):
@@ -211,7 +211,7 @@ def interrupt(here: Installation, job_id: str, phase: str, verb: Callable[[Sessi
 
     def ask() -> None:
         if phase != "queued":  # some phases are over in no time, but each is written down when it starts
-            wait_for(lambda: PHASES[Phase(phase)] in here.messages(job_id), seconds=60, what=phase)
+            wait_for(lambda: PHASES[Phase(phase)] in here.messages(job_id), what=phase)
         here.runtime.database.run(lambda session: verb(session, organization_id, job_id))
 
     if phase == "queued":
