@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -23,7 +23,7 @@ from planner.devices import Device, device_of, parse_gpu, read_devices
 from planner.errors import PlannerError, UnsupportedArchitectureError
 from planner.model_spec import ModelSpec
 from planner.policy import Priority, TrainingPlan, Wishes
-from planner.rehearsed import RehearsedMemory
+from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
 from worker import rehearsals
@@ -102,11 +102,11 @@ def _sources(subject: Subject, devices: Sequence[Device], wishes: Wishes) -> tup
     try:
         return ModelSpec.from_config(subject.config), None
     except UnsupportedArchitectureError:
-        spec = rehearsals.survey(subject.config)
-    kind: Literal["cpu", "cuda"] = "cpu" if devices[0].kind == "cpu" else "cuda"
-    setups = policy.setups_to_rehearse(spec, subject.statistics, devices[0], wishes)
-    err.print(f"Rehearsing {len(setups)} training steps of {spec.model_type}, which the planner has no formula for…")
-    return spec, RehearsedMemory(spec, rehearsals.rehearse(subject.config, setups, kind))
+        model_type = subject.config.get("model_type")
+    err.print(f"Rehearsing training steps of {model_type}, which the planner has no formula for…")
+    kinds = tuple(sorted({device.kind for device in devices}))
+    memory = rehearsals.rehearsed_memory(RehearsalQuestion(subject.config, kinds, subject.statistics, wishes))
+    return memory.spec, memory
 
 
 def rehearsal_line(config: Mapping[str, Any], chosen: TrainingPlan) -> Text:

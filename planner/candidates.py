@@ -102,7 +102,7 @@ def allowed_methods(question: Question) -> tuple[Method, ...]:
 
 def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
     """Every run worth considering on one device. Lower ranks and 8-bit states only where nothing else fits."""
-    length = length_on(question, device)
+    length = length_on(question, device.kind)
     for method in allowed_methods(question):
         hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.wishes)
         for setup in _variants(question, length, method):
@@ -113,9 +113,9 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
                 break
 
 
-def setups_on(question: Question, device: Device) -> list[TrainingSetup]:
-    """One setup for each method, rank and checkpointing that could be considered on a device."""
-    length = length_on(question, device)
+def setups_on(question: Question, kind: str) -> list[TrainingSetup]:
+    """One setup for each method, rank and checkpointing that could be considered on a kind of device."""
+    length = length_on(question, kind)
     wanted = question.wishes.gradient_checkpointing
     return [
         replace(setup, gradient_checkpointing=checkpointed)
@@ -125,9 +125,9 @@ def setups_on(question: Question, device: Device) -> list[TrainingSetup]:
     ]
 
 
-def length_on(question: Question, device: Device) -> Length:
-    # On a CPU equal-length batches are faster than long packed rows.
-    return choose_length(question.spec, question.statistics, question.wishes, may_pack=device.kind == "cuda")
+def length_on(question: Question, kind: str) -> Length:
+    """Rows on a kind of device: on a CPU equal-length batches are faster than long packed rows."""
+    return choose_length(question.spec, question.statistics, question.wishes, may_pack=kind == "cuda")
 
 
 def _variants(question: Question, length: Length, method: Method) -> Iterator[TrainingSetup]:

@@ -57,7 +57,7 @@ def plan(
     chosen = _choose(question, candidates)
     if chosen is None:
         raise refusal(question, candidates)
-    length = length_on(question, chosen.device)
+    length = length_on(question, chosen.device.kind)
     return TrainingPlan(
         setup=chosen.setup,
         hyperparameters=chosen.hyperparameters,
@@ -76,12 +76,15 @@ def plan(
 
 
 def setups_to_rehearse(
-    spec: ModelSpec, statistics: DatasetStatistics, device: Device, wishes: Wishes
+    spec: ModelSpec, statistics: DatasetStatistics, kind: str, wishes: Wishes
 ) -> list[TrainingSetup]:
-    """The steps to rehearse before a model without a family can be planned on a device. Raises InvalidSetupError."""
+    """The steps to rehearse before a model without a family can be planned on a kind of device, "cpu" or "cuda".
+
+    Raises InvalidSetupError.
+    """
     check_wishes(spec, wishes)
     question = Question(spec, RehearsedMemory(spec, ()), statistics, wishes, {}, {})
-    return rehearsed_for(setups_on(question, device))
+    return rehearsed_for(setups_on(question, kind))
 
 
 def step_down(setup: TrainingSetup) -> TrainingSetup | None:

@@ -66,6 +66,7 @@ def make_tiny_model(
 _FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 1},
+    "opt": {"ffn_dim": 128, "word_embed_proj_dim": 64, "tie_word_embeddings": True},
     "gemma2": {"query_pre_attn_scalar": 16, "sliding_window": 64},
     "granite": {
         "logits_scaling": 8.0,

@@ -9,16 +9,17 @@ import orjson
 
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidModelError
-from planner.model_spec import ModelSpec
-from planner.rehearsed import RehearsedStep
+from planner.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
 from planner.setup import TrainingSetup
 
 PROGRAM = "worker.training.rehearse"
+LONGEST_SECONDS = 600.0  # two dozen steps of a few seconds each, on a machine that has other things to do
 
 
-def survey(config: Mapping[str, Any]) -> ModelSpec:
-    """The parameters of a model that the planner has no family of, by role. Raises InvalidModelError."""
-    return from_plain(ModelSpec, _ask({"config": dict(config), "kind": "cuda", "setups": None})["spec"])
+def rehearsed_memory(question: RehearsalQuestion) -> RehearsedMemory:
+    """A model that the planner has no family of: its parameters and its rehearsed steps. Raises InvalidModelError."""
+    answer = _ask({"question": to_plain(question)}, question.config)
+    return from_plain(RehearsedMemory, answer["memory"])
 
 
 def rehearse(
@@ -26,21 +27,27 @@ def rehearse(
 ) -> tuple[RehearsedStep, ...]:
     """One rehearsed step for each setup, on the kernels of a kind of device. Raises InvalidModelError."""
     asked = {"config": dict(config), "kind": kind, "setups": [to_plain(setup) for setup in setups]}
-    return tuple(from_plain(RehearsedStep, step) for step in _ask(asked)["steps"])
+    return tuple(from_plain(RehearsedStep, step) for step in _ask(asked, config)["steps"])
 
 
-def _ask(request: dict[str, Any]) -> dict[str, Any]:
+def _ask(request: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", PROGRAM]
-    done = subprocess.run(command, input=orjson.dumps(request), capture_output=True, check=False)  # noqa: S603 - our own module, no shell
+    name = f"The rehearsal of {config.get('model_type')!r}"
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module, no shell
+            command, input=orjson.dumps(request), capture_output=True, check=False, timeout=LONGEST_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise _refusal(f"{name} took longer than {LONGEST_SECONDS:.0f} s and was ended. Try a smaller model.") from None
     try:
         answer: dict[str, Any] = orjson.loads(done.stdout)
     except orjson.JSONDecodeError:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise InvalidModelError(
-            f"The rehearsal of {request['config'].get('model_type')!r} ended with code {done.returncode}: {last}",
-            code="unsupported_architecture",
-            param="model",
-        ) from None
+        raise _refusal(f"{name} ended with code {done.returncode}: {last}") from None
     if "error" in answer:
-        raise InvalidModelError(answer["error"], code="unsupported_architecture", param="model")
+        raise _refusal(answer["error"])
     return answer
+
+
+def _refusal(message: str) -> InvalidModelError:
+    return InvalidModelError(message, code="unsupported_architecture", param="model")

@@ -106,7 +106,7 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
         watch=watch,
         encoder=encoder,
         data=data,
-        layout=choose_layout(request.setup, device),
+        layout=choose_layout(request.setup, cuts_attention=loaded.cuts_attention),
         loaded=loaded,
         optimizer=build_optimizer(loaded.parameters, request.setup, request.hyperparameters),
         steps_per_epoch=per_epoch,
