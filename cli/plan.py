@@ -16,11 +16,13 @@ from core.datasets.examples import DataFormat, Example
 from core.datasets.inspection import check_structure, check_trainable, inspect_file, measure_tokens
 from core.datasets.reading import read_examples
 from core.errors import InvalidRequestError, ServiceUnavailableError
-from core.registry.base_models import find_base_model
+from core.registry.base_models import BaseModel, find_base_model
+from core.registry.weights import check_weights
 from core.settings import Settings
 from planner import catalogue, policy
 from planner.devices import Device, device_of, parse_gpu, read_devices
 from planner.errors import PlannerError, UnsupportedArchitectureError
+from planner.families import FAMILIES
 from planner.model_spec import ModelSpec
 from planner.policy import Priority, TrainingPlan, Wishes
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
@@ -129,7 +131,7 @@ def _read(models_dir: Path, model: str, path: Path | None) -> Subject:
     check_structure(inspection)
     data_format = inspection.require_format()
     try:
-        base_model = find_base_model(models_dir, model)
+        base_model = _base_model(models_dir, model)
     except ServiceUnavailableError:
         entry = catalogue.find_model(model)
         if entry is None:
@@ -143,7 +145,15 @@ def _read(models_dir: Path, model: str, path: Path | None) -> Subject:
 
 def _config(models_dir: Path, model: str) -> Mapping[str, Any]:
     entry = catalogue.find_model(model)
-    return entry.config if entry else find_base_model(models_dir, model).config
+    return entry.config if entry else _base_model(models_dir, model).config
+
+
+def _base_model(models_dir: Path, model: str) -> BaseModel:
+    """The model, its weights looked at from outside. Raises what finding it and `check_weights` raise."""
+    base_model = find_base_model(models_dir, model)
+    is_known = base_model.config.get("model_type") in FAMILIES
+    check_weights(base_model, ModelSpec.from_config(base_model.config) if is_known else None)
+    return base_model
 
 
 def estimate_statistics(path: Path, data_format: DataFormat) -> DatasetStatistics:

@@ -79,6 +79,22 @@ _SHOWN: tuple[TunewrightError, ...] = (
         param="model",
     ),
     InvalidModelError(
+        "The weights of 'acme/fp8' are already quantized: model.layers.0.mlp.up_proj.weight is of type F8_E4M3.",
+        code="quantized_weights",
+        param="model",
+    ),
+    InvalidModelError(
+        "The weights of 'acme/cut' are not those of its configuration: the files hold 7,241,732,096 parameters, "
+        "218,112,000 fewer than the 7,459,844,096 that config.json describes.",
+        code="weights_mismatch",
+        param="model",
+    ),
+    InvalidModelError(
+        "The safetensors headers of 'acme/torn' cannot be read: the file is truncated.",
+        code="unreadable_weights",
+        param="model",
+    ),
+    InvalidModelError(
         "The hub model 'acme/gated' is gated. Accept its licence on the hub and set HF_TOKEN for the service.",
         code="model_gated",
         param="model",
@@ -175,6 +191,9 @@ PLANNING = (
     "invalid_dataset",
     "unsafe_weights",
     "model_gated",
+    "quantized_weights",
+    "weights_mismatch",
+    "unreadable_weights",
     "unsupported_architecture",
     "model_being_rehearsed",
     "too_many_rehearsals",

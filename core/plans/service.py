@@ -44,6 +44,7 @@ from core.ids import new_id
 from core.plans import history, rehearsals
 from core.plans.models import Plan
 from core.registry.base_models import BaseModel, find_base_model
+from core.registry.weights import check_weights
 from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
 from planner import policy
@@ -264,8 +265,11 @@ def _memory_source(
     wishes: Wishes,
 ) -> DerivedMemory | RehearsedMemory:
     try:
-        return DerivedMemory(_spec(base_model.config))
+        spec = _spec(base_model.config)
+        check_weights(base_model, spec)
+        return DerivedMemory(spec)
     except UnsupportedArchitectureError:
+        check_weights(base_model, None)
         kinds = tuple(sorted({device.kind for device in devices}))
         return rehearsals.memory_for(runtime, RehearsalQuestion(base_model.config, kinds, statistics, wishes))
 
