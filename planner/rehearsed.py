@@ -12,7 +12,14 @@ from planner import constants as c
 from planner.decoder import DTYPE_BYTES
 from planner.devices import Device
 from planner.errors import InvalidSetupError
-from planner.memory import MemoryEstimate, bound_of, library_workspaces, overheads
+from planner.memory import (
+    MemoryEstimate,
+    bound_of,
+    library_workspaces,
+    load_transient,
+    overheads,
+    proof_bytes,
+)
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.optimizers import optimizer_named
 from planner.plans import Wishes
@@ -20,6 +27,7 @@ from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 
 ROWS = (1, 2)
+EVALUATION = "evaluation"  # the rehearsed phase of that name
 _ACCUMULATED = 2  # micro-batches of a rehearsed step: the second finds gradients, as all later ones do
 
 
@@ -81,7 +89,11 @@ class RehearsedMemory:
         step = trained * width + optimizer.step_bytes(trained, width, self.spec.embedding_parameters)
         activations = max(*above.values(), step)
         context, slack = overheads(setup, device, activations)
-        device_bytes = context + static + activations + slack
+        load = load_transient(self.spec, setup, on_cpu=on_cpu)
+        saving = proof_bytes(self.spec, setup, context, adapters, load)
+        device_bytes = context + max(
+            static + activations + slack, one.base_bytes + load + workspaces, one.base_bytes + saving
+        )
         return MemoryEstimate(
             base_weights_bytes=one.base_bytes,
             adapters_bytes=adapters,
@@ -95,12 +107,14 @@ class RehearsedMemory:
             optimizer_step_bytes=step - trained * width,
             dequantization_workspace_bytes=0,
             context_bytes=context,
-            load_transient_bytes=0,
+            load_transient_bytes=load,
             allocator_slack_bytes=slack,
             static_allocated_bytes=static,
             peak_allocated_bytes=static + activations,
             device_bytes=device_bytes,
             bound_bytes=bound_of(device_bytes, on_cpu=on_cpu),
+            evaluation_phase_bytes=above.get(EVALUATION, 0),
+            saving_phase_bytes=saving,
         )
 
     def _pair(self, setup: TrainingSetup, kind: str) -> tuple[RehearsedStep, RehearsedStep]:

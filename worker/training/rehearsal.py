@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import masking_utils
 
 from core.errors import TrainingError
+from planner.rehearsed import EVALUATION
 from planner.setup import Hyperparameters, Loss, Method, TrainingSetup
 from worker.training import attention
 from worker.training.batches import Layout, MicroBatch, TokenizedSet, choose_layout, longest_micro_batch
@@ -153,7 +154,7 @@ def _fake_batch(batch: MicroBatch) -> MicroBatch:
 def _run_steps(
     loaded: LoadedModel, batch: MicroBatch, setup: TrainingSetup, memory: LiveMemory, *, pages: bool
 ) -> dict[Category, int]:
-    """Two whole steps of `loop.optimizer_step`. Returns what is alive behind them."""
+    """Two whole steps of `loop.optimizer_step`, and an evaluation. Returns what is alive between the two."""
     for _, parameter in loaded.parameters:
         parameter.register_post_accumulate_grad_hook(lambda p: memory.assign([p.grad], Category.GRADIENTS))
     _mark_layers(loaded, memory)
@@ -174,7 +175,18 @@ def _run_steps(
             _take_states(optimizer, memory, pages=pages)
         optimizer.zero_grad(set_to_none=True)
     memory.enter(None)
-    return memory.bytes_now()
+    static = memory.bytes_now()
+    _evaluate(loaded, batch, memory)
+    return static
+
+
+def _evaluate(loaded: LoadedModel, batch: MicroBatch, memory: LiveMemory) -> None:
+    """What `evaluation.evaluate` does with one batch."""
+    loaded.model.eval()
+    memory.enter(EVALUATION)
+    with torch.inference_mode():
+        score(loaded, batch, 1.0)
+    memory.enter(None)
 
 
 def _mark_layers(loaded: LoadedModel, memory: LiveMemory) -> None:
