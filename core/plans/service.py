@@ -118,7 +118,7 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
         statistics = statistics.with_validation(held_out.statistics)
     with runtime.database.read() as session:
         devices = fleet.devices(session, runtime.settings)
-        corrections = history.corrections(session, runtime.settings)
+        learned = history.learned(session, runtime.settings)
     if not devices:
         raise ServiceUnavailableError(
             "No worker has reported a device lately, so nothing can be planned. Start one with `tunewright worker`.",
@@ -132,7 +132,8 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
             devices,
             request.wishes,
             runtime.settings.prices,
-            corrections=corrections,
+            corrections=learned.corrections,
+            paces=learned.paces,
             memory=source,
         )
     except DoesNotFitError as error:

@@ -192,6 +192,7 @@ def summarize(current: Run, exported: Exported, train_seconds: float) -> ResultR
         trained_tokens=current.state.tokens,
         steps=current.state.step,
         train_seconds=train_seconds,
+        step_seconds=current.step_seconds / current.steps_taken if current.steps_taken else None,
         checkpoints=current.saving.count,
         checkpoint_seconds=current.saving.seconds,
         final_train_loss=trained[-1] if trained else None,
