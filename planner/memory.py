@@ -104,7 +104,7 @@ def _estimate(spec: ModelSpec, setup: TrainingSetup, device: Device | None) -> M
     peak = static + phases.above_static
     load = load_transient(spec, setup, on_cpu=on_cpu)
     context, slack = overheads(setup, device, phases.above_static)
-    saving = proof_bytes(spec, setup, context, state.adapters, load)
+    saving = proof_bytes(spec, setup, state.adapters, load, 0 if on_cpu else context)
     device_bytes = context + max(peak + slack, state.base + load + workspaces, state.base + saving)
     return MemoryEstimate(
         base_weights_bytes=state.base,
@@ -250,11 +250,12 @@ def _evaluation(
     return throughout + max(forward + _dequantization_workspace(spec, setup), loss.evaluation_bytes)
 
 
-def proof_bytes(spec: ModelSpec, setup: TrainingSetup, context: int, adapters: int, load: int) -> int:
+def proof_bytes(spec: ModelSpec, setup: TrainingSetup, adapters: int, load: int, context: int) -> int:
     """Checkpoints and exports are written from where the tensors lie; then the model is dropped, and a fresh process
     loads base and export and scores some examples on whole logits (worker/training/verification.py).
 
-    On top of base weights and this process's context: another context, and the larger of loading and scoring.
+    On top of base weights and this process's context: another `context`, which a CPU has not, since the fork shares
+    the first one; and the larger of loading and scoring.
     """
     if setup.stack != TUNEWRIGHT_STACK:
         return 0

@@ -90,7 +90,7 @@ class RehearsedMemory:
         activations = max(*above.values(), step)
         context, slack = overheads(setup, device, activations)
         load = load_transient(self.spec, setup, on_cpu=on_cpu)
-        saving = proof_bytes(self.spec, setup, context, adapters, load)
+        saving = proof_bytes(self.spec, setup, adapters, load, 0 if on_cpu else context)
         device_bytes = context + max(
             static + activations + slack, one.base_bytes + load + workspaces, one.base_bytes + saving
         )

@@ -19,7 +19,7 @@ from core.queue.messages import INSPECT_FILE, MAINTENANCE_QUEUE, REHEARSE, RUN_J
 from core.retries.service import forget_before
 from core.runtime import Runtime
 from worker.app import SWEEP, create_app, serve
-from worker.rehearsals import rehearsed_memory
+from worker.rehearsals import end_all, rehearsed_memory
 
 FILES_PER_SWEEP = 20
 REHEARSALS_PER_SWEEP = 1
@@ -52,6 +52,7 @@ def run(runtime: Runtime) -> None:
     clock = EmbeddedService(app, thread=True, scheduler_cls=Scheduler)  # in memory: a missed sweep needs no making up
     worker_ready.connect(lambda **_: clock.start(), weak=False)
     worker_shutting_down.connect(lambda **_: clock.stop(), weak=False)
+    worker_shutting_down.connect(lambda **_: end_all(), weak=False)
     serve(app, name="maintenance", queue=MAINTENANCE_QUEUE, concurrency=2, log_level=runtime.settings.log_level)
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
 from core.db.upsert import insert_or_ignore
-from core.errors import ErrorBody, InvalidModelError, NotYetError, ServiceUnavailableError, TunewrightError
+from core.errors import ErrorBody, InvalidModelError, InvalidRequestError, NotYetError, ServiceUnavailableError
 from core.plans import queries
 from core.plans.models import Rehearsal
 from core.queue.messages import MAINTENANCE_QUEUE, REHEARSE, Nudge, collect
@@ -56,7 +56,10 @@ def memory_for(runtime: Runtime, question: RehearsalQuestion) -> RehearsedMemory
 
 
 def answer(runtime: Runtime, rehearsal_id: str, rehearse: Callable[[RehearsalQuestion], RehearsedMemory]) -> None:
-    """Rehearse what was asked, unless that was done. Runs outside any transaction; losing a race is harmless."""
+    """Rehearse what was asked, unless that was done. Runs outside any transaction; losing a race is harmless.
+
+    A refusal is an answer. Whatever else `rehearse` raises leaves the question open, and the sweep asks again.
+    """
     with runtime.database.read() as session:
         row = session.get(Rehearsal, rehearsal_id)
     if row is None or row.finished_at is not None:
@@ -64,7 +67,7 @@ def answer(runtime: Runtime, rehearsal_id: str, rehearse: Callable[[RehearsalQue
     memory, error = None, None
     try:
         memory = to_plain(rehearse(from_plain(RehearsalQuestion, row.question)))
-    except TunewrightError as refused:
+    except InvalidRequestError as refused:
         error = to_plain(refused.body)
 
     def record(session: Session) -> None:

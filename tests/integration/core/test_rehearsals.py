@@ -97,6 +97,18 @@ def test_answers_outlive_refusals_and_both_are_forgotten(
             assert (session.query(Rehearsal).count() == 1) is kept
 
 
+def test_a_rehearsal_that_was_interrupted_stays_to_be_done(runtime: Runtime) -> None:
+    def interrupted(_question: RehearsalQuestion) -> RehearsedMemory:
+        raise ServiceUnavailableError("The worker stops.")
+
+    rehearsal_id = ask(runtime)
+    with pytest.raises(ServiceUnavailableError):
+        rehearsals.answer(runtime, rehearsal_id, interrupted)
+    assert ask(runtime) == rehearsal_id
+    rehearsals.answer(runtime, rehearsal_id, answered)
+    assert rehearsals.memory_for(runtime, QUESTION) == answered(QUESTION)
+
+
 def test_not_everyone_may_wait(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsals, "MOST_WAITING", 2)
     for rank in (1, 2):

@@ -207,7 +207,8 @@ def test_the_prediction_is_the_largest_of_loading_training_evaluating_and_saving
     saved = estimate.base_weights_bytes + estimate.saving_phase_bytes
     assert estimate.device_bytes == estimate.context_bytes + max(trained, loaded, evaluated, saved)
     assert 0 < estimate.evaluation_phase_bytes < estimate.peak_allocated_bytes - estimate.static_allocated_bytes
-    assert estimate.saving_phase_bytes > estimate.context_bytes + estimate.adapters_bytes
+    context = 0 if device is CPU else estimate.context_bytes
+    assert estimate.saving_phase_bytes > context + estimate.adapters_bytes
 
 
 def test_a_small_step_needs_less_than_the_proof_of_its_export():
