@@ -23,15 +23,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rehearsals")),
     )
     op.create_index(op.f("ix_rehearsals_created_at"), "rehearsals", ["created_at"], unique=False)
-    with op.batch_alter_table("plans", schema=None) as batch_op:
-        batch_op.add_column(
-            sa.Column("rehearsed", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True)
-        )
+    op.add_column(
+        "plans", sa.Column("rehearsed", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True)
+    )
 
 
 def downgrade() -> None:
-    """Take this step back."""
-    with op.batch_alter_table("plans", schema=None) as batch_op:
-        batch_op.drop_column("rehearsed")
+    """Take this step back. In place on SQLite too: jobs refer to plans."""
+    op.drop_column("plans", "rehearsed")
     op.drop_index(op.f("ix_rehearsals_created_at"), table_name="rehearsals")
     op.drop_table("rehearsals")

@@ -11,11 +11,9 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply this step."""
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("step_seconds", sa.Float(), nullable=True))
+    op.add_column("jobs", sa.Column("step_seconds", sa.Float(), nullable=True))
 
 
 def downgrade() -> None:
-    """Take this step back."""
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.drop_column("step_seconds")
+    """Take this step back. In place on SQLite too: other tables refer to jobs."""
+    op.drop_column("jobs", "step_seconds")
