@@ -21,6 +21,7 @@ from core.errors import (
     InvalidRequestError,
     LimitReachedError,
     NotFoundError,
+    NotYetError,
     RateLimitError,
     ServiceUnavailableError,
     SlowRequestError,
@@ -50,9 +51,9 @@ def register(app: FastAPI) -> None:
 def error_response(error: TunewrightError) -> JSONResponse:
     """The response that shows an error."""
     headers: dict[str, str] = {}
-    if isinstance(error, (ConflictError, LimitReachedError)):
+    if isinstance(error, (ConflictError, LimitReachedError)) and not isinstance(error, NotYetError):
         headers["x-should-retry"] = "false"  # the client would wait and fail again
-    if isinstance(error, RateLimitError):
+    if isinstance(error, (NotYetError, RateLimitError)):
         headers["retry-after"] = str(error.retry_after_seconds)
     if isinstance(error, AuthenticationError):
         headers["www-authenticate"] = 'Bearer realm="tunewright"'

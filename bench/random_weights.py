@@ -11,9 +11,8 @@ from bitsandbytes.nn.parametrize import Bnb4bitParametrization
 from torch import nn
 
 from planner.setup import TrainingSetup
-from worker.training.attention import SEGMENTED_ATTENTION
 from worker.training.fake_model import build_base, read_config, replace_parameters
-from worker.training.loading import LoadedModel, make_trainable
+from worker.training.loading import LoadedModel, cut_attention, make_trainable
 
 DEVIATION = 0.02  # of the weights: transformers' initializer_range
 
@@ -24,9 +23,7 @@ def load_random(config: Mapping[str, Any], setup: TrainingSetup, device: torch.d
     base = build_base(read, setup)
     _materialise(base, getattr(torch, setup.dtype), device)
     loaded = make_trainable(base, setup, device)
-    if loaded.cuts_attention:
-        base.set_attn_implementation(SEGMENTED_ATTENTION)
-    return loaded
+    return cut_attention(loaded) if device.type == "cpu" else loaded
 
 
 def _materialise(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:

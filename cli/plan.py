@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -16,14 +16,16 @@ from core.datasets.examples import DataFormat, Example
 from core.datasets.inspection import check_structure, check_trainable, inspect_file, measure_tokens
 from core.datasets.reading import read_examples
 from core.errors import InvalidRequestError, ServiceUnavailableError
-from core.registry.base_models import find_base_model
+from core.registry.base_models import BaseModel, find_base_model
+from core.registry.weights import check_weights
 from core.settings import Settings
 from planner import catalogue, policy
 from planner.devices import Device, device_of, parse_gpu, read_devices
 from planner.errors import PlannerError, UnsupportedArchitectureError
+from planner.families import FAMILIES
 from planner.model_spec import ModelSpec
 from planner.policy import Priority, TrainingPlan, Wishes
-from planner.rehearsed import RehearsedMemory
+from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
 from worker import rehearsals
@@ -102,11 +104,11 @@ def _sources(subject: Subject, devices: Sequence[Device], wishes: Wishes) -> tup
     try:
         return ModelSpec.from_config(subject.config), None
     except UnsupportedArchitectureError:
-        spec = rehearsals.survey(subject.config)
-    kind: Literal["cpu", "cuda"] = "cpu" if devices[0].kind == "cpu" else "cuda"
-    setups = policy.setups_to_rehearse(spec, subject.statistics, devices[0], wishes)
-    err.print(f"Rehearsing {len(setups)} training steps of {spec.model_type}, which the planner has no formula for…")
-    return spec, RehearsedMemory(spec, rehearsals.rehearse(subject.config, setups, kind))
+        model_type = subject.config.get("model_type")
+    err.print(f"Rehearsing training steps of {model_type}, which the planner has no formula for…")
+    kinds = tuple(sorted({device.kind for device in devices}))
+    memory = rehearsals.rehearsed_memory(RehearsalQuestion(subject.config, kinds, subject.statistics, wishes))
+    return memory.spec, memory
 
 
 def rehearsal_line(config: Mapping[str, Any], chosen: TrainingPlan) -> Text:
@@ -129,7 +131,7 @@ def _read(models_dir: Path, model: str, path: Path | None) -> Subject:
     check_structure(inspection)
     data_format = inspection.require_format()
     try:
-        base_model = find_base_model(models_dir, model)
+        base_model = _base_model(models_dir, model)
     except ServiceUnavailableError:
         entry = catalogue.find_model(model)
         if entry is None:
@@ -143,7 +145,15 @@ def _read(models_dir: Path, model: str, path: Path | None) -> Subject:
 
 def _config(models_dir: Path, model: str) -> Mapping[str, Any]:
     entry = catalogue.find_model(model)
-    return entry.config if entry else find_base_model(models_dir, model).config
+    return entry.config if entry else _base_model(models_dir, model).config
+
+
+def _base_model(models_dir: Path, model: str) -> BaseModel:
+    """The model, its weights looked at from outside. Raises what finding it and `check_weights` raise."""
+    base_model = find_base_model(models_dir, model)
+    is_known = base_model.config.get("model_type") in FAMILIES
+    check_weights(base_model, ModelSpec.from_config(base_model.config) if is_known else None)
+    return base_model
 
 
 def estimate_statistics(path: Path, data_format: DataFormat) -> DatasetStatistics:

@@ -15,6 +15,7 @@
     │   └── UnknownCodeError             404  code_unknown
     ├── SlowRequestError                 408  request_too_slow
     ├── ConflictError                    409  conflict
+    │   └── NotYetError                  409  not_yet
     ├── FileTooLargeError                413  file_too_large
     ├── UnsupportedMediaTypeError        415  unsupported_media_type
     ├── RateLimitError                   429  rate_limit_exceeded
@@ -42,6 +43,7 @@ __all__ = [
     "LimitReachedError",
     "ModelNotFoundError",
     "NotFoundError",
+    "NotYetError",
     "PermissionDeniedError",
     "PlanDoesNotFitError",
     "RateLimitError",
@@ -186,6 +188,21 @@ class ConflictError(TunewrightError):
     code = "conflict"
 
 
+class NotYetError(ConflictError):
+    """Raised when what a request needs is being made. Asking again in a while gets it."""
+
+    code = "not_yet"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, param: str | None = None, retry_after_seconds: int = 1
+    ) -> None:
+        super().__init__(message, code=code, param=param)
+        self.retry_after_seconds = retry_after_seconds
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_later, (type(self), self.message, self.code, self.param, self.retry_after_seconds)
+
+
 class FileTooLargeError(TunewrightError):
     """Raised while streaming, at the first byte above the limit. Nothing is kept."""
 
@@ -216,11 +233,13 @@ class RateLimitError(TunewrightError):
         self.retry_after_seconds = retry_after_seconds
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_rate_limit, (self.message, self.code, self.param, self.retry_after_seconds)
+        return _rebuild_later, (type(self), self.message, self.code, self.param, self.retry_after_seconds)
 
 
-def _rebuild_rate_limit(message: str, code: str, param: str | None, retry_after_seconds: int) -> RateLimitError:
-    return RateLimitError(message, code=code, param=param, retry_after_seconds=retry_after_seconds)
+def _rebuild_later(
+    cls: type[NotYetError] | type[RateLimitError], message: str, code: str, param: str | None, retry_after_seconds: int
+) -> TunewrightError:
+    return cls(message, code=code, param=param, retry_after_seconds=retry_after_seconds)
 
 
 class LimitReachedError(TunewrightError):

@@ -10,9 +10,12 @@ from statistics import median
 
 from planner.errors import InvalidSetupError
 from planner.memory import Correction
+from planner.throughput import Pace
 
 COVERAGE = 0.99  # share of runs at or below prediction plus bound
 RATIO_RUNS = 10  # finished runs before the prediction is corrected at all
+TIMED_RUNS = 10  # finished runs before the predicted speed is corrected at all
+LARGEST_PACE = 4.0  # a step that takes longer than so many times its prediction, or so much less, is another machine
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,22 @@ class Observation:
 
     predicted_bytes: int
     measured_bytes: int
+
+    # Of an optimizer step; None where none was timed.
+    predicted_seconds: float | None = None
+    measured_seconds: float | None = None
+
+
+def pace(observations: Sequence[Observation]) -> Pace:
+    """The median of measured over predicted seconds of a step, bounded; as predicted until there are enough runs."""
+    ratios = [
+        o.measured_seconds / o.predicted_seconds
+        for o in observations
+        if o.measured_seconds is not None and o.predicted_seconds
+    ]
+    if len(ratios) < TIMED_RUNS:
+        return Pace(runs=len(ratios))
+    return Pace(min(max(median(ratios), 1 / LARGEST_PACE), LARGEST_PACE), len(ratios))
 
 
 def correction(observations: Sequence[Observation]) -> Correction:

@@ -21,7 +21,7 @@ from planner.recipe import (
 )
 from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
-from planner.throughput import SpeedEstimate, estimate_speed, truncated_tokens
+from planner.throughput import AS_PREDICTED, Pace, SpeedEstimate, estimate_speed, truncated_tokens
 
 LADDER = (Method.FULL, Method.LORA, Method.QLORA)  # from the least to the most compressed
 OPTIMIZER = "adamw_torch_fused"
@@ -31,6 +31,7 @@ MOST_SIZES = 8  # micro-batches considered, smallest first
 
 
 Corrections = Mapping[tuple[str, Method], Correction]  # by device class and method
+Paces = Mapping[tuple[str, Method], Pace]
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,15 @@ class Question:
     wishes: Wishes
     prices: Mapping[str, int]
     corrections: Corrections
+    paces: Paces
 
     def correction_on(self, device: Device, method: Method) -> Correction:
         """What finished runs of this method on this class of device have taught."""
         return self.corrections.get((device.device_class, method), NO_CORRECTION)
+
+    def pace_on(self, device: Device, method: Method) -> Pace:
+        """The same of the speed."""
+        return self.paces.get((device.device_class, method), AS_PREDICTED)
 
 
 def allowed_methods(question: Question) -> tuple[Method, ...]:
@@ -102,7 +108,7 @@ def allowed_methods(question: Question) -> tuple[Method, ...]:
 
 def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
     """Every run worth considering on one device. Lower ranks and 8-bit states only where nothing else fits."""
-    length = length_on(question, device)
+    length = length_on(question, device.kind)
     for method in allowed_methods(question):
         hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.wishes)
         for setup in _variants(question, length, method):
@@ -113,9 +119,9 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
                 break
 
 
-def setups_on(question: Question, device: Device) -> list[TrainingSetup]:
-    """One setup for each method, rank and checkpointing that could be considered on a device."""
-    length = length_on(question, device)
+def setups_on(question: Question, kind: str) -> list[TrainingSetup]:
+    """One setup for each method, rank and checkpointing that could be considered on a kind of device."""
+    length = length_on(question, kind)
     wanted = question.wishes.gradient_checkpointing
     return [
         replace(setup, gradient_checkpointing=checkpointed)
@@ -125,9 +131,9 @@ def setups_on(question: Question, device: Device) -> list[TrainingSetup]:
     ]
 
 
-def length_on(question: Question, device: Device) -> Length:
-    # On a CPU equal-length batches are faster than long packed rows.
-    return choose_length(question.spec, question.statistics, question.wishes, may_pack=device.kind == "cuda")
+def length_on(question: Question, kind: str) -> Length:
+    """Rows on a kind of device: on a CPU equal-length batches are faster than long packed rows."""
+    return choose_length(question.spec, question.statistics, question.wishes, may_pack=kind == "cuda")
 
 
 def _variants(question: Question, length: Length, method: Method) -> Iterator[TrainingSetup]:
@@ -190,6 +196,8 @@ def _estimate(question: Question, device: Device, setup: TrainingSetup, hyperpar
     correction = question.correction_on(device, setup.method)
     memory = question.memory.estimate(setup, device).corrected(correction)
     speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters)
+    pace = question.pace_on(device, setup.method)
+    speed = speed if pace == AS_PREDICTED else speed.paced(pace)
     return Candidate(device, setup, hyperparameters, memory, speed, quote_for(question.prices, device, speed.seconds))
 
 

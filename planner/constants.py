@@ -34,6 +34,7 @@ PUBLISHED_LORA_DROPOUT = 0.1  # probability; of the fms-acceleration runs: scrip
 # Loss
 LOSS_CHUNK_BYTES = 67_108_864  # bytes; float32 logits held at a time: CHUNK_BYTES of worker/training/loss.py
 LOSS_CHUNK_MINIMUM = 16  # rows; of a chunk: _chunk_rows of worker/training/loss.py
+PROOF_TOKENS = 512  # tokens; of an example that proves an export: _VERIFIED_TOKENS of worker/training/loop.py
 TORCHTUNE_LOSS_CHUNKS = 8  # chunks; num_output_chunks of torchtune's CEWithChunkedOutputLoss
 
 # Speed

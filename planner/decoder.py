@@ -31,9 +31,9 @@ class DecoderLayer:
         self.tape = Tape()
         self.source = self.output = self.tape.tensor(self.bytes_of(spec.hidden_size))
 
-    def moments(self) -> list[int]:
-        """Bytes alive at each moment of the backward pass."""
-        kept = (self.source, self.output) if self.setup.gradient_checkpointing else ()
+    def moments(self, *, recomputed: bool) -> list[int]:
+        """Bytes alive at each moment of the backward pass; a recomputed layer's input and output live throughout."""
+        kept = (self.source, self.output) if recomputed else ()
         return self.tape.backward_bytes(kept)
 
     def bytes_of(self, features: int, width: int | None = None) -> int:

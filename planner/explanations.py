@@ -162,11 +162,12 @@ def _memory(chosen: Candidate) -> str:
 
 
 def _price(chosen: Candidate) -> str:
-    quote = chosen.quote
+    quote, pace = chosen.quote, chosen.speed.pace
+    learned = f"; {pace.runs:,} finished runs like it here took {pace.ratio:.2f} times the time predicted for a step"
     return (
         f"About {duration(quote.predicted_seconds)} at {quote.credits_per_hour:,} credits an hour is "
         f"{quote.predicted_credits:,}; the quote of {quote.credits:,} covers {duration(quote.billed_seconds)}, "
-        "and only what is used is charged."
+        f"and only what is used is charged{learned if pace.ratio != 1 else ''}."
     )
 
 

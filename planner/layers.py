@@ -18,6 +18,7 @@ class LayerMemory:
     weight_copies_bytes: int  # 16-bit copies of weights among the saved
     backward_peak_bytes: int  # saved tensors, gradients and workspaces at the worst moment of its backward
     parameter_gradient_bytes: int
+    forward_bytes: int  # on top of its input, at the worst moment of a forward pass that keeps nothing
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class _LayerLines:
 
     source: _Line
     saved: _Line
+    forward: _Line
     moments: tuple[_Line, ...]  # of its backward; those that can be the worst
     weight_copies_bytes: int
     parameter_gradient_bytes: int
@@ -60,6 +62,7 @@ def layer_memory(
         weight_copies_bytes=lines.weight_copies_bytes,
         backward_peak_bytes=max(line.at(batch) for line in lines.moments),
         parameter_gradient_bytes=lines.parameter_gradient_bytes,
+        forward_bytes=lines.forward.at(batch),
     )
 
 
@@ -72,13 +75,15 @@ def _shape(group: LayerGroup, windowed: bool) -> LayerGroup:
 @lru_cache(maxsize=1024)
 def _layer_lines(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile) -> _LayerLines:
     """The lines through one and two rows."""
-    one, two = (_recorded(spec, group, setup, stack, rows) for rows in (1, 2))
+    recomputed, plain = setup.gradient_checkpointing, replace(setup, gradient_checkpointing=False)
+    one, two = (_recorded(spec, group, plain, stack, rows) for rows in (1, 2))
     source = one.tape.sizes[0]
-    moments = [_line(a, b) for a, b in zip(one.moments(), two.moments(), strict=True)]
+    moments = map(_line, one.moments(recomputed=recomputed), two.moments(recomputed=recomputed))
     return _LayerLines(
         source=_Line(0, source),
         saved=_line(one.tape.saved_bytes, two.tape.saved_bytes),
-        moments=_upper(moments),
+        forward=_line(one.tape.forward_bytes(), two.tape.forward_bytes()),
+        moments=_upper(list(moments)),
         weight_copies_bytes=one.weight_copies_bytes,
         parameter_gradient_bytes=sum(operation.parameter_gradient_bytes for operation in one.tape.operations),
     )
@@ -97,7 +102,9 @@ def _upper(lines: list[_Line]) -> tuple[_Line, ...]:
     return tuple(kept)
 
 
+@lru_cache(maxsize=256)
 def _recorded(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile, rows: int) -> DecoderLayer:
+    """One tape, which checkpointing does not change."""
     layer = DecoderLayer(spec, group, setup, stack, rows, setup.max_length)
     layer.output = layer.layer(layer.source)
     return layer

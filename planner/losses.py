@@ -16,6 +16,7 @@ class LossPhase:
     forward_bytes: int
     backward_bytes: int
     projection_bytes: int  # the gradient of the logits while the output projection runs backward
+    evaluation_bytes: int = 0  # forward without gradients; of our own loss only
 
     @property
     def peak_bytes(self) -> int:
@@ -96,6 +97,8 @@ def _own_fused_linear(spec: ModelSpec, setup: TrainingSetup, norm: int, tokens: 
         forward_bytes=norm + 2 * selected + weight + chunks,
         backward_bytes=norm + 2 * selected + 2 * weight,
         projection_bytes=norm + selected,
+        # The logits of the chunk before, and of this one in 16 bits and in float32.
+        evaluation_bytes=2 * selected + max(alive * min(tokens, rows) * row, int((alive + 0.5) * following * row)),
     )
 
 

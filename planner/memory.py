@@ -4,17 +4,18 @@ Derivations and sources of every term: `docs/planner.md`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from planner import constants as c
-from planner.decoder import DTYPE_BYTES
+from planner.decoder import DTYPE_BYTES, FLOAT32_BYTES
 from planner.devices import Device
 from planner.errors import InvalidSetupError
 from planner.layers import LayerMemory, layer_memory
-from planner.losses import loss_phase
+from planner.losses import LossPhase, loss_phase
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.optimizers import optimizer_named
-from planner.setup import Method, TrainingSetup
+from planner.setup import TUNEWRIGHT_STACK, Method, TrainingSetup
 from planner.stacks import StackProfile, profile
 
 HOPPER = (9, 0)  # compute capability from which cuBLAS takes larger workspaces
@@ -54,6 +55,8 @@ class MemoryEstimate:
     peak_allocated_bytes: int
     device_bytes: int  # what the driver, or the kernel for a CPU, reports
     bound_bytes: int  # kept free on top, so that a plan that fits does fit
+    evaluation_phase_bytes: int = 0  # scoring held-out examples, on top of what stays between steps
+    saving_phase_bytes: int = 0  # proving the export in a process of its own, on top of the base weights
     correction: Correction = NO_CORRECTION  # by what finished runs measured; already in device_bytes and bound_bytes
 
     @property
@@ -99,9 +102,10 @@ def _estimate(spec: ModelSpec, setup: TrainingSetup, device: Device | None) -> M
     static = state.base + state.adapters + state.optimizer + inputs + workspaces
     phases = _phases(spec, setup, stack, state)
     peak = static + phases.above_static
-    load = _load_transient(spec, setup, on_cpu)
+    load = load_transient(spec, setup, on_cpu=on_cpu)
     context, slack = overheads(setup, device, phases.above_static)
-    device_bytes = context + max(peak + slack, state.base + load + workspaces)
+    saving = proof_bytes(spec, setup, state.adapters, load, 0 if on_cpu else context)
+    device_bytes = context + max(peak + slack, state.base + load + workspaces, state.base + saving)
     return MemoryEstimate(
         base_weights_bytes=state.base,
         adapters_bytes=state.adapters,
@@ -121,6 +125,8 @@ def _estimate(spec: ModelSpec, setup: TrainingSetup, device: Device | None) -> M
         peak_allocated_bytes=peak,
         device_bytes=device_bytes,
         bound_bytes=bound_of(device_bytes, on_cpu=on_cpu),
+        evaluation_phase_bytes=phases.evaluation,
+        saving_phase_bytes=saving,
     )
 
 
@@ -200,6 +206,7 @@ class _Phases:
     loss: int
     recompute: int
     step: int
+    evaluation: int
     above_static: int
 
 
@@ -224,7 +231,38 @@ def _phases(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, state: _
         throughout + state.gradients_in_backward + _second_embedding_gradient(spec, setup),
         state.gradients_in_backward + state.optimizer_step,
     )
-    return _Phases(kept + throughout, loss.peak_bytes, top, state.optimizer_step, max(candidates))
+    evaluation = _evaluation(spec, setup, throughout, [m for _, m in layers], loss)
+    above = max(*candidates, evaluation)
+    return _Phases(kept + throughout, loss.peak_bytes, top, state.optimizer_step, evaluation, above)
+
+
+def _evaluation(
+    spec: ModelSpec, setup: TrainingSetup, throughout: int, layers: Sequence[LayerMemory], loss: LossPhase
+) -> int:
+    """Held-out rows, as many at a time as in training, forward without gradients (worker/training/evaluation.py).
+
+    None of another library's loop: what those evaluate is not known.
+    """
+    if setup.stack != TUNEWRIGHT_STACK:
+        return 0
+    # The variables of the modelling code hold the layer's input, and that of its second block with its norm.
+    forward = max(3 * layer.input_bytes + layer.forward_bytes + layer.weight_copies_bytes for layer in layers)
+    return throughout + max(forward + _dequantization_workspace(spec, setup), loss.evaluation_bytes)
+
+
+def proof_bytes(spec: ModelSpec, setup: TrainingSetup, adapters: int, load: int, context: int) -> int:
+    """Checkpoints and exports are written from where the tensors lie; then the model is dropped, and a fresh process
+    loads base and export and scores some examples on whole logits (worker/training/verification.py).
+
+    On top of base weights and this process's context: another `context`, which a CPU has not, since the fork shares
+    the first one; and the larger of loading and scoring.
+    """
+    if setup.stack != TUNEWRIGHT_STACK:
+        return 0
+    tokens = min(setup.max_length, c.PROOF_TOKENS)
+    # The logits, those of the scored tokens, and these in float32 with their log-softmax.
+    logits = tokens * spec.vocab_size * (2 * DTYPE_BYTES[setup.dtype] + 2 * FLOAT32_BYTES)
+    return context + adapters + max(load, logits)
 
 
 def _working_set(setup: TrainingSetup, layer: LayerMemory) -> int:
@@ -267,7 +305,7 @@ def library_workspaces(device: Device | None) -> int:
     return c.CUBLAS_HANDLES * (c.CUBLAS_WORKSPACE_HOPPER_BYTES if hopper else c.CUBLAS_WORKSPACE_BYTES)
 
 
-def _load_transient(spec: ModelSpec, setup: TrainingSetup, on_cpu: bool) -> int:
+def load_transient(spec: ModelSpec, setup: TrainingSetup, *, on_cpu: bool) -> int:
     """Above the finished base: one tensor in flight, one 16-bit layer to quantize, on a CPU the mapped files."""
     width = DTYPE_BYTES[setup.dtype]
     largest_layer = max(group.parameters for group in spec.groups) * width

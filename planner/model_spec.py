@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from planner.errors import InvalidConfigurationError, InvalidSetupError, UnsupportedArchitectureError
 from planner.families import FAMILIES, Family, NormPlacement, QueryNorm
 
+EXPERT_COUNTS = ("num_experts", "num_local_experts")  # transformers 5 writes either, whatever the hub's file has
 ALL_LINEAR = "all-linear"  # PEFT's word for every decoder-layer linear; here it includes experts
 
 
@@ -225,7 +226,11 @@ class ModelSpec:
                 f"The model's architecture is {model_type!r}, which cannot be planned yet. "
                 f"Supported: {', '.join(FAMILIES)}."
             )
-        return _build(family, {**family.defaults, **{k: v for k, v in config.items() if v is not None}})
+        stated = {key: value for key, value in config.items() if value is not None}
+        if family.experts_key is not None:
+            count = next((stated[name] for name in (family.experts_key, *EXPERT_COUNTS) if name in stated), None)
+            stated |= {} if count is None else {family.experts_key: count}
+        return _build(family, {**family.defaults, **stated})
 
 
 @lru_cache(maxsize=1024)

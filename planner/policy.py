@@ -11,6 +11,7 @@ from planner.candidates import (
     Corrections,
     DerivedMemory,
     MemorySource,
+    Paces,
     Question,
     allowed_methods,
     candidates_on,
@@ -40,24 +41,25 @@ def plan(
     prices: Mapping[str, int],
     *,
     corrections: Corrections | None = None,
+    paces: Paces | None = None,
     memory: MemorySource | None = None,
 ) -> TrainingPlan:
     """The run for this model and data set on one of these devices. A pure function of its arguments.
 
-    `prices` are credits per device-hour by device class, with a `default`; `corrections` are what finished runs have
-    taught (planner/calibration.py); `memory` estimates where the model has no family
-    (planner/rehearsed.py). Raises InvalidSetupError for wishes that
-    contradict each other, DoesNotFitError where nothing that they allow fits.
+    `prices` are credits per device-hour by device class, with a `default`; `corrections` and `paces` are what finished
+    runs have taught of memory and speed (planner/calibration.py); `memory` estimates where the model has no family
+    (planner/rehearsed.py). Raises InvalidSetupError for wishes that contradict each other, DoesNotFitError where
+    nothing that they allow fits.
     """
     check_wishes(spec, wishes)
     if not devices:
         raise InvalidSetupError("There is no device to plan for.")
-    question = Question(spec, memory or DerivedMemory(spec), statistics, wishes, prices, corrections or {})
+    question = Question(spec, memory or DerivedMemory(spec), statistics, wishes, prices, corrections or {}, paces or {})
     candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
     chosen = _choose(question, candidates)
     if chosen is None:
         raise refusal(question, candidates)
-    length = length_on(question, chosen.device)
+    length = length_on(question, chosen.device.kind)
     return TrainingPlan(
         setup=chosen.setup,
         hyperparameters=chosen.hyperparameters,
@@ -76,12 +78,15 @@ def plan(
 
 
 def setups_to_rehearse(
-    spec: ModelSpec, statistics: DatasetStatistics, device: Device, wishes: Wishes
+    spec: ModelSpec, statistics: DatasetStatistics, kind: str, wishes: Wishes
 ) -> list[TrainingSetup]:
-    """The steps to rehearse before a model without a family can be planned on a device. Raises InvalidSetupError."""
+    """The steps to rehearse before a model without a family can be planned on a kind of device, "cpu" or "cuda".
+
+    Raises InvalidSetupError.
+    """
     check_wishes(spec, wishes)
-    question = Question(spec, RehearsedMemory(spec, ()), statistics, wishes, {}, {})
-    return rehearsed_for(setups_on(question, device))
+    question = Question(spec, RehearsedMemory(spec, ()), statistics, wishes, {}, {}, {})
+    return rehearsed_for(setups_on(question, kind))
 
 
 def step_down(setup: TrainingSetup) -> TrainingSetup | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from planner import constants as c
 from planner.candidates import Candidate, Question, allowed_methods, candidates_on
 from planner.catalogue import gpus
 from planner.devices import Device, device_of
@@ -56,14 +57,19 @@ def _fits(question: Question, device: Device) -> bool:
 
 def _shorter(question: Question, best: Candidate) -> str | None:
     """The greatest length, to 64 tokens, at which the best run fits."""
-    low, high = 0, best.setup.max_length // 64
+
+    def fits(steps: int) -> bool:
+        shorter = replace(best.setup, max_length=steps * c.LENGTH_STEP)
+        estimate = question.memory.estimate(shorter, best.device).corrected(best.memory.correction)
+        return estimate.required_bytes <= best.device.free_bytes
+
+    low, high = SHORTEST_LENGTH // c.LENGTH_STEP, (best.setup.max_length - 1) // c.LENGTH_STEP
+    if high < low or not fits(low):
+        return None
     while low < high:
         middle = (low + high + 1) // 2
-        shorter = replace(best.setup, max_length=middle * 64)
-        estimate = question.memory.estimate(shorter, best.device).corrected(best.memory.correction)
-        low, high = (middle, high) if estimate.required_bytes <= best.device.free_bytes else (low, middle - 1)
-    length = low * 64
-    return f"set max_length to {length:,} or less" if SHORTEST_LENGTH <= length < best.setup.max_length else None
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return f"set max_length to {low * c.LENGTH_STEP:,} or less"
 
 
 def _smallest_gpu(question: Question, best: Candidate) -> str | None:

@@ -4,20 +4,41 @@ A rehearsal (worker/training/rehearsal.py) runs the trainer's own step on fake t
 with two give, phase by phase, a line for any micro-batch, since every tensor is either per row or per weight.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from planner import constants as c
 from planner.decoder import DTYPE_BYTES
 from planner.devices import Device
 from planner.errors import InvalidSetupError
-from planner.memory import MemoryEstimate, bound_of, library_workspaces, overheads
+from planner.memory import (
+    MemoryEstimate,
+    bound_of,
+    library_workspaces,
+    load_transient,
+    overheads,
+    proof_bytes,
+)
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.optimizers import optimizer_named
+from planner.plans import Wishes
 from planner.setup import Method, TrainingSetup
+from planner.statistics import DatasetStatistics
 
 ROWS = (1, 2)
+EVALUATION = "evaluation"  # the rehearsed phase of that name
 _ACCUMULATED = 2  # micro-batches of a rehearsed step: the second finds gradients, as all later ones do
+
+
+@dataclass(frozen=True)
+class RehearsalQuestion:
+    """What decides the steps that a model without a family must be rehearsed with before it can be planned."""
+
+    config: Mapping[str, Any]  # its config.json
+    kinds: tuple[str, ...]  # of the devices to plan for: "cpu", "cuda"
+    statistics: DatasetStatistics
+    wishes: Wishes
 
 
 @dataclass(frozen=True)
@@ -25,6 +46,7 @@ class RehearsedStep:
     """One rehearsed step: its setup, what stays between steps and the highest use of each phase, in bytes."""
 
     setup: TrainingSetup
+    kind: str  # of the device whose kernels it ran
     base_bytes: int
     static_bytes: int
     phases: dict[str, int]
@@ -49,7 +71,8 @@ class RehearsedMemory:
 
         Raises InvalidSetupError where no rehearsed step is like it.
         """
-        one, two = self._pair(setup)
+        on_cpu = device is not None and device.kind == "cpu"
+        one, two = self._pair(setup, "cpu" if on_cpu else "cuda")
         rows = setup.per_device_train_batch_size
         scale = -(-setup.max_length // one.setup.max_length) if setup.max_length > one.setup.max_length else 1
         above = {
@@ -61,13 +84,16 @@ class RehearsedMemory:
         state = optimizer.state_bytes(trained, width)
         adapters = 0 if setup.method is Method.FULL else trained * width
         inputs = rows * setup.max_length * c.INPUT_BYTES_PER_TOKEN
-        on_cpu = device is not None and device.kind == "cpu"
         workspaces = 0 if on_cpu else library_workspaces(device)
         static = one.base_bytes + adapters + state + inputs + workspaces
         step = trained * width + optimizer.step_bytes(trained, width, self.spec.embedding_parameters)
         activations = max(*above.values(), step)
         context, slack = overheads(setup, device, activations)
-        device_bytes = context + static + activations + slack
+        load = load_transient(self.spec, setup, on_cpu=on_cpu)
+        saving = proof_bytes(self.spec, setup, adapters, load, 0 if on_cpu else context)
+        device_bytes = context + max(
+            static + activations + slack, one.base_bytes + load + workspaces, one.base_bytes + saving
+        )
         return MemoryEstimate(
             base_weights_bytes=one.base_bytes,
             adapters_bytes=adapters,
@@ -81,25 +107,28 @@ class RehearsedMemory:
             optimizer_step_bytes=step - trained * width,
             dequantization_workspace_bytes=0,
             context_bytes=context,
-            load_transient_bytes=0,
+            load_transient_bytes=load,
             allocator_slack_bytes=slack,
             static_allocated_bytes=static,
             peak_allocated_bytes=static + activations,
             device_bytes=device_bytes,
             bound_bytes=bound_of(device_bytes, on_cpu=on_cpu),
+            evaluation_phase_bytes=above.get(EVALUATION, 0),
+            saving_phase_bytes=saving,
         )
 
-    def _pair(self, setup: TrainingSetup) -> tuple[RehearsedStep, RehearsedStep]:
+    def _pair(self, setup: TrainingSetup, kind: str) -> tuple[RehearsedStep, RehearsedStep]:
         alike = {
             step.setup.per_device_train_batch_size: step
             for step in self.steps
-            if step.setup.method is setup.method
+            if step.kind == kind
+            and step.setup.method is setup.method
             and step.setup.gradient_checkpointing == setup.gradient_checkpointing
             and step.setup.packing == setup.packing
         }
         if set(alike) < set(ROWS):
             raise InvalidSetupError(
-                f"{setup.method} of {self.spec.model_type} was not rehearsed: its layers cannot be trained so."
+                f"{setup.method} of {self.spec.model_type} was not rehearsed for {kind}: plan it anew."
             )
         return alike[1], alike[2]
 

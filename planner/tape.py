@@ -7,12 +7,12 @@ nothing else shares the storage (`InputBuffer::accumulate` in torch/csrc/autogra
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 Tensor = int  # index into Tape.sizes
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """One node of the graph. Sizes in bytes."""
 
     output: Tensor
@@ -59,6 +59,19 @@ class Tape:
     def saved_bytes(self) -> int:
         """Bytes that the forward pass leaves behind for the backward pass, each storage once."""
         return sum(self.sizes[tensor] for tensor in {t for operation in self.operations for t in operation.saves})
+
+    def forward_bytes(self) -> int:
+        """The most bytes alive while the tape runs forward without a graph, its first tensor apart.
+
+        A tensor lives from its production to its last use; modelling code lets go of it then.
+        """
+        last_use = {tensor: index for index, operation in enumerate(self.operations) for tensor in operation.inputs}
+        alive = peak = 0
+        for index, operation in enumerate(self.operations):
+            alive += self.sizes[operation.output]
+            peak = max(peak, alive)
+            alive -= sum(self.sizes[t] for t in set(operation.inputs) if t != 0 and last_use[t] == index)
+        return peak
 
     def backward_bytes(self, kept: tuple[Tensor, ...] = ()) -> list[int]:
         """Bytes alive at each moment while the tape runs backward from its last output.

@@ -1,6 +1,6 @@
 """How fast a run is and how long it takes, from its arithmetic and the device's data sheet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from planner import constants as c
@@ -12,6 +12,17 @@ from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.setup import Hyperparameters, Method, TrainingSetup
 from planner.stacks import profile
 from planner.statistics import DatasetStatistics
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What finished runs make of the predicted time of a step. The default leaves it as it is."""
+
+    ratio: float = 1.0  # measured over predicted seconds
+    runs: int = 0  # that it was learned from
+
+
+AS_PREDICTED = Pace()
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,7 @@ class SpeedEstimate:
     evaluation_seconds: float
     sampling_seconds: float  # samples before and after
     export_seconds: float  # writing the result and checking it in a fresh process
+    pace: Pace = AS_PREDICTED  # by what finished runs measured; already in the speed and the seconds of the steps
 
     @property
     def seconds(self) -> float:
@@ -37,6 +49,22 @@ class SpeedEstimate:
             + self.evaluation_seconds
             + self.sampling_seconds
             + self.export_seconds
+        )
+
+    @property
+    def unpaced_step_seconds(self) -> float:
+        """`step_seconds` before any correction."""
+        return self.step_seconds / self.pace.ratio
+
+    def paced(self, pace: Pace) -> "SpeedEstimate":
+        """This estimate, not corrected yet, as finished runs would have it. What is not steps stays as it is."""
+        return replace(
+            self,
+            tokens_per_second=self.tokens_per_second / pace.ratio,
+            step_seconds=self.step_seconds * pace.ratio,
+            training_seconds=self.training_seconds * pace.ratio,
+            evaluation_seconds=self.evaluation_seconds * pace.ratio,
+            pace=pace,
         )
 
 

@@ -63,9 +63,23 @@ def make_tiny_model(
     return directory
 
 
+def tensors_header(config: dict[str, Any], dtype: str = "BF16") -> bytes:
+    """The head of a safetensors file of this model, to which no weights need be attached: all in one tensor or two."""
+    from planner.model_spec import ModelSpec
+
+    spec = ModelSpec.from_config(config)
+    tensors = {"model.weight": [spec.parameters - spec.lm_head_parameters]}
+    if not spec.tie_word_embeddings:
+        tensors["lm_head.weight"] = [spec.vocab_size, spec.hidden_size]
+    described = {name: {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]} for name, shape in tensors.items()}
+    header = json.dumps(described).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
 _FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 1},
+    "opt": {"ffn_dim": 128, "word_embed_proj_dim": 64, "tie_word_embeddings": True},
     "gemma2": {"query_pre_attn_scalar": 16, "sliding_window": 64},
     "granite": {
         "logits_scaling": 8.0,

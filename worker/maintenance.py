@@ -1,6 +1,7 @@
-"""The maintenance worker: it inspects uploaded files, and sweeps for jobs and messages that were lost."""
+"""The maintenance worker: it inspects uploaded files, rehearses models, and sweeps for what was lost."""
 
 from datetime import timedelta
+from threading import Lock
 
 import structlog
 from celery.beat import EmbeddedService, Scheduler
@@ -12,12 +13,16 @@ from core.datasets.queries import uninspected
 from core.db.base import utc_now
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints
-from core.queue.messages import INSPECT_FILE, MAINTENANCE_QUEUE, RUN_JOB, Nudge, training_queue
+from core.plans import rehearsals
+from core.plans.queries import unanswered
+from core.queue.messages import INSPECT_FILE, MAINTENANCE_QUEUE, REHEARSE, RUN_JOB, Nudge, training_queue
 from core.retries.service import forget_before
 from core.runtime import Runtime
 from worker.app import SWEEP, create_app, serve
+from worker.rehearsals import end_all, rehearsed_memory
 
 FILES_PER_SWEEP = 20
+REHEARSALS_PER_SWEEP = 1
 
 log = structlog.get_logger()
 
@@ -25,10 +30,20 @@ log = structlog.get_logger()
 def run(runtime: Runtime) -> None:
     """Serve the maintenance queue until told to stop, with the sweep's clock in a thread of this process."""
     app = create_app(runtime.settings)
+    rehearsing = Lock()
 
     @app.task(name=INSPECT_FILE)
     def inspect_file(file_id: str) -> None:
         files.ensure_inspected(runtime, file_id)
+
+    @app.task(name=REHEARSE)
+    def rehearse(rehearsal_id: str) -> None:
+        # One at a time, so that a thread stays free for files and the sweep; what is turned away is sent again by it.
+        if rehearsing.acquire(blocking=False):
+            try:
+                rehearsals.answer(runtime, rehearsal_id, rehearsed_memory)
+            finally:
+                rehearsing.release()
 
     @app.task(name=SWEEP)
     def sweep_for_lost() -> None:
@@ -37,6 +52,7 @@ def run(runtime: Runtime) -> None:
     clock = EmbeddedService(app, thread=True, scheduler_cls=Scheduler)  # in memory: a missed sweep needs no making up
     worker_ready.connect(lambda **_: clock.start(), weak=False)
     worker_shutting_down.connect(lambda **_: clock.stop(), weak=False)
+    worker_shutting_down.connect(lambda **_: end_all(), weak=False)
     serve(app, name="maintenance", queue=MAINTENANCE_QUEUE, concurrency=2, log_level=runtime.settings.log_level)
 
 
@@ -50,6 +66,7 @@ def sweep(runtime: Runtime) -> None:
         runtime.store.delete(key)
     oldest = utc_now() - timedelta(seconds=settings.retry_window_seconds)
     runtime.database.run(lambda session: forget_before(session, oldest))
+    runtime.database.run(lambda session: rehearsals.forget_old(session, utc_now()))
 
 
 def resend(runtime: Runtime) -> None:
@@ -57,6 +74,7 @@ def resend(runtime: Runtime) -> None:
     with runtime.database.read() as session:
         jobs = queries.queued(session)
         waiting_files = uninspected(session, FILES_PER_SWEEP)
+        waiting_rehearsals = unanswered(session, REHEARSALS_PER_SWEEP)
     broker = Redis.from_url(runtime.settings.resolved_redis_url)
     try:
         nudges: list[Nudge] = []
@@ -66,6 +84,7 @@ def resend(runtime: Runtime) -> None:
             nudges += [Nudge(RUN_JOB, queue, job_id) for job_id in ids[broker.llen(queue) :]]
         if broker.llen(MAINTENANCE_QUEUE) == 0:
             nudges += [Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file_id) for file_id in waiting_files]
+            nudges += [Nudge(REHEARSE, MAINTENANCE_QUEUE, rehearsal_id) for rehearsal_id in waiting_rehearsals]
     finally:
         broker.close()
     runtime.publisher(nudges)

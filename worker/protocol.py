@@ -118,6 +118,7 @@ class ResultReport:
     trained_tokens: int
     steps: int
     train_seconds: float  # of this attempt, loading and export excluded
+    step_seconds: float | None  # of one optimizer step, on average over this attempt; None where it took none
     checkpoints: int  # written by this attempt
     checkpoint_seconds: float  # that they took of train_seconds
     final_train_loss: float | None

@@ -15,7 +15,7 @@ def publish(runtime: Runtime, job: Job, directory: Path, result: ResultReport) -
         PublishedFile(name, runtime.store.put_file(f"{prefix}/{name}", directory / path))
         for name, path in result.files.items()
     ]
-    return Outcome(files=files, trained_tokens=result.trained_tokens, message=_summary(result))
+    return Outcome(files, result.trained_tokens, _summary(result), result.step_seconds)
 
 
 def withdraw(runtime: Runtime, outcome: Outcome) -> None:

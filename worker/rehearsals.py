@@ -3,22 +3,26 @@
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from subprocess import PIPE
 from typing import Any, Literal
 
 import orjson
 
 from core.db.plain import from_plain, to_plain
-from core.errors import InvalidModelError
-from planner.model_spec import ModelSpec
-from planner.rehearsed import RehearsedStep
+from core.errors import InvalidModelError, ServiceUnavailableError
+from planner.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
 from planner.setup import TrainingSetup
 
 PROGRAM = "worker.training.rehearse"
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+_ENDED: set[subprocess.Popen[bytes]] = set()  # by `end_all`
+LONGEST_SECONDS = 600.0  # two dozen steps of a few seconds each, on a machine that has other things to do
 
 
-def survey(config: Mapping[str, Any]) -> ModelSpec:
-    """The parameters of a model that the planner has no family of, by role. Raises InvalidModelError."""
-    return from_plain(ModelSpec, _ask({"config": dict(config), "kind": "cuda", "setups": None})["spec"])
+def rehearsed_memory(question: RehearsalQuestion) -> RehearsedMemory:
+    """A model that the planner has no family of: its parameters and its rehearsed steps. Raises InvalidModelError."""
+    answer = _ask({"question": to_plain(question)}, question.config)
+    return from_plain(RehearsedMemory, answer["memory"])
 
 
 def rehearse(
@@ -26,21 +30,41 @@ def rehearse(
 ) -> tuple[RehearsedStep, ...]:
     """One rehearsed step for each setup, on the kernels of a kind of device. Raises InvalidModelError."""
     asked = {"config": dict(config), "kind": kind, "setups": [to_plain(setup) for setup in setups]}
-    return tuple(from_plain(RehearsedStep, step) for step in _ask(asked)["steps"])
+    return tuple(from_plain(RehearsedStep, step) for step in _ask(asked, config)["steps"])
 
 
-def _ask(request: dict[str, Any]) -> dict[str, Any]:
+def end_all() -> None:
+    """End the rehearsals of this process, whose callers get ServiceUnavailableError: it is told to stop."""
+    for child in list(_RUNNING):
+        _ENDED.add(child)
+        child.kill()
+
+
+def _ask(request: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    name = f"The rehearsal of {config.get('model_type')!r}"
     command = [sys.executable, "-m", PROGRAM]
-    done = subprocess.run(command, input=orjson.dumps(request), capture_output=True, check=False)  # noqa: S603 - our own module, no shell
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as child:  # noqa: S603 - our own module, no shell
+        _RUNNING.add(child)
+        try:
+            output, errors = child.communicate(orjson.dumps(request), LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            message = f"{name} took longer than {LONGEST_SECONDS:.0f} s and was ended. Try a smaller model."
+            raise _refusal(message) from None
+        finally:
+            _RUNNING.discard(child)
+    if child in _ENDED:
+        _ENDED.discard(child)
+        raise ServiceUnavailableError(f"{name} was ended, since its process shuts down. Another will take it up.")
     try:
-        answer: dict[str, Any] = orjson.loads(done.stdout)
+        answer: dict[str, Any] = orjson.loads(output)
     except orjson.JSONDecodeError:
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise InvalidModelError(
-            f"The rehearsal of {request['config'].get('model_type')!r} ended with code {done.returncode}: {last}",
-            code="unsupported_architecture",
-            param="model",
-        ) from None
+        last = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        raise _refusal(f"{name} ended with code {child.returncode}: {last}") from None
     if "error" in answer:
-        raise InvalidModelError(answer["error"], code="unsupported_architecture", param="model")
+        raise _refusal(answer["error"])
     return answer
+
+
+def _refusal(message: str) -> InvalidModelError:
+    return InvalidModelError(message, code="unsupported_architecture", param="model")

@@ -30,11 +30,11 @@ from core.jobs.lease import Lease
 from core.jobs.models import Job
 from core.jobs.progress import Metrics
 from core.jobs.states import JobStatus
-from core.plans.service import training_plan
+from core.plans.service import memory_source, training_plan
 from core.runtime import Runtime
+from planner.candidates import MemorySource
 from planner.devices import Device
-from planner.memory import Correction, estimate_memory
-from planner.model_spec import ModelSpec
+from planner.memory import Correction
 from planner.policy import step_down
 from planner.setup import TrainingSetup
 from worker import prepare, publish
@@ -142,7 +142,7 @@ class Supervisor:
     def _run(self, keeper: LeaseKeeper) -> None:
         try:
             prepared = self._outlast(lambda: prepare.prepare(self._runtime, self._lease, self._job))
-            setup = self._fit(ModelSpec.from_config(prepared.base_model.config))
+            setup = self._fit(memory_source(self._job.plan, prepared.base_model.config))
         except ServiceUnavailableError as error:
             self._let_go(f"{error.message} Moved back to the queue")
         except TunewrightError as error:
@@ -278,12 +278,12 @@ class Supervisor:
             metrics.append(Metrics(data, report.trained_tokens))
         self._write(partial(progress.record_metrics, lease=self._lease, metrics=metrics, seconds_left=seconds_left))
 
-    def _fit(self, spec: ModelSpec) -> TrainingSetup:
+    def _fit(self, memory: MemorySource) -> TrainingSetup:
         """The setup in force, with a smaller micro-batch where less memory is free than when it was planned."""
         setup = planned = from_plain(TrainingSetup, self._job.setup)
         free_bytes = self._device.free_bytes
         correction = training_plan(self._job.plan).memory.correction
-        while (needed := self._needed(spec, setup, correction)) > free_bytes:
+        while (needed := self._needed(memory, setup, correction)) > free_bytes:
             smaller = step_down(setup)
             if smaller is None:
                 raise TrainingError(
@@ -297,8 +297,8 @@ class Supervisor:
             self._step_down(planned, setup, f"has only {free_bytes / GIB:.1f} GiB free now")
         return setup
 
-    def _needed(self, spec: ModelSpec, setup: TrainingSetup, correction: Correction) -> int:
-        return estimate_memory(spec, setup, self._device).corrected(correction).required_bytes
+    def _needed(self, memory: MemorySource, setup: TrainingSetup, correction: Correction) -> int:
+        return memory.estimate(setup, self._device).corrected(correction).required_bytes
 
     def _step_down(self, setup: TrainingSetup, smaller: TrainingSetup, reason: str) -> None:
         message = (

@@ -19,6 +19,7 @@ from core.errors import (
     LimitReachedError,
     ModelNotFoundError,
     NotFoundError,
+    NotYetError,
     PermissionDeniedError,
     PlanDoesNotFitError,
     RateLimitError,
@@ -78,9 +79,28 @@ _SHOWN: tuple[TunewrightError, ...] = (
         param="model",
     ),
     InvalidModelError(
+        "The weights of 'acme/fp8' are already quantized: model.layers.0.mlp.up_proj.weight is of type F8_E4M3.",
+        code="quantized_weights",
+        param="model",
+    ),
+    InvalidModelError(
+        "The weights of 'acme/cut' are not those of its configuration: the files hold 7,241,732,096 parameters, "
+        "218,112,000 fewer than the 7,459,844,096 that config.json describes.",
+        code="weights_mismatch",
+        param="model",
+    ),
+    InvalidModelError(
+        "The safetensors headers of 'acme/torn' cannot be read: the file is truncated.",
+        code="unreadable_weights",
+        param="model",
+    ),
+    InvalidModelError(
         "The hub model 'acme/gated' is gated. Accept its licence on the hub and set HF_TOKEN for the service.",
         code="model_gated",
         param="model",
+    ),
+    InvalidModelError(
+        "'acme-moe' cannot be built as a causal language model.", code="unsupported_architecture", param="model"
     ),
     PlanDoesNotFitError(
         "The smallest QLoRA run needs 41.3 GiB; the largest device has 22.9 GiB free. A GPU with 48 GiB would do.",
@@ -114,6 +134,12 @@ _SHOWN: tuple[TunewrightError, ...] = (
     ),
     ConflictError("The job ftjob-01JD… still needs this file.", code="file_in_use"),
     ConflictError("The file file-01JD… is still being inspected.", code="file_not_processed", param="training_file"),
+    NotYetError(
+        "The planner has no formula for 'stablelm', so a worker rehearses its training steps, which takes about a "
+        "minute and is done once for a data set. Ask again then.",
+        code="model_being_rehearsed",
+        param="model",
+    ),
     ConflictError("The quote of plan_01JD… stood until 12:00:00 UTC.", code="quote_expired", param="plan"),
     ConflictError("You have redeemed SANTIAGO already (1 of 1 times).", code="code_already_redeemed", param="code"),
     ConflictError("The code SANTIAGO exists already.", code="code_exists", param="code"),
@@ -140,6 +166,7 @@ _SHOWN: tuple[TunewrightError, ...] = (
         code="storage_bytes_limit",
     ),
     ServiceUnavailableError("No worker has reported a device lately, so nothing can be planned.", code="no_workers"),
+    ServiceUnavailableError("50 models wait to be rehearsed.", code="too_many_rehearsals", param="model"),
     ServiceUnavailableError("The model hub did not answer for 'acme/model'.", code="hub_unreachable", param="model"),
     ServiceUnavailableError("Not ready: the broker does not answer (ConnectionError).", code="not_ready"),
     ServiceUnavailableError("The database does not answer. Try again in a moment.", code="database_unavailable"),
@@ -164,6 +191,12 @@ PLANNING = (
     "invalid_dataset",
     "unsafe_weights",
     "model_gated",
+    "quantized_weights",
+    "weights_mismatch",
+    "unreadable_weights",
+    "unsupported_architecture",
+    "model_being_rehearsed",
+    "too_many_rehearsals",
     "plan_does_not_fit",
     "file_not_found",
     "model_not_found",
@@ -180,7 +213,7 @@ _TITLES = {
     403: "Known, but not allowed.",
     404: "No such object, or it belongs to another organization.",
     408: "The body stopped arriving, or came too slowly.",
-    409: "The object's state does not allow it. Retrying alone does not help.",
+    409: "The object's state does not allow it. Retrying alone does not help, unless `retry-after` says when.",
     413: "Too large. Nothing is kept.",
     415: "The body is of another content type than this route reads.",
     429: "Asked too often, or an organization is at one of its limits.",

@@ -27,6 +27,13 @@ class CorrectionObject(ResponseBody):
     runs: int = Field(description="Finished runs that it was learned from.")
 
 
+class PaceObject(ResponseBody):
+    """What finished runs of this device class, these library versions and this method say of the time of a step."""
+
+    ratio: float = Field(description="Measured over predicted; already in tokens_per_second and in the quote.")
+    runs: int = Field(description="Finished runs that it was learned from.")
+
+
 class MemoryObject(ResponseBody):
     """Predicted device memory, in bytes."""
 
@@ -115,6 +122,7 @@ class PlanObject(ResponseBody):
     device: PlanDevice
     memory: MemoryObject
     tokens_per_second: float
+    pace: PaceObject
     total_steps: int
     data: DataObject
     quote: QuoteObject
@@ -169,6 +177,7 @@ def show_plan(row: Plan) -> PlanObject:
         device=show_device(plan.device),
         memory=show_memory(plan.memory),
         tokens_per_second=plan.speed.tokens_per_second,
+        pace=PaceObject(**vars(plan.speed.pace)),
         total_steps=plan.total_steps,
         data=_data(row, plan),
         quote=show_quote(row, plan.quote),

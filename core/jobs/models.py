@@ -51,6 +51,7 @@ class Job(Base):
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     used_seconds: Mapped[float] = mapped_column(Float, default=0.0)  # of device time, over all attempts
     learning_rate_factor: Mapped[float] = mapped_column(Float, default=1.0, server_default="1.0")
+    step_seconds: Mapped[float | None] = mapped_column(Float)  # of one optimizer step, as measured
     memory_measured: Mapped[dict[str, Any] | None]  # worker.protocol.MemoryReport without its type
     error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody
     fine_tuned_model: Mapped[str | None] = mapped_column(String(500))

@@ -55,6 +55,7 @@ class Outcome:
     files: Sequence[PublishedFile]
     trained_tokens: int
     message: str
+    step_seconds: float | None = None  # of one optimizer step, on average, where one was measured
 
 
 def enter_phase(session: Session, lease: Lease, phase: str, message: str) -> None:
@@ -146,6 +147,7 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     result = files.create_file(session, job.organization_id, upload, FilePurpose.FINE_TUNE_RESULTS)
     job.result_file_id = result.id
     job.trained_tokens = outcome.trained_tokens
+    job.step_seconds = outcome.step_seconds
     job.fine_tuned_model = model_name(job)
     session.add(
         FineTunedModel(

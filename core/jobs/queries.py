@@ -20,8 +20,12 @@ class MeasuredRun:
 
     setup: dict[str, Any]  # as it ran
     measured: dict[str, Any]
+    step_seconds: float | None
     planned_setup: dict[str, Any]
-    predicted: dict[str, Any]
+    predicted_bytes: float  # with the correction of then
+    memory_ratio: float | None
+    predicted_step_seconds: float
+    pace_ratio: float | None
 
 
 def lock_job(session: Session, job_id: str) -> Job | None:
@@ -120,13 +124,28 @@ def queued(session: Session) -> Sequence[tuple[str, str]]:
 def measured_runs(session: Session, device_class: str, limit: int) -> Sequence[MeasuredRun]:
     """The newest finished jobs of a device class whose memory was measured, newest first."""
     rows = session.execute(
-        select(Job.setup, Job.memory_measured, Plan.plan["setup"], Plan.plan["memory"])
+        select(
+            Job.setup,
+            Job.memory_measured,
+            Job.step_seconds,
+            Plan.plan["setup"],
+            Plan.plan[("memory", "device_bytes")].as_float(),
+            Plan.plan[("memory", "correction", "ratio")].as_float(),
+            Plan.plan[("speed", "step_seconds")].as_float(),
+            Plan.plan[("speed", "pace", "ratio")].as_float(),
+        )
         .join(Plan, Plan.id == Job.plan_id)
         .where(Job.status == JobStatus.SUCCEEDED, Job.device_class == device_class, Job.memory_measured.is_not(None))
         .order_by(Job.id.desc())
         .limit(limit)
     )
     return [MeasuredRun(*row) for row in rows]
+
+
+def succeeded_jobs(session: Session, device_class: str) -> int:
+    """How many jobs of a device class have succeeded."""
+    query = select(func.count()).where(Job.status == JobStatus.SUCCEEDED, Job.device_class == device_class)
+    return int(session.scalar(query) or 0)
 
 
 def expired_leases(session: Session, now: datetime) -> Sequence[str]:

@@ -1,38 +1,88 @@
 """What this installation's finished runs teach its next plans."""
 
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from sqlalchemy import URL
 from sqlalchemy.orm import Session
 
-from core.db.plain import from_plain
 from core.fleet import service as fleet
 from core.jobs import queries
 from core.jobs.queries import MeasuredRun
 from core.settings import Settings
-from planner.calibration import Observation, correction
-from planner.candidates import Corrections
-from planner.memory import Correction, MemoryEstimate
+from planner.calibration import Observation, correction, pace
+from planner.candidates import Corrections, Paces
+from planner.memory import Correction
 from planner.setup import Method
+from planner.throughput import Pace
 
 RUNS_REMEMBERED = 1000  # per device class: the newest, which say most of the next
 
 
-def corrections(session: Session, settings: Settings) -> Corrections:
-    """Corrections by device class and method, from runs under the library versions that the fleet has now.
+@dataclass(frozen=True)
+class Learned:
+    """What finished runs say of memory and of speed, by device class and method."""
+
+    corrections: Corrections = field(default_factory=dict)
+    paces: Paces = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """The same of one device class, under these versions, when so many of its jobs had succeeded."""
+
+    versions: Mapping[str, str]
+    succeeded: int
+    corrections: Mapping[Method, Correction]
+    paces: Mapping[Method, Pace]
+
+
+# Reading a thousand runs takes tens of milliseconds, and they change when a job succeeds: once in many plans.
+_LESSONS: dict[tuple[URL, str], _Lesson] = {}  # by database and device class
+
+
+def learned(session: Session, settings: Settings) -> Learned:
+    """What runs under the library versions that the fleet has now have taught.
 
     A run counts that succeeded, was measured, and kept its planned micro-batch: a smaller one was not predicted.
     """
-    learned: dict[tuple[str, Method], Correction] = {}
-    versions = {row.device_class: row.versions for row in fleet.workers(session, settings)}
-    for device_class, installed in versions.items():
-        observed: dict[Method, list[Observation]] = defaultdict(list)
-        for run in reversed(queries.measured_runs(session, device_class, RUNS_REMEMBERED)):
-            if run.measured.get("versions") == installed and run.setup == run.planned_setup:
-                observed[Method(run.setup["method"])].append(_observation(run))
-        learned |= {(device_class, method): correction(runs) for method, runs in observed.items()}
-    return learned
+    corrections: dict[tuple[str, Method], Correction] = {}
+    paces: dict[tuple[str, Method], Pace] = {}
+    for device_class, versions in {row.device_class: row.versions for row in fleet.workers(session, settings)}.items():
+        lesson = _lesson(session, device_class, versions)
+        corrections |= {(device_class, method): found for method, found in lesson.corrections.items()}
+        paces |= {(device_class, method): found for method, found in lesson.paces.items()}
+    return Learned(corrections, paces)
+
+
+def _lesson(session: Session, device_class: str, versions: Mapping[str, str]) -> _Lesson:
+    key = session.get_bind().engine.url, device_class
+    succeeded = queries.succeeded_jobs(session, device_class)
+    lesson = _LESSONS.get(key)
+    if lesson is None or (lesson.succeeded, lesson.versions) != (succeeded, versions):
+        lesson = _LESSONS[key] = _learn(session, device_class, versions, succeeded)
+    return lesson
+
+
+def _learn(session: Session, device_class: str, versions: Mapping[str, str], succeeded: int) -> _Lesson:
+    observed: dict[Method, list[Observation]] = defaultdict(list)
+    for run in reversed(queries.measured_runs(session, device_class, RUNS_REMEMBERED)):
+        if run.measured.get("versions") == versions and run.setup == run.planned_setup:
+            observed[Method(run.setup["method"])].append(_observation(run))
+    return _Lesson(
+        versions,
+        succeeded,
+        {method: correction(runs) for method, runs in observed.items()},
+        {method: pace(runs) for method, runs in observed.items()},
+    )
 
 
 def _observation(run: MeasuredRun) -> Observation:
-    predicted = from_plain(MemoryEstimate, run.predicted)
-    return Observation(predicted.uncorrected_bytes, int(run.measured["device_bytes"]))
+    """The run against its *uncorrected* predictions, so that a correction does not erase itself."""
+    return Observation(
+        round(run.predicted_bytes / (run.memory_ratio or 1.0)),
+        int(run.measured["device_bytes"]),
+        run.predicted_step_seconds / (run.pace_ratio or 1.0),
+        run.step_seconds,
+    )

@@ -1,4 +1,4 @@
-"""Table of plans."""
+"""Tables of plans, and of the rehearsals that some are made from."""
 
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,20 @@ class Plan(Base):
     data_format: Mapped[dict[str, Any]]  # core.datasets.examples.DataFormat
     statistics: Mapped[dict[str, Any]]  # planner.statistics.DatasetStatistics
     plan: Mapped[dict[str, Any]]  # planner.policy.TrainingPlan
+    rehearsed: Mapped[dict[str, Any] | None]  # planner.rehearsed.RehearsedMemory, of a model without a formula
     quote_credits: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Rehearsal(Base):
+    """Training steps that a worker is to rehearse, or has; its id is a hash of the question."""
+
+    __tablename__ = "rehearsals"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    question: Mapped[dict[str, Any]]  # planner.rehearsed.RehearsalQuestion
+    memory: Mapped[dict[str, Any] | None]  # planner.rehearsed.RehearsedMemory
+    error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    finished_at: Mapped[datetime | None]

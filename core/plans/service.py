@@ -5,10 +5,12 @@ transaction and saved, or frozen into a job, inside one.
 """
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import orjson
 from sqlalchemy.orm import Session
@@ -39,12 +41,15 @@ from core.errors import (
 )
 from core.fleet import service as fleet
 from core.ids import new_id
-from core.plans import history
+from core.plans import history, rehearsals
 from core.plans.models import Plan
 from core.registry.base_models import BaseModel, find_base_model
+from core.registry.weights import check_weights
 from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
 from planner import policy
+from planner.candidates import DerivedMemory, MemorySource
+from planner.devices import Device
 from planner.errors import (
     DoesNotFitError,
     InvalidConfigurationError,
@@ -53,6 +58,8 @@ from planner.errors import (
 )
 from planner.model_spec import ModelSpec
 from planner.policy import TrainingPlan, Wishes
+from planner.rehearsed import RehearsalQuestion, RehearsedMemory
+from planner.statistics import DatasetStatistics
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class PlanDraft:
     data_format: DataFormat
     tokens: TokenInspection
     plan: TrainingPlan
+    rehearsed: RehearsedMemory | None  # where the model's memory comes from a rehearsal
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,8 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
     """Plan a run against the data set and the fleet as they are now. Holds no transaction while it computes.
 
     Raises NotFoundError for the file, ModelNotFoundError, InvalidModelError, InvalidDatasetError,
-    PlanDoesNotFitError, and ServiceUnavailableError where no worker has reported.
+    PlanDoesNotFitError, NotYetError while a model without a formula is rehearsed, and ServiceUnavailableError where no
+    worker has reported.
     """
     training = _usable_file(runtime, actor, request.training_file_id, "training_file")
     validation = (
@@ -99,7 +108,6 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
         else None
     )
     base_model = find_base_model(runtime.settings.resolved_models_dir, request.model)
-    spec = _spec(base_model)
     data_format = request.data_format or _detected(training, "training_file")
     tokens = _measure(runtime, base_model, training, data_format)
     check_trainable(tokens, param="training_file")
@@ -110,14 +118,24 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
         statistics = statistics.with_validation(held_out.statistics)
     with runtime.database.read() as session:
         devices = fleet.devices(session, runtime.settings)
-        corrections = history.corrections(session, runtime.settings)
+        learned = history.learned(session, runtime.settings)
     if not devices:
         raise ServiceUnavailableError(
             "No worker has reported a device lately, so nothing can be planned. Start one with `tunewright worker`.",
             code="no_workers",
         )
+    source = _memory_source(runtime, base_model, devices, statistics, request.wishes)
     try:
-        plan = policy.plan(spec, statistics, devices, request.wishes, runtime.settings.prices, corrections=corrections)
+        plan = policy.plan(
+            source.spec,
+            statistics,
+            devices,
+            request.wishes,
+            runtime.settings.prices,
+            corrections=learned.corrections,
+            paces=learned.paces,
+            memory=source,
+        )
     except DoesNotFitError as error:
         raise PlanDoesNotFitError(str(error), param="model") from None
     except InvalidSetupError as error:
@@ -125,7 +143,8 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
     if plan.truncated_examples:
         tokens = _measure(runtime, base_model, training, data_format, max_length=plan.setup.max_length)
         check_trainable(tokens, param="max_length")
-    return PlanDraft(request, base_model, data_format, tokens, plan)
+    rehearsed = source if isinstance(source, RehearsedMemory) else None
+    return PlanDraft(request, base_model, data_format, tokens, plan, rehearsed)
 
 
 def create_plan(runtime: Runtime, actor: Actor, request: PlanRequest, create_request: CreateRequest) -> Plan:
@@ -155,6 +174,7 @@ def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft
         data_format=to_plain(draft.data_format),
         statistics=to_plain(draft.tokens.statistics),
         plan=to_plain(draft.plan),
+        rehearsed=to_plain(draft.rehearsed) if draft.rehearsed else None,
         quote_credits=draft.plan.credits,
         expires_at=utc_now() + timedelta(seconds=runtime.settings.quote_seconds),
     )
@@ -199,6 +219,13 @@ def training_plan(row: Plan) -> TrainingPlan:
     return from_plain(TrainingPlan, row.plan)
 
 
+def memory_source(row: Plan, config: Mapping[str, Any]) -> MemorySource:
+    """Where the estimates of a plan came from: its rehearsal, else the formula of its model's family."""
+    if row.rehearsed is not None:
+        return from_plain(RehearsedMemory, row.rehearsed)
+    return DerivedMemory(_spec(config))
+
+
 def _inspected_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> StoredFile:
     """The file, inspected now where that is quick."""
     with runtime.database.read() as session:
@@ -231,11 +258,26 @@ def _detected(file: StoredFile, param: str) -> DataFormat:
     return inspection.require_format()
 
 
-def _spec(base_model: BaseModel) -> ModelSpec:
+def _memory_source(
+    runtime: Runtime,
+    base_model: BaseModel,
+    devices: Sequence[Device],
+    statistics: DatasetStatistics,
+    wishes: Wishes,
+) -> DerivedMemory | RehearsedMemory:
     try:
-        return ModelSpec.from_config(base_model.config)
-    except UnsupportedArchitectureError as error:
-        raise InvalidModelError(str(error), code="unsupported_architecture", param="model") from None
+        spec = _spec(base_model.config)
+        check_weights(base_model, spec)
+        return DerivedMemory(spec)
+    except UnsupportedArchitectureError:
+        check_weights(base_model, None)
+        kinds = tuple(sorted({device.kind for device in devices}))
+        return rehearsals.memory_for(runtime, RehearsalQuestion(base_model.config, kinds, statistics, wishes))
+
+
+def _spec(config: Mapping[str, Any]) -> ModelSpec:
+    try:
+        return ModelSpec.from_config(config)
     except InvalidConfigurationError as error:
         raise InvalidModelError(str(error), param="model") from None
 

@@ -1,11 +1,14 @@
 """The model hub: configuration and tokenizer to plan, safetensors weights to train, and clear words when it says no."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, get_local_safetensors_metadata, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -19,6 +22,19 @@ from core.errors import InvalidModelError, ModelNotFoundError, ServiceUnavailabl
 METADATA = ["*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
 WEIGHTS = [*METADATA, "*.safetensors"]
 CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a checkpoint; its type as safetensors writes it, such as `BF16`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Its elements."""
+        return math.prod(self.shape)
 
 
 def fetch_metadata(hub_id: str) -> tuple[Path, str]:
@@ -35,6 +51,28 @@ def fetch_metadata(hub_id: str) -> tuple[Path, str]:
             )
         revision = info.sha or "main"
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=METADATA)), revision
+
+
+def fetch_headers(hub_id: str, revision: str | None) -> dict[str, StoredTensor]:
+    """Names, types and shapes of all tensors, by range requests for the heads of the files.
+
+    Raises as `base_models` says, and the hub library's own errors for files that are no safetensors.
+    """
+    with _explained(hub_id):
+        return _tensors(HfApi().get_safetensors_metadata(hub_id, revision=revision, timeout=CONNECT_SECONDS))
+
+
+def read_headers(directory: Path) -> dict[str, StoredTensor]:
+    """The same of a directory. Raises OSError and the hub library's errors."""
+    return _tensors(get_local_safetensors_metadata(directory))
+
+
+def _tensors(read: Any) -> dict[str, StoredTensor]:  # a class that the library does not export
+    return {
+        name: StoredTensor(tensor.dtype, tuple(tensor.shape))
+        for file in read.files_metadata.values()
+        for name, tensor in file.tensors.items()
+    }
 
 
 def fetch_weights(hub_id: str, revision: str | None) -> Path:

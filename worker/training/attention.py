@@ -18,8 +18,14 @@ SEGMENTED_ATTENTION = "tunewright_segmented"
 
 # Above this many tokens the scores of plain attention, 2 bytes x heads x length^2, outgrow what the products save.
 _LONGEST_PLAIN = 512
+# transformers builds no mask of its own where it is given a finished one; attention in segments needs none.
+FINISHED_MASK = torch.empty(1, 1, 1, 1)
 # oneDNN compiles a kernel, 1 ms and 0.7 MB, for each new shape: few shapes recur, many do not.
 _WIDTH_MULTIPLE = 16
+
+
+class MissingSegmentsError(TypeError):
+    """Raised within a model whose code drops the arguments that it does not know, instead of handing them down."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,31 @@ def segmented_attention(
     **_kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each example of the row. Returns [1, tokens, heads, head_dim]."""
-    assert segments is not None, "a flattened row needs its segments"
+    if segments is None:
+        raise MissingSegmentsError("A row of several examples needs its segments.")
     del module, attention_mask
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if segments.width <= _LONGEST_PLAIN or softcap is not None:
         return _plain(query, key, value, segments, scale, dropout, softcap, sliding_window), None
     return _fused(query, key, value, segments, scale, dropout, sliding_window), None
+
+
+def takes_segments(backbone: torch.nn.Module, device: torch.device) -> bool:
+    """Whether a model set to SEGMENTED_ATTENTION hands a batch's segments down to it."""
+    tokens = torch.arange(2, device=device)
+    segments = Segments((2,), tokens, _WIDTH_MULTIPLE)
+    try:
+        with torch.no_grad():
+            backbone(
+                input_ids=tokens[None],
+                position_ids=tokens[None],
+                attention_mask=FINISHED_MASK,
+                segments=segments,
+                use_cache=False,
+            )
+    except MissingSegmentsError:
+        return False
+    return True
 
 
 def _fused(

@@ -31,9 +31,9 @@ class Layout(Enum):
     FLAT = auto()  # [1, tokens]; attention is cut into examples, at most 31 tokens of padding
 
 
-def choose_layout(setup: TrainingSetup, device: torch.device) -> Layout:
+def choose_layout(setup: TrainingSetup, *, cuts_attention: bool) -> Layout:
     """Flat where attention can be cut into examples: on a CPU by ours, on CUDA by flash attention."""
-    flat = device.type == "cpu" or setup.attn_implementation.startswith("flash_attention")
+    flat = cuts_attention or setup.attn_implementation.startswith("flash_attention")
     return Layout.FLAT if flat else Layout.PADDED
 
 

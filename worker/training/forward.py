@@ -2,19 +2,17 @@
 
 import torch
 
+from worker.training.attention import FINISHED_MASK
 from worker.training.batches import MicroBatch
 from worker.training.loading import LoadedModel
 from worker.training.loss import linear_cross_entropy
-
-# transformers builds no mask of its own where it is given a finished one; attention in segments needs none.
-_FINISHED_MASK = torch.empty(1, 1, 1, 1)
 
 
 def score(loaded: LoadedModel, batch: MicroBatch, normaliser: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Negative log likelihood of the scored tokens over `normaliser`, and how many were predicted right."""
     arguments: dict[str, object] = {"position_ids": batch.position_ids, "use_cache": False}
     if batch.segments is not None and loaded.cuts_attention:
-        arguments |= {"attention_mask": _FINISHED_MASK, "segments": batch.segments}
+        arguments |= {"attention_mask": FINISHED_MASK, "segments": batch.segments}
     hidden = loaded.backbone(input_ids=batch.input_ids, **arguments).last_hidden_state  # [rows, length, hidden]
     predicting = hidden.flatten(0, 1).index_select(0, batch.predicting)  # [trained, hidden]
     return linear_cross_entropy(predicting, loaded.head, batch.labels, normaliser, loaded.transform)

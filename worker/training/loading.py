@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from core.errors import InvalidModelError, TrainingError
 from planner.setup import Loss, Method, TrainingSetup
-from worker.training.attention import SEGMENTED_ATTENTION
+from worker.training.attention import SEGMENTED_ATTENTION, takes_segments
 from worker.training.experts import expert_parameters, nf4_config
 from worker.training.lora import fuse_lora_layers
 from worker.training.loss import LogitTransform
@@ -92,8 +92,15 @@ def load_for_training(directory: Path, setup: TrainingSetup, seed: int, device: 
     torch.manual_seed(seed)
     loaded = make_trainable(base, setup, device)
     _prove_head(loaded)
-    if loaded.cuts_attention:
-        base.set_attn_implementation(SEGMENTED_ATTENTION)
+    return cut_attention(loaded) if device.type == "cpu" else loaded
+
+
+def cut_attention(loaded: LoadedModel) -> LoadedModel:
+    """The model with attention over examples end to end, or as it was where its code does not hand the cuts down."""
+    loaded.causal_model.set_attn_implementation(SEGMENTED_ATTENTION)
+    if takes_segments(loaded.backbone, loaded.device):
+        return replace(loaded, cuts_attention=True)
+    loaded.causal_model.set_attn_implementation(loaded.attn_implementation)
     return loaded
 
 
@@ -118,7 +125,7 @@ def make_trainable(base: PreTrainedModel, setup: TrainingSetup, device: torch.de
         parameters=[(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
         device=device,
         attn_implementation=setup.attn_implementation,
-        cuts_attention=device.type == "cpu",
+        cuts_attention=False,
     )
 
 
@@ -133,6 +140,11 @@ def lora_config(base: PreTrainedModel, setup: TrainingSetup) -> LoraConfig:
     if setup.lora_rank is None or setup.lora_alpha is None:
         raise TrainingError("A LoRA plan needs lora_rank and lora_alpha.", code="unsupported_setup")
     targets = resolve_targets(base, setup.lora_target_modules or (ALL_LINEAR,))
+    if not targets.modules and not targets.parameters:
+        raise TrainingError(
+            f"The layers of {base.config.model_type} have no linear modules to put an adapter on. Use method 'full'.",
+            code="unsupported_setup",
+        )
     if targets.parameters and setup.lora_dropout:
         raise TrainingError(
             "LoRA on fused experts cannot have dropout. Set lora_dropout to 0 or leave the experts out of the targets.",

@@ -52,7 +52,11 @@ def linear_cross_entropy(
     if type(head) is not nn.Linear:
         return _through_module(hidden, head, labels, normaliser, transform, chunk_tokens)
     rows = chunk_tokens or _chunk_rows(head.weight.shape[0])
-    loss, correct = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, 1.0 / normaliser, transform, rows)
+    weight: torch.Tensor = head.weight
+    bias: torch.Tensor | None = head.bias
+    if not torch.is_grad_enabled():  # autograd would ask for the gradients of trained weights even so
+        weight, bias = weight.detach(), bias if bias is None else bias.detach()
+    loss, correct = _LinearCrossEntropy.apply(hidden, weight, bias, labels, 1.0 / normaliser, transform, rows)
     return loss, correct
 
 

@@ -17,15 +17,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import masking_utils
 
 from core.errors import TrainingError
+from planner.rehearsed import EVALUATION
 from planner.setup import Hyperparameters, Loss, Method, TrainingSetup
 from worker.training import attention
-from worker.training.attention import SEGMENTED_ATTENTION
-from worker.training.batches import Layout, MicroBatch, TokenizedSet, longest_micro_batch
+from worker.training.batches import Layout, MicroBatch, TokenizedSet, choose_layout, longest_micro_batch
 from worker.training.cuda_kernels import cuda_kernels
 from worker.training.fake_model import build_base, decoder_layers, fake, make_fake, read_config
 from worker.training.forward import score
 from worker.training.live_memory import Category, LiveMemory, Moment
-from worker.training.loading import LoadedModel, make_trainable
+from worker.training.loading import LoadedModel, cut_attention, make_trainable
 from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
 
 Kind = Literal["cuda", "cpu"]
@@ -91,16 +91,17 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
     base = build_base(read_config(config, layers), setup)
     with torch.device("meta"):
         loaded = make_trainable(base, setup, torch.device("cpu"))
-    if kind == "cpu":
-        base.set_attn_implementation(SEGMENTED_ATTENTION)
-    batch = longest_batch(setup, Layout.FLAT if kind == "cpu" else Layout.PADDED)
     with _fake_tensors(kind, packing=setup.packing) as memory:
         statistics = make_fake(loaded.model, getattr(torch, setup.dtype))
         trained = [(name, parameter) for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
-        loaded = replace(loaded, parameters=trained, cuts_attention=kind == "cpu")
+        loaded = replace(loaded, parameters=trained)
+        if kind == "cpu":
+            loaded = cut_attention(loaded)
         memory.assign([*loaded.model.parameters(), *loaded.model.buffers(), *statistics], Category.BASE)
         if setup.method is not Method.FULL:
             memory.assign([parameter for _, parameter in trained], Category.ADAPTERS)
+        with unset_fake_temporarily():
+            batch = longest_batch(setup, choose_layout(setup, cuts_attention=loaded.cuts_attention))
         batch = _fake_batch(batch)
         memory.assign([batch.input_ids, batch.position_ids, batch.predicting, batch.labels], Category.INPUTS)
         static = _run_steps(loaded, batch, setup, memory, pages=kind == "cuda" and "paged" in setup.optimizer)
@@ -153,7 +154,7 @@ def _fake_batch(batch: MicroBatch) -> MicroBatch:
 def _run_steps(
     loaded: LoadedModel, batch: MicroBatch, setup: TrainingSetup, memory: LiveMemory, *, pages: bool
 ) -> dict[Category, int]:
-    """Two whole steps of `loop.optimizer_step`. Returns what is alive behind them."""
+    """Two whole steps of `loop.optimizer_step`, and an evaluation. Returns what is alive between the two."""
     for _, parameter in loaded.parameters:
         parameter.register_post_accumulate_grad_hook(lambda p: memory.assign([p.grad], Category.GRADIENTS))
     _mark_layers(loaded, memory)
@@ -174,7 +175,18 @@ def _run_steps(
             _take_states(optimizer, memory, pages=pages)
         optimizer.zero_grad(set_to_none=True)
     memory.enter(None)
-    return memory.bytes_now()
+    static = memory.bytes_now()
+    _evaluate(loaded, batch, memory)
+    return static
+
+
+def _evaluate(loaded: LoadedModel, batch: MicroBatch, memory: LiveMemory) -> None:
+    """What `evaluation.evaluate` does with one batch."""
+    loaded.model.eval()
+    memory.enter(EVALUATION)
+    with torch.inference_mode():
+        score(loaded, batch, 1.0)
+    memory.enter(None)
 
 
 def _mark_layers(loaded: LoadedModel, memory: LiveMemory) -> None:

@@ -1,18 +1,23 @@
-"""`python -m worker.training.rehearse`: surveys and rehearsals for a process that must not load torch.
+"""`python -m worker.training.rehearse`: rehearsals for a process that must not load torch.
 
-Reads one JSON object `{config, kind, setups}` on standard input, where `setups` null asks for a survey. Writes
-`{"spec": ...}` or `{"steps": [...]}` on standard output, or `{"error": ...}` with exit code 1.
+Reads one JSON object on standard input: `{question}` (planner.rehearsed.RehearsalQuestion) asks for a survey of the
+model and every step that planning it takes, `{config, kind, setups}` for steps alone. Writes `{"memory": ...}`
+(RehearsedMemory) or `{"steps": [...]}` on standard output, or `{"error": ...}` with exit code 1.
 """
 
+import resource
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 import torch
 
 from core.db.plain import from_plain, to_plain
-from core.errors import TunewrightError
-from planner.rehearsed import RehearsedStep
+from core.errors import InvalidRequestError, TunewrightError
+from planner.errors import InvalidSetupError
+from planner.policy import setups_to_rehearse
+from planner.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
 from planner.setup import TrainingSetup
 from worker.training.fake_model import read_config
 from worker.training.libraries import quiet
@@ -22,10 +27,13 @@ from worker.training.survey import survey
 
 SAMPLED_FROM = 16  # decoder layers; deeper models are rehearsed with two numbers of them, which gives the whole
 SAMPLE = (2, 3)
+# Of private memory. No tensor holds data here; what could grow is a configuration with millions of layers.
+MEMORY_LIMIT_BYTES = 8 * 2**30
 
 
 def main() -> int:
     """Answer the request on standard input."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     quiet()
     torch.set_num_threads(1)  # nothing is computed
     request = orjson.loads(sys.stdin.buffer.read())
@@ -33,23 +41,38 @@ def main() -> int:
         answer = _answer(request)
     except TunewrightError as error:
         answer = {"error": error.message}
+    except MemoryError:
+        answer = {"error": f"The rehearsal takes more than {MEMORY_LIMIT_BYTES >> 30} GiB: the model is too large."}
     sys.stdout.buffer.write(orjson.dumps(answer))
     return 1 if "error" in answer else 0
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    config = request["config"]
-    if request["setups"] is None:
-        return {"spec": to_plain(survey(config))}
+    if "question" in request:
+        return {"memory": to_plain(answer_question(from_plain(RehearsalQuestion, request["question"])))}
     setups = [from_plain(TrainingSetup, setup) for setup in request["setups"]]
-    return {"steps": [to_plain(_step(config, setup, request["kind"])) for setup in setups]}
+    return {"steps": [to_plain(_step(request["config"], setup, request["kind"])) for setup in setups]}
 
 
-def _step(config: dict[str, Any], setup: TrainingSetup, kind: Kind) -> RehearsedStep:
+def answer_question(question: RehearsalQuestion) -> RehearsedMemory:
+    """The model counted, and every step rehearsed that planning it takes. Raises InvalidModelError, TrainingError."""
+    spec = survey(question.config)
+    steps = list[RehearsedStep]()
+    for kind in question.kinds:
+        try:
+            setups = setups_to_rehearse(spec, question.statistics, kind, question.wishes)
+        except InvalidSetupError as error:
+            raise InvalidRequestError(str(error)) from None
+        steps += [_step(question.config, setup, "cpu" if kind == "cpu" else "cuda") for setup in setups]
+    return RehearsedMemory(spec, tuple(steps))
+
+
+def _step(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind) -> RehearsedStep:
     depth = read_config(config).get_text_config().num_hidden_layers
     done = rehearse(config, setup, kind, SAMPLE if depth >= SAMPLED_FROM and not config.get("layer_types") else None)
     return RehearsedStep(
         setup=setup,
+        kind=kind,
         base_bytes=done.static.get(Category.BASE, 0),
         static_bytes=done.static_bytes,
         phases={moment.phase: moment.total_bytes for moment in done.moments},

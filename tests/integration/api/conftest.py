@@ -10,7 +10,7 @@ import structlog
 
 from core.settings import Settings
 from tests.integration.api.server import Service, Tenant, running_application
-from tests.tiny_models import make_tiny_model
+from tests.tiny_models import make_tiny_model, tensors_header
 
 LLAMA_70B = {
     "hidden_size": 8192,
@@ -48,10 +48,10 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _derive(tiny: Path, target: Path, config: dict[str, Any], weights: str) -> None:
-    """A model with another configuration, without real weights: planning never reads them."""
+    """A model with another configuration, without real weights: planning reads their header alone."""
     target.mkdir()
     (target / "config.json").write_text(json.dumps(config))
-    (target / weights).write_bytes(b"")
+    (target / weights).write_bytes(tensors_header(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (target / name).write_bytes((tiny / name).read_bytes())
 

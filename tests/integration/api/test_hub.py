@@ -1,4 +1,4 @@
-"""Models of a hub that says no. A small server stands where the hub would, in front of a process that may reach it."""
+"""Models of a hub. A small server stands where it would, in front of a process that may reach it."""
 
 import json
 import os
@@ -15,6 +15,7 @@ import pytest
 
 from tests.integration.api.server import Service, Tenant
 from tests.ports import free_port
+from tests.tiny_models import tensors_header
 from tests.waiting import wait_for
 
 ANSWERS: dict[str, tuple[int, dict[str, str], dict[str, Any]]] = {
@@ -27,16 +28,53 @@ ANSWERS: dict[str, tuple[int, dict[str, str], dict[str, Any]]] = {
     ),
     "/api/models/acme/broken": (500, {}, {"error": "Internal error"}),
 }
+COMMIT = "1" * 40
+WEIGHT_BYTES = 1 << 20  # of a repository's file of weights
+REPOSITORIES: dict[str, dict[str, bytes]] = {}  # files by repository
+SERVED: list[tuple[str, str, int]] = []  # file, range asked for, bytes of the answer
 
 
 class _Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        status, headers, body = ANSWERS.get(self.path.split("?")[0], (404, {}, {"error": "Not found"}))
+        path = self.path.split("?")[0]
+        if "/resolve/" in path:
+            self._send_file(*path.lstrip("/").split(f"/resolve/{COMMIT}/"))
+            return
+        status, headers, body = ANSWERS.get(path) or self._listing(path) or (404, {}, {"error": "Not found"})
+        self._send(status, {**headers, "content-type": "application/json"}, json.dumps(body).encode())
+
+    do_HEAD = do_GET
+
+    def _listing(self, path: str) -> tuple[int, dict[str, str], Any] | None:
+        repository, _, rest = path.removeprefix("/api/models/").partition("/tree/")
+        files = REPOSITORIES.get(repository)
+        if files is None:
+            return None
+        if rest:
+            tree = [{"type": "file", "path": name, "size": len(files[name]), "oid": name} for name in files]
+            return 200, {}, tree
+        return 200, {}, {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+
+    def _send_file(self, repository: str, name: str) -> None:
+        content = REPOSITORIES[repository].get(name)
+        if content is None:
+            self._send(404, {"X-Error-Code": "EntryNotFound"}, b"")
+            return
+        asked = self.headers.get("range", "")
+        if asked:
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            content = content[int(first) : int(last or len(content)) + 1]
+        if self.command == "GET":
+            SERVED.append((f"{repository}/{name}", asked, len(content)))
+        self._send(206 if asked else 200, {"ETag": f'"{name}"', "X-Repo-Commit": COMMIT}, content)
+
+    def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
         self.send_response(status)
-        for name, value in {**headers, "content-type": "application/json"}.items():
+        for name, value in {**headers, "content-length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
+        if self.command == "GET":
+            self.wfile.write(content)
 
     def log_message(self, *_arguments: Any) -> None:
         """Be quiet."""
@@ -110,3 +148,56 @@ def test_hub_that_says_no_is_explained(
     assert says in error["message"]
     assert [transaction.kind for transaction in rich.transactions] == ["grant"]
     assert list(rich.client.fine_tuning.jobs.list()) == []
+
+
+def _publish(models_dir: Path, repository: str, weights: str, **changes: Any) -> None:
+    """Put the tiny model on the hub, its weights as a header that says `weights` is their type."""
+    tiny = models_dir / "tiny"
+    content = {name: (tiny / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")}
+    config = json.loads((tiny / "config.json").read_text())
+    header = tensors_header(config, weights)
+    REPOSITORIES[repository] = content | {
+        "config.json": json.dumps(config | changes).encode(),
+        "model.safetensors": header + bytes(WEIGHT_BYTES),
+    }
+
+
+def _plan(url: str, tenant: Tenant, model: str, rows: list[dict[str, Any]]) -> httpx.Response:
+    body = {"model": model, "training_file": tenant.upload(rows)}
+    return httpx.post(f"{url}/v1/plans", json=body, headers=tenant.http.headers, timeout=30)
+
+
+def test_a_hub_model_is_planned_from_its_configuration_and_headers_alone(
+    connected: str, models_dir: Path, tenant: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    _publish(models_dir, "acme/fine", "BF16")
+    answer = _plan(connected, tenant, "acme/fine", rows)
+    assert answer.status_code == 200, answer.text
+    weights = [(asked, size) for name, asked, size in SERVED if name == "acme/fine/model.safetensors"]
+    assert weights, "the header was never looked at"
+    assert all(asked for asked, _ in weights)
+    assert sum(size for _, size in weights) < WEIGHT_BYTES / 2
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "changes", "code"),
+    [
+        ("acme/fp8", "F8_E4M3", {}, "quantized_weights"),
+        ("acme/nf4", "BF16", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantized_weights"),
+        ("acme/headless", "BF16", {"tie_word_embeddings": False}, "weights_mismatch"),
+    ],
+)
+def test_a_hub_model_that_cannot_be_trained_is_refused_before_it_is_fetched(
+    connected: str,
+    models_dir: Path,
+    tenant: Tenant,
+    rows: list[dict[str, Any]],
+    model: str,
+    weights: str,
+    changes: dict[str, Any],
+    code: str,
+) -> None:
+    _publish(models_dir, model, weights, **changes)
+    answer = _plan(connected, tenant, model, rows)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code), answer.text
+    assert all(asked for name, asked, _ in SERVED if name == f"{model}/model.safetensors")

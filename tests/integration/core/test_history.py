@@ -9,8 +9,10 @@ from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
 from core.db.session import Database
 from core.fleet import service as fleet
+from core.fleet.models import WorkerRow
 from core.fleet.service import WorkerReport
 from core.ids import new_id
+from core.jobs import queries
 from core.jobs.models import Job
 from core.jobs.states import JobStatus
 from core.plans import history
@@ -23,6 +25,7 @@ from planner.model_spec import ModelSpec
 from planner.policy import TrainingPlan, Wishes, plan, step_down
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
+from planner.throughput import Pace
 
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "bitsandbytes": "0.50.2"}
 GPU = parse_gpu("RTX 4090")
@@ -56,6 +59,7 @@ def finished_job(
     versions: dict[str, str] | None = None,
     status: JobStatus = JobStatus.SUCCEEDED,
     stepped_down: bool = False,
+    seconds_ratio: float | None = None,
 ) -> tuple[Plan, Job]:
     """A job that took `ratio` of what was predicted, uncorrected."""
     organization_id, user_id = owner
@@ -70,6 +74,7 @@ def finished_job(
         id=new_id("ftjob-"), organization_id=organization_id, user_id=user_id, model="m", training_file_id="file-1",
         seed=1, plan_id=row.id, setup=to_plain(setup), device_class=ran.device.device_class,
         quote_credits=ran.credits, status=status,
+        step_seconds=None if seconds_ratio is None else ran.speed.unpaced_step_seconds * seconds_ratio,
         memory_measured={
             "when": "end", "peak_allocated_bytes": 1, "peak_reserved_bytes": 1, "device_bytes": measured,
             "versions": versions or VERSIONS,
@@ -87,7 +92,7 @@ def store(database: Database, jobs: list[tuple[Plan, Job]]) -> None:
 
 def learned(database: Database, settings: Settings) -> dict[tuple[str, Method], Correction]:
     with database.read() as session:
-        return dict(history.corrections(session, settings))
+        return dict(history.learned(session, settings).corrections)
 
 
 def test_nothing_is_learned_from_nothing(database: Database, settings: Settings) -> None:
@@ -144,3 +149,48 @@ def test_only_runs_that_are_alike_teach(database: Database, settings: Settings, 
     assert set(taught) == {(GPU.device_class, Method.QLORA)}
     assert taught[GPU.device_class, Method.QLORA].ratio == pytest.approx(0.8, abs=0.001)
     assert asdict(taught[GPU.device_class, Method.QLORA])["runs"] == 30
+
+
+def paces(database: Database, settings: Settings) -> dict[tuple[str, Method], Pace]:
+    with database.read() as session:
+        return dict(history.learned(session, settings).paces)
+
+
+def test_measured_steps_correct_the_speed_once_there_are_enough(
+    database: Database, settings: Settings, owner: tuple[str, str]
+) -> None:
+    report_worker(database, VERSIONS)
+    ran, key = planned(), (GPU.device_class, Method.LORA)
+    store(database, [finished_job(owner, ran, 1.0, seconds_ratio=1.5) for _ in range(9)])
+    assert paces(database, settings)[key] == Pace(1.0, 9)
+    store(database, [finished_job(owner, ran, 1.0) for _ in range(5)])  # of which no step was timed
+    store(database, [finished_job(owner, ran, 1.0, seconds_ratio=1.5)])
+    taught = paces(database, settings)
+    assert taught[key] == Pace(pytest.approx(1.5), 10)
+    slower = planned(paces=taught)
+    assert slower.speed.tokens_per_second == pytest.approx(ran.speed.tokens_per_second / 1.5)
+    assert slower.quote.predicted_seconds > ran.quote.predicted_seconds
+    assert any("10 finished runs like it here took 1.50 times" in reason for reason in slower.reasons)
+    store(database, [finished_job(owner, slower, 1.0, seconds_ratio=1.5) for _ in range(20)])
+    assert paces(database, settings)[key].ratio == pytest.approx(1.5)  # of what was predicted without it
+
+
+def test_lessons_are_read_again_when_a_job_has_succeeded_and_not_before(
+    database: Database, settings: Settings, owner: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    read = queries.measured_runs
+    monkeypatch.setattr(queries, "measured_runs", lambda *arguments: reads.append(1) or read(*arguments))
+    report_worker(database, VERSIONS)
+    ran = planned()
+    store(database, [finished_job(owner, ran, 1.1) for _ in range(20)])
+    first = learned(database, settings)
+    assert (learned(database, settings), len(reads)) == (first, 1)
+    store(database, [finished_job(owner, ran, 1.3) for _ in range(60)])
+    assert learned(database, settings)[GPU.device_class, Method.LORA].ratio == pytest.approx(1.3, abs=0.01)
+    with database.transaction() as session:
+        worker = session.get(WorkerRow, "worker-1")
+        assert worker is not None
+        worker.versions = VERSIONS | {"torch": "2.14.0"}
+    assert learned(database, settings) == {}
+    assert len(reads) == 3

@@ -4,11 +4,12 @@ import random
 
 import pytest
 
-from planner.calibration import Observation, correction
+from planner.calibration import LARGEST_PACE, Observation, correction, pace
 from planner.errors import InvalidSetupError
 from planner.memory import Correction, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.setup import Method, TrainingSetup
+from planner.throughput import Pace
 
 ESTIMATE = estimate_memory(ModelSpec.from_config({"model_type": "mistral"}), TrainingSetup(Method.FULL))
 
@@ -53,3 +54,19 @@ def test_a_bound_needs_99_runs_to_hold_it_against():
 def test_impossible_observations_are_refused():
     with pytest.raises(InvalidSetupError):
         correction([Observation(0, 5)])
+
+
+def timed(ratio):
+    return Observation(1, 1, 2.0, 2.0 * ratio)
+
+
+def test_the_speed_is_corrected_by_the_median_of_enough_runs():
+    ratios = [1.2] * 6 + [9.0] * 2 + [0.1] * 2
+    assert pace([timed(ratio) for ratio in ratios[:9]]) == Pace(runs=9)
+    assert pace([timed(ratio) for ratio in ratios]) == Pace(pytest.approx(1.2), 10)
+    assert pace([Observation(1, 1)] * 20) == Pace()
+
+
+@pytest.mark.parametrize(("ratio", "bounded"), [(100.0, LARGEST_PACE), (0.001, 1 / LARGEST_PACE)])
+def test_a_corrected_speed_stays_within_bounds(ratio, bounded):
+    assert pace([timed(ratio)] * 10) == Pace(bounded, 10)

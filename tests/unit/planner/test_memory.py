@@ -67,10 +67,11 @@ def test_nf4_with_double_quantization_takes_4_127_bits():
 
 
 def test_what_is_known_of_our_trainer_is_what_the_trainer_does():
-    from worker.training import attention, loss
+    from worker.training import attention, loop, loss
 
     assert c.LOSS_CHUNK_BYTES == loss.CHUNK_BYTES
     assert c.LONGEST_PLAIN_ATTENTION == attention._LONGEST_PLAIN
+    assert c.PROOF_TOKENS == loop._VERIFIED_TOKENS
 
 
 def test_full_fine_tuning_in_bf16_keeps_six_bytes_a_parameter():
@@ -195,3 +196,31 @@ def test_terms_are_positive_and_totals_hold_them(spec, setup, device):
     assert estimate.static_allocated_bytes <= estimate.peak_allocated_bytes < estimate.device_bytes
     assert estimate.required_bytes == estimate.device_bytes + estimate.bound_bytes
     assert estimate == estimate_memory(spec, setup, device)
+
+
+@given(specs, setups, devices)
+def test_the_prediction_is_the_largest_of_loading_training_evaluating_and_saving(spec, setup, device):
+    estimate = estimate_memory(spec, setup, device)
+    trained = estimate.peak_allocated_bytes + estimate.allocator_slack_bytes
+    loaded = estimate.base_weights_bytes + estimate.load_transient_bytes + estimate.library_workspaces_bytes
+    evaluated = estimate.static_allocated_bytes + estimate.evaluation_phase_bytes
+    saved = estimate.base_weights_bytes + estimate.saving_phase_bytes
+    assert estimate.device_bytes == estimate.context_bytes + max(trained, loaded, evaluated, saved)
+    assert 0 < estimate.evaluation_phase_bytes < estimate.peak_allocated_bytes - estimate.static_allocated_bytes
+    context = 0 if device is CPU else estimate.context_bytes
+    assert estimate.saving_phase_bytes > context + estimate.adapters_bytes
+
+
+def test_a_small_step_needs_less_than_the_proof_of_its_export():
+    """An export is reloaded beside the context of the process that trained it, and scored on whole logits."""
+    llama = SPECS["llama-3.1-8b"]
+    small = replace(LORA, method=Method.QLORA, max_length=64, gradient_checkpointing=True)
+    estimate = estimate_memory(llama, small, parse_gpu("24GiB"))
+    assert estimate.device_bytes == estimate.context_bytes + estimate.base_weights_bytes + estimate.saving_phase_bytes
+    large = estimate_memory(llama, replace(small, max_length=4096), parse_gpu("24GiB"))
+    assert large.device_bytes > large.context_bytes + large.base_weights_bytes + large.saving_phase_bytes
+
+
+def test_evaluation_and_saving_of_other_loops_are_not_guessed():
+    published = estimate_memory(MISTRAL, replace(LORA, stack=Stack("transformers", "4.48.1")))
+    assert (published.evaluation_phase_bytes, published.saving_phase_bytes) == (0, 0)

@@ -4,7 +4,7 @@ import pytest
 
 from planner.errors import InvalidConfigurationError, InvalidSetupError, UnsupportedArchitectureError
 from planner.families import FAMILIES
-from planner.model_spec import ALL_LINEAR, ModelSpec
+from planner.model_spec import ALL_LINEAR, EXPERT_COUNTS, ModelSpec
 
 SMALL = {
     "vocab_size": 128,
@@ -162,3 +162,10 @@ def test_unknown_target_module_is_named_with_the_known_ones():
         spec.lora_parameters(8, ("q_proj",))
     with pytest.raises(InvalidSetupError, match="lora_rank is 0"):
         spec.lora_parameters(0, (ALL_LINEAR,))
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "qwen3_moe", "olmoe", "mixtral"])
+def test_experts_are_counted_under_both_names_that_transformers_writes(family):
+    older, newer = (ModelSpec.from_config({"model_type": family, name: 6}) for name in EXPERT_COUNTS)
+    assert older.groups == newer.groups
+    assert {group.experts.count for group in older.groups if group.experts} == {6}

@@ -6,17 +6,18 @@ import pytest
 
 from core.db.plain import from_plain, to_plain
 from planner.catalogue import find_model
-from planner.devices import parse_gpu
+from planner.devices import Device, parse_gpu
 from planner.errors import InvalidSetupError
 from planner.memory import estimate_memory
 from planner.model_spec import ModelSpec
-from planner.policy import Wishes, plan, setups_to_rehearse
-from planner.rehearsed import RehearsedMemory
+from planner.policy import Wishes, plan
+from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
-from worker.training.rehearse import _answer
+from worker.training.rehearse import answer_question
 
 GPU = parse_gpu("24GiB")
+CPU = Device(0, "cpu", "CPU", "cpu", 8 << 30, 8 << 30, None, "cpu", 2)
 PRICES = {"default": 1000}
 STATISTICS = DatasetStatistics(1000, 400_000, 200_000, (400,) * 100)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -30,17 +31,16 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def surveyed(config):
-    spec = from_plain(ModelSpec, _answer({"config": config, "kind": "cuda", "setups": None})["spec"])
-    return replace(spec, model_type="strange")
+def rehearsed(config):
+    answer = answer_question(RehearsalQuestion(config, ("cuda",), STATISTICS, Wishes()))
+    assert len(answer.steps) == 12  # three methods, with and without checkpointing, one row and two
+    assert from_plain(RehearsedMemory, to_plain(answer)) == answer
+    return replace(answer, spec=replace(answer.spec, model_type="strange"))
 
 
-@pytest.fixture(scope="module")
-def rehearsed(config, surveyed):
-    setups = setups_to_rehearse(surveyed, STATISTICS, GPU, Wishes())
-    steps = _answer({"config": config, "kind": "cuda", "setups": [to_plain(setup) for setup in setups]})["steps"]
-    assert len(steps) == 12  # three methods, with and without checkpointing, one row and two
-    return from_plain(RehearsedMemory, {"spec": to_plain(surveyed), "steps": steps})
+@pytest.fixture
+def surveyed(rehearsed):
+    return rehearsed.spec
 
 
 def test_a_survey_counts_what_the_formulas_count(config, surveyed):
@@ -63,6 +63,11 @@ def test_rehearsed_estimates_are_those_of_the_formulas(config, rehearsed, method
             error = read.peak_allocated_bytes / derived.peak_allocated_bytes - 1
             assert -0.03 <= error <= (0.03 if rows <= 2 else 0.10)  # beyond two rows the line may lie above
             assert read.static_allocated_bytes == pytest.approx(derived.static_allocated_bytes, rel=0.005)
+            assert read.evaluation_phase_bytes == pytest.approx(derived.evaluation_phase_bytes, rel=0.2)
+            assert (read.saving_phase_bytes, read.load_transient_bytes) == (
+                derived.saving_phase_bytes,
+                derived.load_transient_bytes,
+            )
 
 
 def test_the_plan_says_that_it_was_rehearsed(rehearsed):
@@ -74,5 +79,7 @@ def test_the_plan_says_that_it_was_rehearsed(rehearsed):
 
 def test_what_was_not_rehearsed_is_refused(rehearsed):
     setup = replace(rehearsed.steps[0].setup, packing=not rehearsed.steps[0].setup.packing)
-    with pytest.raises(InvalidSetupError, match="not rehearsed"):
+    with pytest.raises(InvalidSetupError, match="not rehearsed for cuda"):
         rehearsed.estimate(setup, GPU)
+    with pytest.raises(InvalidSetupError, match="not rehearsed for cpu"):
+        rehearsed.estimate(rehearsed.steps[0].setup, CPU)

@@ -14,6 +14,7 @@ from planner.model_spec import ModelSpec
 from planner.setup import Hyperparameters, Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.throughput import (
+    Pace,
     estimate_speed,
     flops_per_token,
     held_out_examples,
@@ -105,3 +106,13 @@ def test_steps_count_whole_batches_of_what_is_not_held_out():
     assert held_out_examples(with_file, HYPERPARAMETERS) == 0
     assert total_steps(with_file, setup, HYPERPARAMETERS) == 4 * 13
     assert total_steps(rows(1, 10), setup, HYPERPARAMETERS) == 4
+
+
+def test_a_pace_moves_the_steps_and_leaves_the_rest():
+    predicted = estimate_speed(SMOLLM2, replace(LORA, max_length=128), CPU, rows(130, 100), HYPERPARAMETERS)
+    slower = predicted.paced(Pace(2.0, 30))
+    assert slower.tokens_per_second == predicted.tokens_per_second / 2
+    assert slower.training_seconds == 2 * predicted.training_seconds
+    assert slower.unpaced_step_seconds == predicted.step_seconds
+    assert (slower.loading_seconds, slower.export_seconds) == (predicted.loading_seconds, predicted.export_seconds)
+    assert predicted.seconds < slower.seconds < 2 * predicted.seconds

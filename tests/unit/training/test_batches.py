@@ -17,6 +17,7 @@ from tests.unit.training.runs import setup_for
 from worker.training.batches import (
     Layout,
     TokenizedSet,
+    choose_layout,
     collate,
     epoch_steps,
     longest_micro_batch,
@@ -106,3 +107,20 @@ def test_padding_does_not_change_a_loss(tmp_path: Path) -> None:
         alone = [float(score(loaded, collate(data, [(n,)], Layout.PADDED), 1.0)[0]) for n in range(2)]
         together = float(score(loaded, collate(data, [(0,), (1,)], Layout.PADDED), 1.0)[0])
     assert together == pytest.approx(sum(alone), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"), [("llama", Layout.FLAT), ("opt", Layout.FLAT), ("stablelm", Layout.PADDED)]
+)
+def test_rows_are_flat_where_the_model_hands_the_cuts_down(tmp_path: Path, family: str, layout: Layout) -> None:
+    """stablelm drops arguments that it does not know: its rows are padded, and its losses the same."""
+    model = make_tiny_model(tmp_path / family, family=family)
+    setup = setup_for(Method.LORA)
+    loaded = load_for_training(model, setup, 0, torch.device("cpu"))
+    assert choose_layout(setup, cuts_attention=loaded.cuts_attention) is layout
+    loaded.model.eval()  # OPT has dropout of its own
+    data = examples([7, 30])
+    with torch.no_grad():
+        alone = [float(score(loaded, collate(data, [(n,)], layout), 1.0)[0]) for n in range(2)]
+        together = float(score(loaded, collate(data, [(0,), (1,)], layout), 1.0)[0])
+    assert together == pytest.approx(sum(alone), rel=2e-3)

@@ -1,5 +1,7 @@
 """The chunked loss is torch's cross entropy, without its logits."""
 
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -83,3 +85,25 @@ def test_logits_are_never_whole() -> None:
         loss.backward()
     assert largest <= max(4 * VOCABULARY, HIDDEN * VOCABULARY)
     assert largest < TOKENS * VOCABULARY
+
+
+def test_scoring_alone_makes_no_gradient_of_a_trained_head() -> None:
+    """A 4B model's head has 1.2 GB of them, which an evaluation must not take."""
+    hidden, head, labels = make(bias=True)
+    head.requires_grad_(True)
+    shapes = set[torch.Size]()
+
+    class Shapes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if func is not torch.ops.aten.detach.default and isinstance(result, torch.Tensor):
+                shapes.add(result.shape)
+            return result
+
+    with torch.inference_mode(), Shapes():
+        loss, _ = linear_cross_entropy(hidden, head, labels, 1.0, LogitTransform(), chunk_tokens=5)
+    torch.testing.assert_close(
+        loss.double(), functional.cross_entropy(head(hidden), labels, reduction="sum"), rtol=1e-5, atol=1e-5
+    )
+    assert torch.Size([5, VOCABULARY]) in shapes
+    assert head.weight.shape not in shapes

@@ -1,0 +1,113 @@
+"""Models that the planner has no formula of are planned from training steps that a worker rehearses.
+
+A rehearsal loads torch and takes half a minute, so no request runs or awaits one. It is asked for, a worker answers it
+(worker/rehearsals.py), and whoever asks again later finds the answer.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import orjson
+from sqlalchemy.orm import Session
+
+from core.db.base import utc_now
+from core.db.plain import from_plain, to_plain
+from core.db.upsert import insert_or_ignore
+from core.errors import ErrorBody, InvalidModelError, InvalidRequestError, NotYetError, ServiceUnavailableError
+from core.plans import queries
+from core.plans.models import Rehearsal
+from core.queue.messages import MAINTENANCE_QUEUE, REHEARSE, Nudge, collect
+from core.runtime import Runtime
+from planner.plans import Wishes
+from planner.rehearsed import RehearsalQuestion, RehearsedMemory
+
+MOST_WAITING = 50  # rehearsals that may be asked for and unanswered at once
+KEPT = timedelta(days=7)  # answers; a plan keeps its own copy
+REFUSALS_KEPT = timedelta(minutes=10)  # what failed may have failed for want of memory or time
+RETRY_AFTER_SECONDS = 20
+
+
+def memory_for(runtime: Runtime, question: RehearsalQuestion) -> RehearsedMemory:
+    """The rehearsed steps that answer the question.
+
+    Raises NotYetError while a worker rehearses them, InvalidModelError where they cannot be rehearsed, and
+    ServiceUnavailableError where too many others wait.
+    """
+    question = replace(question, wishes=_deciding(question.wishes))
+    key = _key(question)
+    with runtime.database.read() as session:
+        row = session.get(Rehearsal, key)
+    if row is None:
+        runtime.database.run(lambda session: _ask(session, key, question))
+    elif row.error is not None:
+        refused = from_plain(ErrorBody, row.error)
+        raise InvalidModelError(refused.message, code=refused.code, param="model")
+    elif row.memory is not None:
+        return from_plain(RehearsedMemory, row.memory)
+    raise NotYetError(
+        f"The planner has no formula for {question.config.get('model_type')!r}, so a worker rehearses its training "
+        "steps, which takes about a minute and is done once for a data set. Ask again then.",
+        code="model_being_rehearsed",
+        param="model",
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )
+
+
+def answer(runtime: Runtime, rehearsal_id: str, rehearse: Callable[[RehearsalQuestion], RehearsedMemory]) -> None:
+    """Rehearse what was asked, unless that was done. Runs outside any transaction; losing a race is harmless.
+
+    A refusal is an answer. Whatever else `rehearse` raises leaves the question open, and the sweep asks again.
+    """
+    with runtime.database.read() as session:
+        row = session.get(Rehearsal, rehearsal_id)
+    if row is None or row.finished_at is not None:
+        return
+    memory, error = None, None
+    try:
+        memory = to_plain(rehearse(from_plain(RehearsalQuestion, row.question)))
+    except InvalidRequestError as refused:
+        error = to_plain(refused.body)
+
+    def record(session: Session) -> None:
+        kept = session.get(Rehearsal, rehearsal_id, with_for_update=True)
+        if kept is not None:
+            kept.memory, kept.error, kept.finished_at = memory, error, utc_now()
+
+    runtime.database.run(record)
+
+
+def forget_old(session: Session, now: datetime) -> None:
+    """Drop answers that nobody is likely to ask for again, and refusals, so that they are tried anew."""
+    queries.delete_rehearsals(session, before=now - KEPT, refused_before=now - REFUSALS_KEPT)
+
+
+def _ask(session: Session, key: str, question: RehearsalQuestion) -> None:
+    if len(queries.unanswered(session, MOST_WAITING)) == MOST_WAITING:
+        raise ServiceUnavailableError(
+            f"{MOST_WAITING} models wait to be rehearsed, and no more are taken. Try again in some minutes.",
+            code="too_many_rehearsals",
+            param="model",
+        )
+    insert_or_ignore(session, Rehearsal, id=key, question=to_plain(question), created_at=utc_now())
+    collect(session, Nudge(REHEARSE, MAINTENANCE_QUEUE, key))
+
+
+def _deciding(wishes: Wishes) -> Wishes:
+    """The wishes without those that no step depends on: plans that differ only in them share a rehearsal."""
+    return replace(
+        wishes,
+        priority=Wishes.priority,
+        batch_size=None,
+        per_device_train_batch_size=None,
+        n_epochs=None,
+        learning_rate=None,
+        learning_rate_multiplier=None,
+        warmup_ratio=None,
+        weight_decay=None,
+    )
+
+
+def _key(question: RehearsalQuestion) -> str:
+    return hashlib.sha256(orjson.dumps(to_plain(question), option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -1,0 +1,118 @@
+"""Rehearsals are asked for once, answered by a worker, remembered, and forgotten in time, on both databases."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from core.db.base import utc_now
+from core.db.session import Database
+from core.errors import InvalidModelError, NotYetError, ServiceUnavailableError
+from core.plans import rehearsals
+from core.plans.models import Rehearsal
+from core.plans.queries import unanswered
+from core.queue.messages import MAINTENANCE_QUEUE, REHEARSE, Message, Nudge
+from core.runtime import Runtime
+from planner.catalogue import find_model
+from planner.model_spec import ModelSpec
+from planner.plans import Priority, Wishes
+from planner.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
+from planner.setup import Method, TrainingSetup
+from planner.statistics import DatasetStatistics
+
+QUESTION = RehearsalQuestion(
+    {"model_type": "strange", "hidden_size": 64}, ("cpu",), DatasetStatistics(10, 100, 50, (10,) * 10), Wishes()
+)
+
+
+@pytest.fixture
+def runtime(database: Database) -> Runtime:
+    return cast(Runtime, SimpleNamespace(database=database))
+
+
+def answered(_question: RehearsalQuestion) -> RehearsedMemory:
+    entry = find_model("smollm2-135m-instruct")
+    assert entry is not None
+    setup = TrainingSetup(Method.FULL)
+    step = RehearsedStep(setup, "cpu", 1, 2, {"forward": 3}, "aten.mm (forward)", (2,))
+    return RehearsedMemory(replace(ModelSpec.from_config(entry.config), model_type="strange"), (step,))
+
+
+def refused(_question: RehearsalQuestion) -> RehearsedMemory:
+    raise InvalidModelError("It cannot be built.", code="unsupported_architecture", param="model")
+
+
+def never(_question: RehearsalQuestion) -> RehearsedMemory:
+    pytest.fail("it was rehearsed again")
+
+
+def ask(runtime: Runtime, question: RehearsalQuestion = QUESTION) -> str:
+    """Ask, be told to come back, and return the id of the oldest rehearsal that waits."""
+    with pytest.raises(NotYetError) as told:
+        rehearsals.memory_for(runtime, question)
+    assert told.value.code == "model_being_rehearsed"
+    assert told.value.retry_after_seconds > 0
+    with runtime.database.read() as session:
+        return unanswered(session, 1)[0]
+
+
+def test_an_answer_is_found_by_whoever_asks_again(runtime: Runtime, sent: list[Message]) -> None:
+    rehearsal_id = ask(runtime)
+    assert ask(runtime) == rehearsal_id
+    assert sent == [Nudge(REHEARSE, MAINTENANCE_QUEUE, rehearsal_id)]
+    rehearsals.answer(runtime, rehearsal_id, answered)
+    assert rehearsals.memory_for(runtime, QUESTION) == answered(QUESTION)
+    rehearsals.answer(runtime, rehearsal_id, never)
+    rehearsals.answer(runtime, "no such id", never)
+
+
+def test_wishes_that_change_no_step_share_a_rehearsal(runtime: Runtime) -> None:
+    rehearsals.answer(runtime, ask(runtime), answered)
+    same = Wishes(priority=Priority.ECONOMY, n_epochs=9, batch_size=4, learning_rate_multiplier=0.5)
+    assert rehearsals.memory_for(runtime, replace(QUESTION, wishes=same)).spec.model_type == "strange"
+    for other in (Wishes(lora_rank=64), Wishes(max_length=32), Wishes(lora_dropout=0.1), Wishes(method=Method.FULL)):
+        ask(runtime, replace(QUESTION, wishes=other))
+
+
+@pytest.mark.parametrize("rehearse", [answered, refused])
+def test_answers_outlive_refusals_and_both_are_forgotten(
+    runtime: Runtime, rehearse: Callable[[RehearsalQuestion], RehearsedMemory]
+) -> None:
+    rehearsals.answer(runtime, ask(runtime), rehearse)
+    if rehearse is refused:
+        with pytest.raises(InvalidModelError, match=r"It cannot be built\.") as told:
+            rehearsals.memory_for(runtime, QUESTION)
+        assert told.value.code == "unsupported_architecture"
+    for later, kept in (
+        (timedelta(0), True),
+        (rehearsals.REFUSALS_KEPT, rehearse is answered),
+        (rehearsals.KEPT, False),
+    ):
+        with runtime.database.transaction() as session:
+            rehearsals.forget_old(session, utc_now() + later)
+        with runtime.database.read() as session:
+            assert (session.query(Rehearsal).count() == 1) is kept
+
+
+def test_a_rehearsal_that_was_interrupted_stays_to_be_done(runtime: Runtime) -> None:
+    def interrupted(_question: RehearsalQuestion) -> RehearsedMemory:
+        raise ServiceUnavailableError("The worker stops.")
+
+    rehearsal_id = ask(runtime)
+    with pytest.raises(ServiceUnavailableError):
+        rehearsals.answer(runtime, rehearsal_id, interrupted)
+    assert ask(runtime) == rehearsal_id
+    rehearsals.answer(runtime, rehearsal_id, answered)
+    assert rehearsals.memory_for(runtime, QUESTION) == answered(QUESTION)
+
+
+def test_not_everyone_may_wait(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsals, "MOST_WAITING", 2)
+    for rank in (1, 2):
+        ask(runtime, replace(QUESTION, wishes=Wishes(lora_rank=rank)))
+    with pytest.raises(ServiceUnavailableError, match="2 models wait"):
+        rehearsals.memory_for(runtime, replace(QUESTION, wishes=Wishes(lora_rank=3)))
+    ask(runtime, replace(QUESTION, wishes=Wishes(lora_rank=1)))
