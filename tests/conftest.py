@@ -19,6 +19,7 @@ from core.db.migrate import upgrade
 from core.db.session import Database
 from core.queue.messages import Message
 from core.settings import Settings
+from tests.ports import free_port
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub, or wait for one
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # the tests share their cores
@@ -84,7 +85,7 @@ def database(database_url: str, sent: list[Message]) -> Iterator[Database]:
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     """A Valkey of this test run."""
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 

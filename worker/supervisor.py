@@ -55,6 +55,7 @@ from worker.protocol import (
     ResultReport,
     RunRequest,
 )
+from worker.release import wait_until_released
 from worker.trainer import TrainingChild
 from worker.watchdog import Watchdog
 
@@ -209,7 +210,9 @@ class Supervisor:
             if grace is not None:
                 grace.cancel()
             self._child = None
+            group_id = child.process_id
             exit_code = child.close(settings.stop_grace_seconds)
+            wait_until_released(self._device, group_id, settings.stop_grace_seconds)
         return ending if ending is not None else Exit.of(exit_code, hung_seconds)
 
     def _write_down(self, batch: Sequence[Report]) -> None:

@@ -36,9 +36,9 @@ def start(service: Service, method: str) -> str:
     return service.create_job(chat_rows(), hyperparameters=HYPERPARAMETERS, adapter={"method": method}).id
 
 
-def outcome(service: Service, job_id: str, method: str, seconds: float = 180) -> Outcome:
+def outcome(service: Service, job_id: str, method: str) -> Outcome:
     """Wait for the job to succeed and download what it made."""
-    service.wait(job_id, "succeeded", seconds=seconds)
+    service.wait(job_id, "succeeded")
     archive = "model.zip" if method == "full" else "adapter.zip"
     with service.http as http:
 
@@ -62,7 +62,7 @@ def strike_at_random(service: Service, job_id: str, kills: int, chance: random.R
         target = chance.choice(["trainer", "trainer", "worker"])
         delay = chance.random() * LONGEST_DELAY_SECONDS
         wait_for_step(service, job_id, number * STEPS // (kills + 1))
-        wait_for(lambda: trainers(service) or None, seconds=60, what="a trainer", context=service.logs)
+        wait_for(lambda: trainers(service) or None, what="a trainer", context=service.logs)
         signal.sigtimedwait([], delay)  # the random part of the kill's moment
         if target == "trainer":
             for trainer in trainers(service):
@@ -95,7 +95,7 @@ def wait_for_step(service: Service, job_id: str, step: int) -> None:
         assert job["status"] in ("queued", "running"), f"{job['status']}: {job['error']}"
         return int(job["step"]) >= step
 
-    wait_for(reached, seconds=120, what=f"step {step}", context=service.logs)
+    wait_for(reached, what=f"step {step}", context=service.logs)
 
 
 def _is_step(data: Any) -> bool:

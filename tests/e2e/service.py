@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,8 @@ from core.db.migrate import upgrade
 from core.db.session import Database
 from core.ledger import codes
 from core.ledger.proof.service import verify
-from tests.waiting import wait_for
+from tests.ports import free_port
+from tests.waiting import PATIENCE_SECONDS, wait_for
 
 CREDIT_CODE = "TESTING"
 QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "CHECKPOINT_SECONDS": "2"}
@@ -62,7 +62,7 @@ class Service:
     def start_worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
         """Start a training worker and wait until it has reported for duty."""
         process = self.start(name, "worker", "--device", "cpu")
-        wait_for(lambda: self._knows_worker(process.pid), seconds=60, what=f"{name} to report", context=self.logs)
+        wait_for(lambda: self._knows_worker(process.pid), what=f"{name} to report", context=self.logs)
         return process
 
     def _knows_worker(self, process_id: int) -> bool:
@@ -73,7 +73,7 @@ class Service:
         """Stop a process and wait for its end."""
         process = self.processes.pop(name)
         process.send_signal(number)
-        return process.wait(timeout=40)
+        return process.wait(timeout=PATIENCE_SECONDS)
 
     def upload(self, rows: list[dict[str, Any]]) -> str:
         """Upload rows as JSON Lines; the file's id."""
@@ -91,7 +91,7 @@ class Service:
             extra_body={"credit_code": CREDIT_CODE, **extra},
         )
 
-    def wait(self, job_id: str, *statuses: str, seconds: float = 90) -> FineTuningJob:
+    def wait(self, job_id: str, *statuses: str) -> FineTuningJob:
         """The job as soon as it is in one of the statuses."""
         client = self.client
 
@@ -102,7 +102,7 @@ class Service:
             assert job.status not in ("failed", "cancelled", "succeeded"), f"{job.status}: {job.error}\n{self.logs()}"
             return None
 
-        return wait_for(reached, seconds=seconds, what=f"{job_id} to be {statuses}", context=self.logs)
+        return wait_for(reached, what=f"{job_id} to be {statuses}", context=self.logs)
 
     def logs(self) -> str:
         """The ends of all logs."""
@@ -116,13 +116,6 @@ def check_books(database: Database) -> None:
     """Prove the books, as `tunewright ledger verify` does."""
     with database.snapshot() as session:
         assert verify(session).faults == ()
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -163,7 +156,7 @@ def running_service(
             "api", "uvicorn", "api.app:create_app", "--factory", "--port", str(port), "--log-level", "warning"
         )
         service.start("maintenance", "worker", "--maintenance")
-        wait_for(lambda: _is_ready(service), seconds=30, what="the API", context=service.logs)
+        wait_for(lambda: _is_ready(service), what="the API", context=service.logs)
         if worker:
             service.start_worker()
         yield service

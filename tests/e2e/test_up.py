@@ -14,8 +14,7 @@ import httpx
 import psutil
 import pytest
 
-READY_SECONDS = 90
-STOP_SECONDS = 45
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Up:
@@ -34,7 +33,7 @@ class Up:
         self.url, self.link = self._wait(r"running at (\S+)\n.*?(http\S+sign-in\S+)")
 
     def _wait(self, pattern: str) -> tuple[str, ...]:
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             if found := re.search(pattern, self.log.read_text(), re.DOTALL):
                 return found.groups()
@@ -43,7 +42,7 @@ class Up:
 
     def wait_for_worker(self, key: str) -> None:
         """Until a worker has imported its libraries into its fork server and reported its device."""
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             if httpx.get(f"{self.url}/v1/workers", headers={"Authorization": f"Bearer {key}"}).json()["data"]:
                 return
@@ -131,7 +130,7 @@ def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:
     assert "Traceback" not in second.stderr
 
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(STOP_SECONDS) == 0, up.log.read_text()
+    assert up.process.wait(PATIENCE_SECONDS) == 0, up.log.read_text()
     assert up.processes() == []
     assert not (up.data_dir / "service.json").exists()
 
@@ -144,7 +143,7 @@ def test_a_killed_service_leaves_no_process_and_a_usable_database(start: Callabl
     assert len(before) >= 6, [process.cmdline() for process in before]
     up.process.kill()
     up.process.wait()
-    _, alive = psutil.wait_procs(before, timeout=STOP_SECONDS)
+    _, alive = psutil.wait_procs(before, timeout=PATIENCE_SECONDS)
     assert [process.cmdline() for process in alive] == []
     assert up.processes() == []
 

@@ -10,12 +10,17 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from core.accounts.service import ensure_owner
+from core.accounts.models import Scope
+from core.accounts.service import Actor, authenticate_key, create_api_key, ensure_owner
 from core.db.migrate import pending, script_config, upgrade
 from core.db.session import Database, open_engine
+from core.jobs import service as jobs
 from core.ledger import service as ledger
 from core.ledger.codes import create_code
+from core.ledger.proof.service import verify
+from core.settings import Settings
 from migrations.schema import metadata
+from tests.integration.core.queueing import QUOTE_CREDITS, queue_job
 
 
 @pytest.fixture
@@ -65,23 +70,31 @@ def test_downgrade_leaves_nothing_behind(database_url: str) -> None:
     assert upgrade(database_url)
 
 
-def test_books_survive_every_step_down_and_up(database_url: str) -> None:
+def test_what_is_there_survives_every_step_down_and_up(database_url: str, settings: Settings) -> None:
     upgrade(database_url)
     database = Database(database_url, publish=[].extend)
     with database.transaction() as session:
         owner = ensure_owner(session)
+        secret = create_api_key(session, owner, "reader", scope=Scope.READ).secret
+        actor = Actor(owner.organization_id, owner.id, owner.is_admin, credential="key_test")
         ledger.grant(session, owner.organization_id, 100, idempotency_key="first")
+        job_id = queue_job(session, settings, actor)
     config = script_config()
     with database.engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, "0002")
+        command.downgrade(config, "0001")
     upgrade(database_url)
     with database.transaction() as session:
-        assert ledger.balance(session, owner.organization_id).available_credits == 100
+        assert authenticate_key(session, secret).scope is Scope.WRITE, "keys were not told apart in the first release"
+        balance = ledger.balance(session, owner.organization_id)
+        assert (balance.available_credits, balance.held_credits) == (100 - QUOTE_CREDITS, QUOTE_CREDITS)
+        assert jobs.cancel_job(session, owner.organization_id, job_id).learning_rate_factor == 1.0
         ledger.grant(session, owner.organization_id, 11, idempotency_key="second")
         assert ledger.balance(session, owner.organization_id).available_credits == 111
     with database.engine.connect() as connection, pytest.raises(DBAPIError, match="append-only"):
         connection.execute(text("delete from ledger_entries"))
+    with database.snapshot() as session:
+        assert verify(session).faults == ()
     database.close()
 
 

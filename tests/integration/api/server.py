@@ -173,7 +173,7 @@ def running_application(settings: Settings) -> Iterator[Service]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        wait_for(lambda: server.started or not thread.is_alive(), seconds=20, what="the application")
+        wait_for(lambda: server.started or not thread.is_alive(), what="the application")
         port = server.servers[0].sockets[0].getsockname()[1]
         service = Service(app.state.runtime, settings, f"http://127.0.0.1:{port}")
         report_device(service, CPU)

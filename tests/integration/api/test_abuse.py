@@ -187,7 +187,7 @@ def test_an_upload_that_stops_is_let_go(service: Service, tenant: Tenant) -> Non
         slow.settimeout(20)
         answer = slow.recv(4096)
     assert answer.split()[1] == b"408"
-    wait_for(lambda: len(service.artifacts) == before, seconds=5, what="the half file to go")
+    wait_for(lambda: len(service.artifacts) == before, what="the half file to go")
     assert tenant.upload(b"text").startswith("file-")
 
 

@@ -157,9 +157,9 @@ def test_client_that_goes_away_leaves_nothing(service: Service, tenant: Tenant) 
 
     with socket.create_connection((str(address.hostname), address.port or 80)) as connection:
         connection.sendall(head.encode() + body)
-        wait_for(lambda: set(service.artifacts) - before, seconds=10, what="the upload to begin")
+        wait_for(lambda: set(service.artifacts) - before, what="the upload to begin")
 
-    wait_for(lambda: set(service.artifacts) == before, seconds=10, what="the store to let go of it")
+    wait_for(lambda: set(service.artifacts) == before, what="the store to let go of it")
     with service.runtime.database.read() as session:
         assert session.query(StoredFile).filter_by(organization_id=tenant.organization_id).count() == 0
 

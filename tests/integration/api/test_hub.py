@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.service import free_port
 from tests.integration.api.server import Service, Tenant
+from tests.ports import free_port
 from tests.tiny_models import tensors_header
 from tests.waiting import wait_for
 
@@ -113,7 +113,7 @@ def connected(service: Service, hub_url: str, tmp_path_factory: pytest.TempPathF
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: _answers(url), seconds=30, what="the second API", context=log_path.read_text)
+        wait_for(lambda: _answers(url), what="the second API", context=log_path.read_text)
         yield url
     finally:
         process.terminate()

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+from sqlalchemy.orm import Session
 
 from core.artifacts.store import ArtifactStore, StoredObject
 from core.errors import StoreError
 from core.jobs import service as jobs
+from core.jobs.models import Job
 from core.jobs.states import JobStatus
 from planner.plans import Wishes
 from planner.setup import Method
@@ -59,7 +61,7 @@ def at_step(here: Installation, job_id: str, step: int, work: Callable[[int], No
     """`work` on the trainer's process id as soon as the job has reported `step`."""
 
     def watch() -> None:
-        wait_for(lambda: here.job(job_id).step >= step, seconds=60, what=f"step {step}")
+        wait_for(lambda: here.job(job_id).step >= step, what=f"step {step}")
         (trainer,) = trainers()
         work(trainer.pid)
 
@@ -187,7 +189,7 @@ def test_a_full_disk_costs_checkpoints_not_the_job(here: Installation) -> None:
 
     def fill(pid: int) -> None:
         before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-        wait_for(lambda: "could not be written" in here.messages(job_id), seconds=30, what="the warning")
+        wait_for(lambda: "could not be written" in here.messages(job_id), what="the warning")
         resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
     with at_step(here, job_id, 4, fill):
@@ -197,25 +199,34 @@ def test_a_full_disk_costs_checkpoints_not_the_job(here: Installation) -> None:
     assert here.messages(job_id).count("could not be written") == 1
 
 
-@pytest.mark.parametrize("phase", ["queued", "loading", "training", "evaluating", "sampling", "exporting", "verifying"])
-def test_cancelled_in_any_phase_it_ends_soon_and_frees_the_device(here: Installation, phase: str) -> None:
-    ending = phase in ("sampling", "exporting", "verifying")
-    job_id = here.submit(chat_rows(), lora(n_epochs=EPOCHS if ending else 5 * EPOCHS))
+IN_ANY_PHASE = pytest.mark.parametrize(
+    "phase", ["queued", "loading", "training", "evaluating", "sampling", "exporting", "verifying"]
+)
+AT_THE_END = ("sampling", "exporting", "verifying")  # where an interruption may come too late
+
+
+def interrupt(here: Installation, job_id: str, phase: str, verb: Callable[[Session, str, str], Job]) -> Job:
+    """Ask for a pause or an end when the job is in the phase, and see how that attempt ends."""
     organization_id = here.actor.organization_id
 
-    def cancel() -> None:
+    def ask() -> None:
         if phase != "queued":  # some phases are over in no time, but each is written down when it starts
-            wait_for(lambda: PHASES[Phase(phase)] in here.messages(job_id), seconds=60, what=phase)
-        here.runtime.database.run(lambda session: jobs.cancel_job(session, organization_id, job_id))
+            wait_for(lambda: PHASES[Phase(phase)] in here.messages(job_id), what=phase)
+        here.runtime.database.run(lambda session: verb(session, organization_id, job_id))
 
     if phase == "queued":
-        cancel()
-        job = here.job(job_id)
-    else:
-        with Meanwhile(cancel):
-            job = here.supervise(job_id)
-    if ending:
-        assert job.status in (JobStatus.CANCELLED, JobStatus.SUCCEEDED), "it may have been too late"
+        ask()
+        return here.job(job_id)
+    with Meanwhile(ask):
+        return here.supervise(job_id)
+
+
+@IN_ANY_PHASE
+def test_cancelled_in_any_phase_it_ends_soon_and_frees_the_device(here: Installation, phase: str) -> None:
+    job_id = here.submit(chat_rows(), lora(n_epochs=EPOCHS if phase in AT_THE_END else 5 * EPOCHS))
+    job = interrupt(here, job_id, phase, jobs.cancel_job)
+    if phase in AT_THE_END:
+        assert job.status in (JobStatus.CANCELLED, JobStatus.SUCCEEDED)
     else:
         assert job.status is JobStatus.CANCELLED
         assert len(here.steps(job_id)) < 5 * STEPS
@@ -223,3 +234,23 @@ def test_cancelled_in_any_phase_it_ends_soon_and_frees_the_device(here: Installa
     assert here.balance().held_credits == 0
     assert job.charged_credits is not None
     assert job.charged_credits <= job.quote_credits
+
+
+@IN_ANY_PHASE
+def test_paused_in_any_phase_it_goes_on_as_if_nothing_had_been(here: Installation, phase: str) -> None:
+    epochs = 2 * EPOCHS if phase == "training" else EPOCHS
+    job_id = here.submit(chat_rows(), lora(n_epochs=epochs))
+    job = interrupt(here, job_id, phase, jobs.pause_job)
+    assert trainers() == []
+    if phase not in AT_THE_END:
+        assert job.status is JobStatus.PAUSED
+        assert here.balance().held_credits == job.quote_credits
+    if job.status is JobStatus.PAUSED:
+        settings, organization_id = here.runtime.settings, here.actor.organization_id
+        here.runtime.database.run(lambda session: jobs.resume_job(session, settings, organization_id, job_id))
+        job = here.supervise(job_id)
+    assert job.status is JobStatus.SUCCEEDED
+    assert here.steps(job_id) == list(range(1, STEPS * epochs // EPOCHS + 1))
+    assert here.balance().held_credits == 0
+    assert job.charged_credits is not None
+    assert 0 < job.charged_credits <= job.quote_credits

@@ -25,7 +25,7 @@ def large_question() -> RehearsalQuestion:
 def test_a_process_that_stops_ends_its_rehearsals() -> None:
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(rehearsals.rehearsed_memory, large_question())
-        wait_for(lambda: rehearsals._RUNNING, seconds=30, what="the child to start")
+        wait_for(lambda: rehearsals._RUNNING, what="the child to start")
         rehearsals.end_all()
         with pytest.raises(ServiceUnavailableError, match="Another will take it up"):
             asked.result()
