@@ -82,7 +82,7 @@ def _layer_lines(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack
     return _LayerLines(
         source=_Line(0, source),
         saved=_line(one.tape.saved_bytes, two.tape.saved_bytes),
-        forward=_line(one.tape.forward_bytes(), two.tape.forward_bytes()),
+        forward=_line(one.tape.forward_bytes, two.tape.forward_bytes),
         moments=_upper(list(moments)),
         weight_copies_bytes=one.weight_copies_bytes,
         parameter_gradient_bytes=sum(operation.parameter_gradient_bytes for operation in one.tape.operations),

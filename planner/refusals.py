@@ -76,6 +76,8 @@ def _smallest_gpu(question: Question, best: Candidate) -> str | None:
     """The smallest known GPU that holds the run that needs least. No correction: it is of another device."""
     for gpu in sorted(gpus(), key=lambda gpu: (gpu.memory_gib, gpu.bf16_flops)):
         device = device_of(gpu)
+        if device.free_bytes <= best.memory.base_weights_bytes:
+            continue
         if question.memory.estimate(best.setup, device).required_bytes <= device.free_bytes:
             return f"{gpu.title} ({gpu.memory_gib} GB)"
     return None

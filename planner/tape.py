@@ -7,6 +7,7 @@ nothing else shares the storage (`InputBuffer::accumulate` in torch/csrc/autogra
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 Tensor = int  # index into Tape.sizes
@@ -60,6 +61,7 @@ class Tape:
         """Bytes that the forward pass leaves behind for the backward pass, each storage once."""
         return sum(self.sizes[tensor] for tensor in {t for operation in self.operations for t in operation.saves})
 
+    @cached_property
     def forward_bytes(self) -> int:
         """The most bytes alive while the tape runs forward without a graph, its first tensor apart.
 
@@ -70,7 +72,10 @@ class Tape:
         for index, operation in enumerate(self.operations):
             alive += self.sizes[operation.output]
             peak = max(peak, alive)
-            alive -= sum(self.sizes[t] for t in set(operation.inputs) if t != 0 and last_use[t] == index)
+            for tensor in operation.inputs:
+                if tensor != 0 and last_use.get(tensor) == index:
+                    alive -= self.sizes[tensor]
+                    del last_use[tensor]
         return peak
 
     def backward_bytes(self, kept: tuple[Tensor, ...] = ()) -> list[int]:
