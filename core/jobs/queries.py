@@ -142,10 +142,10 @@ def measured_runs(session: Session, device_class: str, limit: int) -> Sequence[M
     return [MeasuredRun(*row) for row in rows]
 
 
-def succeeded_jobs(session: Session, device_class: str) -> int:
-    """How many jobs of a device class have succeeded."""
-    query = select(func.count()).where(Job.status == JobStatus.SUCCEEDED, Job.device_class == device_class)
-    return int(session.scalar(query) or 0)
+def newest_succeeded(session: Session, device_class: str) -> str | None:
+    """The id of the newest job of a device class that succeeded."""
+    query = select(Job.id).where(Job.status == JobStatus.SUCCEEDED, Job.device_class == device_class)
+    return session.scalar(query.order_by(Job.id.desc()).limit(1))
 
 
 def expired_leases(session: Session, now: datetime) -> Sequence[str]:

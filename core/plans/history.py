@@ -30,15 +30,16 @@ class Learned:
 
 @dataclass(frozen=True)
 class _Lesson:
-    """The same of one device class, under these versions, when so many of its jobs had succeeded."""
+    """The same of one device class, under these versions, up to the newest of its jobs that had succeeded."""
 
     versions: Mapping[str, str]
-    succeeded: int
+    newest: str | None
     corrections: Mapping[Method, Correction]
     paces: Mapping[Method, Pace]
 
 
-# Reading a thousand runs takes tens of milliseconds, and they change when a job succeeds: once in many plans.
+# Reading a thousand runs takes tens of milliseconds, and they change when a job succeeds: once in many plans. One that
+# succeeds behind a newer one is learned from with the next.
 _LESSONS: dict[tuple[URL, str], _Lesson] = {}  # by database and device class
 
 
@@ -58,21 +59,21 @@ def learned(session: Session, settings: Settings) -> Learned:
 
 def _lesson(session: Session, device_class: str, versions: Mapping[str, str]) -> _Lesson:
     key = session.get_bind().engine.url, device_class
-    succeeded = queries.succeeded_jobs(session, device_class)
+    newest = queries.newest_succeeded(session, device_class)
     lesson = _LESSONS.get(key)
-    if lesson is None or (lesson.succeeded, lesson.versions) != (succeeded, versions):
-        lesson = _LESSONS[key] = _learn(session, device_class, versions, succeeded)
+    if lesson is None or (lesson.newest, lesson.versions) != (newest, versions):
+        lesson = _LESSONS[key] = _learn(session, device_class, versions, newest)
     return lesson
 
 
-def _learn(session: Session, device_class: str, versions: Mapping[str, str], succeeded: int) -> _Lesson:
+def _learn(session: Session, device_class: str, versions: Mapping[str, str], newest: str | None) -> _Lesson:
     observed: dict[Method, list[Observation]] = defaultdict(list)
     for run in reversed(queries.measured_runs(session, device_class, RUNS_REMEMBERED)):
         if run.measured.get("versions") == versions and run.setup == run.planned_setup:
             observed[Method(run.setup["method"])].append(_observation(run))
     return _Lesson(
         versions,
-        succeeded,
+        newest,
         {method: correction(runs) for method, runs in observed.items()},
         {method: pace(runs) for method, runs in observed.items()},
     )
