@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from api.middleware import UPLOAD_PATH, finish_headers
+from api.middleware import UPLOAD_PATHS, finish_headers
 from api.schemas.errors import envelope
 from core.errors import (
     AuthenticationError,
@@ -106,7 +106,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         case 408:
             found = SlowRequestError(str(error.detail))
         case 413:
-            is_upload = request.url.path == UPLOAD_PATH
+            is_upload = request.url.path in UPLOAD_PATHS
             found = FileTooLargeError(str(error.detail), code=None if is_upload else "request_too_large")
         case _:
             found = InvalidRequestError(str(error.detail))
