@@ -12,7 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import Scope
 
 from api import wording
-from core.errors import ServiceUnavailableError
+from core.errors import RateLimitError, ServiceUnavailableError, TunewrightError
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -91,3 +91,17 @@ def render(
     return _templates.TemplateResponse(
         request, template, context, status_code=status, headers={"content-security-policy": policy}
     )
+
+
+def problem_page(request: Request, error: TunewrightError) -> Response:
+    """What happened, what to do, and the request's id to quote."""
+    template = "dashboard/_problem.html" if request.headers.get("hx-request") else "problem.html"
+    response = render(request, template, error.status, error=error)
+    if isinstance(error, RateLimitError):
+        response.headers["retry-after"] = str(error.retry_after_seconds)
+    return response
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a person's browser asks, for something that is not of the API."""
+    return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1/")

@@ -51,7 +51,7 @@ SHAPES = {
 def memory(size_bytes: float) -> str:
     """A size as people compare it with a device."""
     if size_bytes < GIB:
-        return f"{size_bytes / MIB:.0f} MiB" if size_bytes >= MIB else f"{size_bytes / 1024:.0f} KiB"
+        return f"{size_bytes / MIB:.0f} MiB" if size_bytes >= MIB else f"{size_bytes / 1024:.1f} KiB"
     return f"{size_bytes / GIB:.1f} GiB" if size_bytes < 100 * GIB else f"{size_bytes / GIB:.0f} GiB"
 
 

@@ -13,7 +13,7 @@ from api.deps import SESSION_COOKIE
 from api.forms import form_token
 from core.accounts import service as accounts
 from core.accounts.service import Actor
-from core.errors import AuthenticationError, InvalidRequestError, RateLimitError, TunewrightError
+from core.errors import AuthenticationError, InvalidRequestError, TunewrightError
 from core.ledger import service as ledger
 from core.runtime import Runtime
 
@@ -43,11 +43,11 @@ class PageRoute(APIRoute):
             except AuthenticationError:
                 return _to_sign_in(request)
             except TunewrightError as error:
-                return problem_page(request, error)
+                return pages.problem_page(request, error)
             except RequestValidationError as error:
                 first = error.errors()[0]
                 name = ".".join(str(part) for part in first["loc"][1:])
-                return problem_page(request, InvalidRequestError(f"{name or 'The form'}: {first['msg']}."))
+                return pages.problem_page(request, InvalidRequestError(f"{name or 'The form'}: {first['msg']}."))
 
         return handle_and_show
 
@@ -102,17 +102,6 @@ def show(
 def see_other(path: str) -> Response:
     """On to another page behind a form."""
     return RedirectResponse(path, status_code=303)
-
-
-def problem_page(request: Request, error: TunewrightError) -> Response:
-    """What happened, what to do, and the request's id to quote."""
-    if request.headers.get("hx-request"):
-        response = pages.render(request, "dashboard/_problem.html", error.status, error=error)
-    else:
-        response = pages.render(request, "problem.html", error.status, error=error)
-    if isinstance(error, RateLimitError):
-        response.headers["retry-after"] = str(error.retry_after_seconds)
-    return response
 
 
 def _to_sign_in(request: Request) -> Response:

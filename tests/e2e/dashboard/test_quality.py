@@ -11,6 +11,10 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from playwright.sync_api import Browser, Page, expect
 
+from core.events import queries
+from core.events.models import EventLevel, EventType, JobEvent
+from core.events.series import MOST_POINTS
+from core.ids import new_id
 from tests.architecture.sources import ROOT
 from tests.e2e.dashboard.visitor import DESKTOP, PHONE, Visitor, owner_of
 from tests.e2e.rows import chat_rows
@@ -20,6 +24,9 @@ AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 SHOTS = ROOT / "test-results" / "dashboard"
 FIRST_LOAD_BYTES = 120 * 1024  # compressed, as the first page needs them
 OUR_LINES = 600  # of JavaScript
+LARGEST_HEAP_BYTES = 100 * 1024**2
+SHORT = 100  # steps of a tiny job, at most
+SPIKE = 42.0
 TABS = 200  # more than any page has stops
 
 Screens = dict[str, str]
@@ -166,6 +173,34 @@ def test_the_first_load_is_small(service: Service, visitor: Visitor) -> None:
     assert all("immutable" in answer.headers["cache-control"] for answer in static)
     total = sum(len(gzip.compress(answer.body())) for answer in answers.values())
     assert 0 < total <= FIRST_LOAD_BYTES
+
+
+def test_a_job_of_ten_thousand_steps_stays_light(service: Service, visitor: Visitor) -> None:
+    job = service.wait(service.create_job(chat_rows(), suffix="ten-thousand").id, "succeeded")
+    with service.database.transaction() as session:
+        last = queries.last_sequence(session, job.id)
+        session.add_all(step_of(job.id, last, step) for step in range(1000, 11_000))
+    page = visitor.open(f"/jobs/{job.id}")
+    drawn = page.locator("run-chart").first.evaluate("chart => chart.points.rows.map(row => row[1])")
+    assert len(drawn) <= MOST_POINTS + SHORT
+    assert SPIKE in drawn
+    heap = visitor.context.new_cdp_session(page).send("Runtime.getHeapUsage")
+    assert heap["usedSize"] < LARGEST_HEAP_BYTES
+
+
+def step_of(job_id: str, last: int, step: int) -> JobEvent:
+    """The event of one step, with one step's loss far above the others."""
+    loss = SPIKE if step == 7777 else 2.0 + 1000 / step
+    data = {"step": step, "total_steps": 11_000, "train_loss": loss, "learning_rate": 1e-4, "memory_bytes": 2**30}
+    return JobEvent(
+        id=new_id("ftevent-"),
+        job_id=job_id,
+        sequence=last + 1 + step,
+        type=EventType.METRICS,
+        level=EventLevel.INFO,
+        message=f"Step {step}",
+        data={**data, "tokens_per_second": 100.0},
+    )
 
 
 def test_our_scripts_stay_short() -> None:

@@ -32,6 +32,15 @@ def test_a_stranger_is_asked_to_sign_in(service: Service) -> None:
     assert (part.status_code, part.headers["hx-redirect"]) == (401, "/sign-in")
 
 
+def test_a_person_is_told_what_went_wrong_on_a_page_and_a_program_in_the_envelope(service: Service) -> None:
+    for path, status in (("/nowhere", 404), ("/sign-in?token=spent", 403)):
+        shown = httpx.get(service.base_url + path, headers={"accept": "text/html"})
+        assert (shown.status_code, shown.headers["content-type"]) == (status, "text/html; charset=utf-8")
+        assert shown.headers["x-request-id"] in shown.text
+        assert httpx.get(service.base_url + path).json()["error"]["message"]
+    assert httpx.get(f"{service.base_url}/v1/nowhere", headers={"accept": "text/html"}).json()["error"]
+
+
 def test_without_its_bundle_the_dashboard_says_how_to_build_it(
     browser: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
