@@ -26,6 +26,7 @@ from core.db.plain import to_plain
 from core.errors import (
     AuthenticationError,
     ConflictError,
+    NotYetError,
     PermissionDeniedError,
     TunewrightError,
 )
@@ -47,6 +48,11 @@ class Planned:
 
     preview: PlanPreview | None = None
     problem: TunewrightError | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a worker is still finding out what a plan needs to know."""
+        return isinstance(self.problem, NotYetError)
 
     @property
     def plan(self) -> TrainingPlan | None:
@@ -98,6 +104,7 @@ def _show(
         status=notice.status if notice else 200,
         address="/new?" + urlencode(fields) if part == "plan" else None,
         fields=fields,
+        here="/new?" + urlencode(fields),
         devices=devices,
         wishes=WISHES,
         roles=ROLES,

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.e2e.dashboard.visitor import Visitor, enrol, owner_of
 from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service, running_service
-from tests.tiny_models import make_tiny_model
+from tests.tiny_models import make_tiny_model, tensors_header
 from tests.waiting import PATIENCE_SECONDS
 
 LLAMA_70B = {
@@ -28,14 +28,14 @@ LLAMA_70B = {
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny`, and `huge`, which no machine of these tests can hold; it is planned for, never loaded."""
+    """`tiny`, and `huge`, which no machine of these tests can hold: planning reads its header alone."""
     directory = tmp_path_factory.mktemp("dashboard-models")
     tiny = make_tiny_model(directory / "tiny")
     huge = directory / "huge"
     huge.mkdir()
     config = json.loads((tiny / "config.json").read_text()) | LLAMA_70B | {"tie_word_embeddings": False}
     (huge / "config.json").write_text(json.dumps(config))
-    (huge / "model.safetensors").write_bytes(b"")
+    (huge / "model.safetensors").write_bytes(tensors_header(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (huge / name).write_bytes((tiny / name).read_bytes())
     return directory
