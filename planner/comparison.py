@@ -14,6 +14,7 @@ from planner.candidates import (
     candidates_on,
 )
 from planner.devices import Device
+from planner.errors import InvalidSetupError
 from planner.memory import MemoryEstimate
 from planner.model_spec import ModelSpec
 from planner.plans import Wishes
@@ -49,10 +50,11 @@ def compare_methods(
     """Every method on these devices under the other wishes, from the least to the most compressed.
 
     Takes what `policy.plan` takes and says what it would say with each method pinned. Wishes about the adapter do not
-    bear on full fine-tuning. Raises InvalidSetupError.
+    bear on full fine-tuning. A method that was not rehearsed, where estimates come from rehearsals, is left out.
     """
     question = Question(spec, memory or DerivedMemory(spec), statistics, wishes, prices, corrections or {}, paces or {})
-    return tuple(_outlook(replace(question, wishes=_pinned(wishes, method)), devices, method) for method in LADDER)
+    outlooks = (_outlook(replace(question, wishes=_pinned(wishes, method)), devices, method) for method in LADDER)
+    return tuple(outlook for outlook in outlooks if outlook is not None)
 
 
 def _pinned(wishes: Wishes, method: Method) -> Wishes:
@@ -62,8 +64,11 @@ def _pinned(wishes: Wishes, method: Method) -> Wishes:
     return replace(pinned, lora_rank=None, lora_alpha=None, lora_dropout=None, lora_target_modules=None)
 
 
-def _outlook(question: Question, devices: Sequence[Device], method: Method) -> MethodOutlook:
-    candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
+def _outlook(question: Question, devices: Sequence[Device], method: Method) -> MethodOutlook | None:
+    try:
+        candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
+    except InvalidSetupError:
+        return None
     best: Candidate = choose_run(question, candidates) or max(candidates, key=lambda one: one.headroom_bytes)
     return MethodOutlook(
         method=method,

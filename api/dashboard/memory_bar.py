@@ -85,5 +85,7 @@ def draw(memory: MemoryEstimate, free_bytes: int, whole_bytes: int) -> MemoryBar
 
 def draw_methods(methods: Sequence[MethodOutlook]) -> list[MethodBar]:
     """Every method's bar, to one scale that holds the longest and what is free."""
+    if not methods:
+        return []
     whole = max(max(one.memory.required_bytes, one.device.free_bytes) for one in methods)
     return [MethodBar(one, draw(one.memory, one.device.free_bytes, round(whole * 1.01))) for one in methods]

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 from core.accounts.service import Actor
 from core.datasets.inspection import TokenInspection
-from core.errors import InvalidRequestError, PlanDoesNotFitError
+from core.errors import PlanDoesNotFitError
 from core.plans.service import PlanRequest, draft_from, gather_inputs
 from core.runtime import Runtime
 from planner.comparison import MethodOutlook, compare_methods
-from planner.errors import InvalidSetupError
 from planner.plans import TrainingPlan
 
 
@@ -31,17 +30,14 @@ def preview_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanPr
         plan, tokens = draft.plan, draft.tokens
     except PlanDoesNotFitError as error:
         refusal = error.message
-    try:
-        methods = compare_methods(
-            inputs.source.spec,
-            inputs.statistics,
-            inputs.devices,
-            request.wishes,
-            runtime.settings.prices,
-            corrections=inputs.learned.corrections,
-            paces=inputs.learned.paces,
-            memory=inputs.source,
-        )
-    except InvalidSetupError as error:
-        raise InvalidRequestError(str(error)) from None
+    methods = compare_methods(
+        inputs.source.spec,
+        inputs.statistics,
+        inputs.devices,
+        request.wishes,
+        runtime.settings.prices,
+        corrections=inputs.learned.corrections,
+        paces=inputs.learned.paces,
+        memory=inputs.source,
+    )
     return PlanPreview(plan, refusal, methods, tokens)
