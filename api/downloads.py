@@ -1,6 +1,7 @@
 """Sending stored bytes: by a link to the store where it gives one, else through this process."""
 
 from collections.abc import Iterator
+from mimetypes import guess_type
 from typing import Any
 from urllib.parse import quote
 
@@ -8,6 +9,7 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
+from core.jobs.models import Checkpoint, JobArtifact
 from core.runtime import Runtime
 
 CHUNK_BYTES = 256 * 1024
@@ -35,6 +37,31 @@ class Download(BaseModel):
     size_bytes: int
     sha256: str
     media_type: str = "application/octet-stream"
+
+
+def of_artifact(artifact: JobArtifact) -> Download:
+    """The download of what a job published."""
+    return Download(
+        storage_key=artifact.storage_key,
+        filename=artifact.name,
+        size_bytes=artifact.size_bytes,
+        sha256=artifact.sha256,
+        media_type=guess_type(artifact.name)[0] or "application/octet-stream",
+    )
+
+
+def of_checkpoint(checkpoint: Checkpoint) -> Download:
+    """The download of a checkpoint that is still stored."""
+    assert checkpoint.storage_key is not None, "a checkpoint that is found is stored"
+    assert checkpoint.size_bytes is not None, "its size with it"
+    assert checkpoint.sha256 is not None, "and its hash"
+    return Download(
+        storage_key=checkpoint.storage_key,
+        filename=f"{checkpoint.job_id}-step-{checkpoint.step}.tar",
+        size_bytes=checkpoint.size_bytes,
+        sha256=checkpoint.sha256,
+        media_type="application/x-tar",
+    )
 
 
 def send(runtime: Runtime, request: Request, download: Download) -> Response:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DataError, OperationalError
@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from api.middleware import UPLOAD_PATH, finish_headers
+from api import pages
+from api.middleware import UPLOAD_PATHS, finish_headers
 from api.schemas.errors import envelope
 from core.errors import (
     AuthenticationError,
@@ -62,16 +63,20 @@ def error_response(error: TunewrightError) -> JSONResponse:
     return JSONResponse(envelope(error.body), status_code=error.status, headers=headers)
 
 
-async def _expected(_request: Request, error: Exception) -> JSONResponse:
+def _answer(request: Request, error: TunewrightError) -> Response:
+    """A page for a person's browser, the envelope for everyone else."""
+    return pages.problem_page(request, error) if pages.wants_page(request) else error_response(error)
+
+
+async def _expected(request: Request, error: Exception) -> Response:
     assert isinstance(error, TunewrightError)
-    return error_response(error)
+    return _answer(request, error)
 
 
-async def _database_away(_request: Request, error: Exception) -> JSONResponse:
+async def _database_away(request: Request, error: Exception) -> Response:
     log.error("database_unavailable", error=str(error))
-    return error_response(
-        ServiceUnavailableError("The database does not answer. Try again in a moment.", code="database_unavailable")
-    )
+    away = ServiceUnavailableError("The database does not answer. Try again in a moment.", code="database_unavailable")
+    return _answer(request, away)
 
 
 async def _unstorable(_request: Request, _error: Exception) -> JSONResponse:
@@ -83,18 +88,17 @@ async def _client_gone(_request: Request, _error: Exception) -> JSONResponse:
     return error_response(InvalidRequestError("The client went away in the middle of its request."))
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("unhandled_exception", exc_info=error)
     request_id = request.scope.get("request_id", "unknown")
-    response = error_response(
-        TunewrightError(f"Something went wrong on our side. The log has the details under request {request_id}.")
-    )
+    said = TunewrightError(f"Something went wrong on our side. The log has the details under request {request_id}.")
+    response = _answer(request, said)
     # This handler sends past the middleware that finishes all other responses.
     finish_headers(response.headers, request.scope)
     return response
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     match error.status_code:
         case 404:
@@ -106,11 +110,11 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         case 408:
             found = SlowRequestError(str(error.detail))
         case 413:
-            is_upload = request.url.path == UPLOAD_PATH
+            is_upload = request.url.path in UPLOAD_PATHS
             found = FileTooLargeError(str(error.detail), code=None if is_upload else "request_too_large")
         case _:
             found = InvalidRequestError(str(error.detail))
-    return error_response(found)
+    return _answer(request, found)
 
 
 def _method_not_allowed(request: Request) -> JSONResponse:

@@ -10,22 +10,17 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import Form, Request, Response
 from fastapi.responses import RedirectResponse
-from fastapi.templating import Jinja2Templates
 
+from api import pages
 from api.deps import SESSION_COOKIE, RuntimeDep, refuse_other_sites
 from core.errors import PermissionDeniedError, RateLimitError, TunewrightError
 from core.runtime import Runtime
 
 VISITOR_COOKIE = "tunewright_visitor"
-PAGE_POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
-)
-_templates = Jinja2Templates(Path(__file__).parent / "templates")
 
 
 def form_token(secret: str) -> str:
@@ -36,6 +31,11 @@ def form_token(secret: str) -> str:
 def check_form(request: Request, runtime: RuntimeDep, csrf_token: Annotated[str, Form(max_length=64)] = "") -> None:
     """For every route that takes a form. Raises PermissionDeniedError where another site's page may have sent it."""
     refuse_other_sites(request, runtime.settings.public_url)
+    check_token(request, csrf_token)
+
+
+def check_token(request: Request, csrf_token: str) -> None:
+    """Whether a form's token belongs to the browser that sends it. Raises PermissionDeniedError."""
     secret = request.cookies.get(SESSION_COOKIE) or request.cookies.get(VISITOR_COOKIE)
     if secret is None or not hmac.compare_digest(form_token(secret).encode(), csrf_token.encode()):
         raise PermissionDeniedError(
@@ -49,9 +49,7 @@ def show(request: Request, runtime: Runtime, template: str, status: int = 200, *
     new_visitor = secret is None
     secret = secret or secrets.token_urlsafe(32)
     context = {"csrf_token": form_token(secret), "sign_up_open": runtime.settings.sign_up_open, **values}
-    response = _templates.TemplateResponse(
-        request, template, context, status_code=status, headers={"content-security-policy": PAGE_POLICY}
-    )
+    response = pages.render(request, template, status, policy=pages.FORM_POLICY, **context)
     if new_visitor:
         response.set_cookie(
             VISITOR_COOKIE, secret, httponly=True, samesite="strict", secure=is_secure(request, runtime), path="/"

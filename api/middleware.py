@@ -18,7 +18,7 @@ from core.throttle.service import Allowance
 
 SLOWEST_BYTES_PER_SECOND = 16 * 1024
 YEAR_SECONDS = 365 * 24 * 3600
-UPLOAD_PATH = "/v1/files"
+UPLOAD_PATHS = ("/v1/files", "/new/files")
 MULTIPART_OVERHEAD_BYTES = 64 * 1024  # boundaries, part headers and the small fields beside the file
 
 # A page of this service may load nothing and be framed by no one; pages that need more say so themselves.
@@ -97,7 +97,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        is_upload = scope["method"] == "POST" and scope["path"] == UPLOAD_PATH
+        is_upload = scope["method"] == "POST" and scope["path"] in UPLOAD_PATHS
         limit = self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES if is_upload else self.max_request_bytes
         refusal = self._refusal(is_upload)
         declared = Headers(scope=scope).get("content-length", "")

@@ -6,7 +6,7 @@ down to the store's speed. Threads for uploads are counted apart, so that slow c
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import anyio
@@ -58,6 +58,7 @@ class _Form:
 
     fields: dict[str, str] = field(default_factory=dict)
     events: list[_Event] = field(default_factory=list)
+    known: tuple[str, ...] = _FIELDS
     files: int = 0
     upload: Upload | None = None
     is_complete: bool = False
@@ -104,7 +105,7 @@ class _Form:
 
     def _check_part(self) -> None:
         name, is_file = self._part.name, self._part.filename is not None
-        if name not in _FIELDS:
+        if name not in self.known:
             raise InvalidRequestError(
                 f"Unknown form field {name!r}; an upload has the fields 'file' and 'purpose'.",
                 code="unknown_field",
@@ -147,6 +148,7 @@ class ReceivedForm:
 
     upload: Upload
     purpose: str
+    fields: Mapping[str, str]
 
 
 async def receive_form(
@@ -155,13 +157,14 @@ async def receive_form(
     limiter: anyio.CapacityLimiter,
     store_upload: StoreUpload,
     discard: Callable[[Upload], None],
+    more_fields: tuple[str, ...] = (),
 ) -> ReceivedForm:
     """Read a multipart form with one file, which `store_upload` stores while it arrives.
 
     Raises UnsupportedMediaTypeError, InvalidRequestError, and whatever `store_upload` raises. After any error the
     file is not in the store: an unfinished one never got there, a finished one goes to `discard`.
     """
-    form = _Form()
+    form = _Form(known=_FIELDS + more_fields)
     events = _events(form.parser(_boundary(content_type)), form, body)
     async with contextlib.AsyncExitStack() as on_error:
         async for event in events:
@@ -185,7 +188,7 @@ def _complete(form: _Form) -> ReceivedForm:
         raise InvalidRequestError("file is required.", param="file")
     if "purpose" not in form.fields:
         raise InvalidRequestError("purpose is required: 'fine-tune'.", param="purpose")
-    return ReceivedForm(form.upload, form.fields["purpose"])
+    return ReceivedForm(form.upload, form.fields["purpose"], form.fields)
 
 
 async def _events(parser: MultipartParser, form: _Form, body: AsyncIterator[bytes]) -> AsyncIterator[_Event]:

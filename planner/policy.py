@@ -56,7 +56,7 @@ def plan(
         raise InvalidSetupError("There is no device to plan for.")
     question = Question(spec, memory or DerivedMemory(spec), statistics, wishes, prices, corrections or {}, paces or {})
     candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
-    chosen = _choose(question, candidates)
+    chosen = choose_run(question, candidates)
     if chosen is None:
         raise refusal(question, candidates)
     length = length_on(question, chosen.device.kind)
@@ -114,7 +114,8 @@ def preferred_methods(question: Question) -> tuple[Method, ...]:
     return allowed
 
 
-def _choose(question: Question, candidates: Sequence[Candidate]) -> Candidate | None:
+def choose_run(question: Question, candidates: Sequence[Candidate]) -> Candidate | None:
+    """The candidate that the policy takes; None where none fits."""
     fitting = [candidate for candidate in candidates if candidate.fits]
     if question.wishes.priority is Priority.ECONOMY:
         return _fastest(fitting, by_price=True)

@@ -1,7 +1,6 @@
 """What a job says and leaves behind: events, checkpoints, artifacts."""
 
 from functools import partial
-from mimetypes import guess_type
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -114,21 +113,7 @@ def retrieve_fine_tuning_checkpoint(
     """What a job can go on from: its two newest checkpoints and its best, for some days after it is finished."""
     with runtime.database.read() as session:
         checkpoint = jobs.get_checkpoint(session, actor.organization_id, fine_tuning_job_id, checkpoint_id)
-    key, size_bytes, sha256 = checkpoint.storage_key, checkpoint.size_bytes, checkpoint.sha256
-    assert key is not None, "a checkpoint that is found is stored"
-    assert size_bytes is not None, "its size with it"
-    assert sha256 is not None, "and its hash"
-    return downloads.send(
-        runtime,
-        request,
-        downloads.Download(
-            storage_key=key,
-            filename=f"{fine_tuning_job_id}-step-{checkpoint.step}.tar",
-            size_bytes=size_bytes,
-            sha256=sha256,
-            media_type="application/x-tar",
-        ),
-    )
+    return downloads.send(runtime, request, downloads.of_checkpoint(checkpoint))
 
 
 @router.get("/artifacts", summary="List artifacts", responses=errors(*SIGNED_IN, "job_not_found"))
@@ -156,14 +141,4 @@ def retrieve_fine_tuning_artifact(
     """The adapter (`adapter.zip`), or one of the files beside it."""
     with runtime.database.read() as session:
         artifact = jobs.get_artifact(session, actor.organization_id, fine_tuning_job_id, name)
-    return downloads.send(
-        runtime,
-        request,
-        downloads.Download(
-            storage_key=artifact.storage_key,
-            filename=artifact.name,
-            size_bytes=artifact.size_bytes,
-            sha256=artifact.sha256,
-            media_type=guess_type(artifact.name)[0] or "application/octet-stream",
-        ),
-    )
+    return downloads.send(runtime, request, downloads.of_artifact(artifact))

@@ -1,6 +1,7 @@
 """SQL of events."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -29,6 +30,18 @@ def before(session: Session, job_id: str, sequence: int | None, limit: int) -> S
     query = select(JobEvent).where(JobEvent.job_id == job_id)
     if sequence is not None:
         query = query.where(JobEvent.sequence < sequence)
+    return session.scalars(query.order_by(JobEvent.sequence.desc()).limit(limit)).all()
+
+
+def metrics(session: Session, job_id: str) -> list[dict[str, Any]]:
+    """The numbers of every step and evaluation, in the order in which they were recorded."""
+    query = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.type == EventType.METRICS)
+    return [data for data in session.scalars(query.order_by(JobEvent.sequence)) if data is not None]
+
+
+def messages(session: Session, job_id: str, limit: int) -> Sequence[JobEvent]:
+    """The newest sentences about the job, newest first."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type == EventType.MESSAGE)
     return session.scalars(query.order_by(JobEvent.sequence.desc()).limit(limit)).all()
 
 

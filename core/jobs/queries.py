@@ -1,6 +1,6 @@
 """SQL of jobs. Whatever changes a job takes its row first, so that changes of one job happen one after another."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -47,6 +47,27 @@ def page(
     if after is not None:
         query = query.where(Job.id < after)
     return session.scalars(query.order_by(Job.id.desc()).limit(limit)).all()
+
+
+def search(
+    session: Session, organization_id: str, *, statuses: Collection[JobStatus], text: str, after: str | None, limit: int
+) -> Sequence[Job]:
+    """A page of the organization's jobs in these states, newest first, whose name, model or id holds the text."""
+    query = select(Job).where(Job.organization_id == organization_id)
+    if statuses:
+        query = query.where(Job.status.in_(statuses))
+    if text:
+        columns = (Job.suffix, Job.model, Job.id, Job.fine_tuned_model)
+        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in columns)))
+    if after is not None:
+        query = query.where(Job.id < after)
+    return session.scalars(query.order_by(Job.id.desc()).limit(limit)).all()
+
+
+def of_organization(session: Session, organization_id: str, job_ids: Collection[str]) -> dict[str, Job]:
+    """Those of these jobs that are the organization's, by id."""
+    query = select(Job).where(Job.organization_id == organization_id, Job.id.in_(job_ids))
+    return {job.id: job for job in session.scalars(query)}
 
 
 def count_of(session: Session, organization_id: str, status: JobStatus) -> int:

@@ -1,6 +1,6 @@
 """What an owner does with jobs: create, look, cancel, pause, resume."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from random import SystemRandom
@@ -153,6 +153,20 @@ def list_jobs(
 ) -> Page[Job]:
     """A page of the organization's jobs, newest first, of those with this metadata; None: with none at all."""
     rows = queries.page(session, organization_id, after=after, limit=limit + 1, metadata=metadata)
+    return Page.of(rows, limit)
+
+
+def search_jobs(
+    session: Session,
+    organization_id: str,
+    *,
+    statuses: Collection[JobStatus] = (),
+    text: str = "",
+    after: str | None = None,
+    limit: int,
+) -> Page[Job]:
+    """A page of the organization's jobs, newest first: in any of these states, or in all; whose name holds `text`."""
+    rows = queries.search(session, organization_id, statuses=statuses, text=text, after=after, limit=limit + 1)
     return Page.of(rows, limit)
 
 

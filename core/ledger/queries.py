@@ -57,6 +57,14 @@ def transactions(session: Session, organization_id: str, after: str | None, limi
     return list(session.scalars(query.order_by(LedgerTransaction.id.desc()).limit(limit)))
 
 
+def balance_behind(session: Session, account_id: str, transaction_id: str) -> int:
+    """What the account held once this transaction was booked: the sum of its entries up to then, in credits."""
+    query = select(func.coalesce(func.sum(LedgerEntry.amount_credits), 0)).where(
+        LedgerEntry.account_id == account_id, LedgerEntry.transaction_id <= transaction_id
+    )
+    return int(session.scalar(query) or 0)
+
+
 def lock_code(session: Session, code: str) -> CreditCode | None:
     """The code with this (normalised) name, held until the transaction ends."""
     return session.scalars(select(CreditCode).where(CreditCode.code == code).with_for_update()).first()

@@ -60,6 +60,31 @@ def list_transactions(
     return Page.of(queries.transactions(session, organization_id, after, limit + 1), limit)
 
 
+@dataclass(frozen=True)
+class StatementLine:
+    """A transaction, what it did to the balance that can be spent, and that balance behind it, in credits."""
+
+    transaction: LedgerTransaction
+    change_credits: int
+    balance_credits: int
+
+
+def statement(session: Session, organization_id: str, *, after: str | None, limit: int) -> Page[StatementLine]:
+    """As `list_transactions`, with the running balance."""
+    page = list_transactions(session, organization_id, after=after, limit=limit)
+    if not page.rows:
+        return Page((), has_more=False)
+    available = account_id_of(AccountKind.AVAILABLE, organization_id)
+    balance_then = queries.balance_behind(session, available, page.rows[0].id)
+    lines = []
+    for transaction in page.rows:
+        source, target = ROUTES[transaction.kind]
+        direction = (target is AccountKind.AVAILABLE) - (source is AccountKind.AVAILABLE)
+        lines.append(StatementLine(transaction, direction * transaction.amount_credits, balance_then))
+        balance_then -= lines[-1].change_credits
+    return Page(lines, page.has_more)
+
+
 def grant(
     session: Session, organization_id: str, amount_credits: int, *, idempotency_key: str, code_id: str | None = None
 ) -> LedgerTransaction:

@@ -74,6 +74,21 @@ class PlanRequest:
 
 
 @dataclass(frozen=True)
+class PlanInputs:
+    """What a plan depends on, read once: the model, the data set's tokens under it, the fleet and its past."""
+
+    request: PlanRequest
+    base_model: BaseModel
+    source: DerivedMemory | RehearsedMemory
+    training: StoredFile
+    data_format: DataFormat
+    tokens: TokenInspection
+    statistics: DatasetStatistics
+    devices: Sequence[Device]
+    learned: history.Learned
+
+
+@dataclass(frozen=True)
 class PlanDraft:
     """A plan that is not saved yet."""
 
@@ -97,9 +112,16 @@ class FileInspection:
 def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraft:
     """Plan a run against the data set and the fleet as they are now. Holds no transaction while it computes.
 
-    Raises NotFoundError for the file, ModelNotFoundError, InvalidModelError, InvalidDatasetError,
-    PlanDoesNotFitError, NotYetError while a model without a formula is rehearsed, and ServiceUnavailableError where no
-    worker has reported.
+    Raises what `gather_inputs` and `draft_from` raise.
+    """
+    return draft_from(runtime, gather_inputs(runtime, actor, request))
+
+
+def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanInputs:
+    """Everything that a plan for this request depends on, as it is now.
+
+    Raises NotFoundError for the file, ModelNotFoundError, InvalidModelError, InvalidDatasetError, NotYetError while a
+    model without a formula is rehearsed, and ServiceUnavailableError where no worker has reported.
     """
     training = _usable_file(runtime, actor, request.training_file_id, "training_file")
     validation = (
@@ -125,15 +147,25 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
             code="no_workers",
         )
     source = _memory_source(runtime, base_model, devices, statistics, request.wishes)
+    return PlanInputs(request, base_model, source, training, data_format, tokens, statistics, devices, learned)
+
+
+def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
+    """The plan that follows from these inputs.
+
+    Raises PlanDoesNotFitError, InvalidRequestError for wishes that contradict each other, and InvalidDatasetError
+    where truncation leaves nothing to train.
+    """
+    request, tokens, source = inputs.request, inputs.tokens, inputs.source
     try:
         plan = policy.plan(
             source.spec,
-            statistics,
-            devices,
+            inputs.statistics,
+            inputs.devices,
             request.wishes,
             runtime.settings.prices,
-            corrections=learned.corrections,
-            paces=learned.paces,
+            corrections=inputs.learned.corrections,
+            paces=inputs.learned.paces,
             memory=source,
         )
     except DoesNotFitError as error:
@@ -141,10 +173,11 @@ def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraf
     except InvalidSetupError as error:
         raise InvalidRequestError(str(error)) from None
     if plan.truncated_examples:
-        tokens = _measure(runtime, base_model, training, data_format, max_length=plan.setup.max_length)
+        max_length = plan.setup.max_length
+        tokens = _measure(runtime, inputs.base_model, inputs.training, inputs.data_format, max_length=max_length)
         check_trainable(tokens, param="max_length")
     rehearsed = source if isinstance(source, RehearsedMemory) else None
-    return PlanDraft(request, base_model, data_format, tokens, plan, rehearsed)
+    return PlanDraft(request, inputs.base_model, inputs.data_format, tokens, plan, rehearsed)
 
 
 def create_plan(runtime: Runtime, actor: Actor, request: PlanRequest, create_request: CreateRequest) -> Plan:
@@ -203,14 +236,19 @@ def standing_plan(session: Session, actor: Actor, plan_id: str) -> Plan:
     return row
 
 
-def inspect(runtime: Runtime, actor: Actor, file_id: str, model_id: str | None) -> FileInspection:
-    """What is in a file and, with a model, its tokens. Raises NotFoundError and what `find_base_model` raises."""
+def inspect(
+    runtime: Runtime, actor: Actor, file_id: str, model_id: str | None, data_format: DataFormat | None = None
+) -> FileInspection:
+    """What is in a file and, with a model, its tokens, in the format that is detected unless one is given.
+
+    Raises NotFoundError, InvalidDatasetError and what `find_base_model` raises.
+    """
     file = _inspected_file(runtime, actor, file_id, "file_id")
     structure = files.inspection_of(file)
     tokens = None
     if model_id is not None and file.status is FileStatus.PROCESSED:
         base_model = find_base_model(runtime.settings.resolved_models_dir, model_id)
-        tokens = _measure(runtime, base_model, file, _detected(file, "file_id"))
+        tokens = _measure(runtime, base_model, file, data_format or _detected(file, "file_id"))
     return FileInspection(file, structure, tokens)
 
 

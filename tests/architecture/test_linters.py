@@ -42,3 +42,10 @@ def test_makefile_parses_and_documents_every_target() -> None:
     help_text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("clean", "demo", "help", "openapi", "serve", "setup", "test"):
         assert target in help_text
+
+
+def test_scripts_and_styles_are_linted() -> None:
+    [biome] = (ROOT / "node_modules" / "@biomejs").glob("cli-*/biome*")
+    command = [str(biome), "ci", "--error-on-warnings", "--colors=off", "api/assets", "package.json", "biome.json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"\n{result.stdout}\n{result.stderr}"

@@ -103,4 +103,4 @@ def test_reference_page_loads_only_from_here(service: Service) -> None:
         assert asset.status_code == 200, address
     assert httpx.get(f"{service.base_url}/openapi.json").json()["info"]["title"] == "Tunewright"
     home = httpx.get(f"{service.base_url}/")
-    assert (home.status_code, home.headers["location"]) == (302, "/docs")
+    assert (home.status_code, home.headers["location"]) == (303, "/sign-in")

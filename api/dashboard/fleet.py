@@ -1,0 +1,67 @@
+"""The fleet as it is, and what would fit on machines one does not have."""
+
+from typing import Annotated
+
+from fastapi import Depends, Query, Request, Response
+
+from api.dashboard.base_model_choice import best_reach, catalogue_spec
+from api.dashboard.page import page_router, see_other, show
+from api.deps import ActorDep, RuntimeDep, authenticate_admin
+from api.forms import check_form
+from core.fleet import service as fleet
+from core.jobs import queries as jobs
+from planner import catalogue
+from planner.devices import device_of
+from planner.reach import reach
+
+router = page_router()
+
+
+@router.get("/fleet")
+def show_fleet(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
+    """Workers, their devices and what they run."""
+    with runtime.database.read() as session:
+        workers = [(row, fleet.device_of(row)) for row in fleet.workers(session, runtime.settings)]
+        held = [row.job_id for row, _ in workers if row.job_id]
+        own = jobs.of_organization(session, actor.organization_id, held)
+    return show(request, runtime, actor, "fleet.html", current="fleet", workers=workers, own=own)
+
+
+@router.post("/fleet/{worker_id}/drain", dependencies=[Depends(check_form), Depends(authenticate_admin)])
+def drain(runtime: RuntimeDep, worker_id: str) -> Response:
+    """Have a worker put its job back into the queue and leave."""
+    runtime.database.run(lambda session: fleet.request_drain(session, worker_id))
+    return see_other("/fleet")
+
+
+@router.get("/fits")
+def show_fits(
+    request: Request, runtime: RuntimeDep, actor: ActorDep, q: Annotated[str, Query(max_length=100)] = ""
+) -> Response:
+    """Any model of the catalogue on any size of GPU."""
+    with runtime.database.read() as session:
+        devices = fleet.devices(session, runtime.settings)
+    sizes: dict[int, list[catalogue.CatalogueGpu]] = {}
+    for gpu in sorted(catalogue.gpus(), key=lambda gpu: gpu.memory_gib):
+        sizes.setdefault(gpu.memory_gib, []).append(gpu)
+    words = q.lower().split()
+    rows = []
+    for entry in catalogue.models():
+        if all(word in f"{entry.id} {entry.title}".lower() for word in words):
+            spec = catalogue_spec(entry.id)
+            rows.append(
+                (entry, spec, best_reach(spec, devices), [reach(spec, device_of(of[0])) for of in sizes.values()])
+            )
+    rows.sort(key=lambda row: row[1].parameters)
+    return show(
+        request,
+        runtime,
+        actor,
+        "fits.html",
+        current="fits",
+        parts={"fits": "_fits.html"},
+        sizes=sizes,
+        rows=rows,
+        devices=devices,
+        q=q,
+    )

@@ -1,0 +1,213 @@
+"""One job: where it stands, its curves as they grow, what it made, and what one can do with it."""
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from typing import Annotated
+from urllib.parse import urlencode
+
+import orjson
+from fastapi import Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from api import downloads, event_stream
+from api.dashboard.memory_bar import LABELS, draw
+from api.dashboard.page import page_router, see_other, show
+from api.dashboard.snippets import snippets_for
+from api.deps import ActorDep, RuntimeDep
+from api.forms import check_form
+from api.wording import iso
+from core.datasets import service as files
+from core.db.plain import from_plain
+from core.errors import NotFoundError
+from core.events import queries as event_queries
+from core.events import service as events
+from core.events.models import EventType, JobEvent
+from core.events.series import Point, curve, point
+from core.jobs import service as jobs
+from core.jobs.models import Job, JobArtifact
+from core.jobs.settlement import released_credits, used_credits
+from core.jobs.waiting import places
+from core.plans.service import training_plan
+from core.runtime import Runtime
+from planner.plans import TrainingPlan
+from planner.setup import TrainingSetup
+
+SHOWN_MESSAGES = 200
+SHOWN_CHECKPOINTS = 5
+LARGEST_SAMPLES_BYTES = 1024**2
+MEANINGS = {
+    "adapter.zip": "The adapter, tokenizer and model card",
+    "model.zip": "The whole model, tokenizer and model card",
+    "metrics.csv": "Every step's numbers",
+    "samples.json": "Answers before and after",
+    "plan.json": "The plan as it was run",
+}
+
+router = page_router()
+
+
+@router.get("/jobs/{job_id}")
+def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
+    """The job as it is now; under htmx only what changes while it runs."""
+    organization_id = actor.organization_id
+    with runtime.database.read() as session:
+        job = jobs.get_job(session, organization_id, job_id)
+        # The newest event is read before the curve: a point may come twice, and is drawn once, but none is missed.
+        last = events.page(session, job_id, after=None, limit=1)
+        points = curve(session, job_id)
+        messages = event_queries.messages(session, job_id, SHOWN_MESSAGES)
+        artifacts = jobs.list_artifacts(session, organization_id, job_id)
+        checkpoints = jobs.list_checkpoints(session, organization_id, job_id, after=None, limit=SHOWN_CHECKPOINTS).rows
+        place = places(session, runtime.settings, [job]).get(job_id)
+        try:
+            file = files.get_file(session, organization_id, job.training_file_id)
+        except NotFoundError:
+            file = None
+    plan = training_plan(job.plan)
+    trained = [one for one in points if one.valid_loss is None]
+    evaluated = [one for one in points if one.valid_loss is not None]
+    return show(
+        request,
+        runtime,
+        actor,
+        "job.html",
+        current="jobs",
+        parts={"job-live": "_job_part.html"},
+        job=job,
+        plan=plan,
+        setup=from_plain(TrainingSetup, job.setup),
+        file=file,
+        place=place,
+        newest=trained[-1] if trained else None,
+        validated=evaluated[-1] if evaluated else None,
+        rows=[astuple(one) for one in points],
+        lines=[("train", _line(trained, points)), ("valid", _line(evaluated, points))],
+        messages=messages,
+        last_event=last[0].id if last else None,
+        artifacts=artifacts,
+        adapter=artifacts[0] if artifacts else None,
+        meanings=MEANINGS,
+        checkpoints=checkpoints,
+        samples=_samples(runtime, artifacts),
+        snippets=snippets_for(job, plan) if artifacts else [],
+        memory_bar=draw(plan.memory, plan.device.free_bytes, _scale(plan)),
+        labels=LABELS,
+        used=used_credits(job, plan.quote),
+        released=released_credits(job),
+        again="/new?" + urlencode(_as_wishes(job, plan)),
+    )
+
+
+def _scale(plan: TrainingPlan) -> int:
+    return round(max(plan.device.free_bytes, plan.memory.required_bytes) * 1.01)
+
+
+def _line(shown: list[Point], all_points: list[Point]) -> str:
+    """The points of a polyline 1000 wide and 240 high, for readers without scripts."""
+    losses = [loss for one in all_points if (loss := _loss(one)) is not None]
+    if not losses:
+        return ""
+    low, high, last = min(losses), max(losses), max(1, all_points[-1].step)
+    return " ".join(
+        f"{1000 * one.step / last:.1f},{10 + 220 * (high - loss) / (high - low or 1):.1f}"
+        for one in shown
+        if (loss := _loss(one)) is not None
+    )
+
+
+def _loss(one: Point) -> float | None:
+    return one.train_loss if one.valid_loss is None else one.valid_loss
+
+
+def _samples(runtime: Runtime, artifacts: Sequence[JobArtifact]) -> list[dict[str, object]]:
+    found = next((artifact for artifact in artifacts if artifact.name == "samples.json"), None)
+    if found is None or found.size_bytes > LARGEST_SAMPLES_BYTES:
+        return []
+    with runtime.store.open(found.storage_key) as stream:
+        samples: list[dict[str, object]] = orjson.loads(stream.read())
+    return samples
+
+
+def _as_wishes(job: Job, plan: TrainingPlan) -> dict[str, str]:
+    """The address of a new run like this one: what the planner would choose again is left to it."""
+    values = {
+        "model": job.model,
+        "file": job.training_file_id,
+        "method": plan.setup.method.value,
+        "n_epochs": plan.n_epochs,
+        "r": plan.setup.lora_rank,
+    }
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
+@router.get("/jobs/{job_id}/stream")
+def stream_job(
+    runtime: RuntimeDep,
+    actor: ActorDep,
+    job_id: str,
+    after: Annotated[str | None, Query(max_length=64)] = None,
+    last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+) -> Response:
+    """What happens to the job from there on, as server-sent events; a reconnect says where it was."""
+    last_id = last_event_id or after
+    event_stream.read_batch(runtime, actor.organization_id, job_id, last_id)  # errors before the 200
+    frames = event_stream.follow(runtime, actor.organization_id, job_id, last_id, _frame)
+    return StreamingResponse(frames, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+
+def _frame(event: JobEvent) -> str:
+    if event.type is EventType.METRICS and event.data is not None:
+        said: dict[str, object] = {"point": astuple(point(event.data))}
+    else:
+        said = {"at": iso(event.created_at), "level": event.level, "message": event.message}
+    return orjson.dumps(said).decode()
+
+
+@router.get("/jobs/{job_id}/cancel")
+def ask_to_cancel(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
+    """What cancelling would cost, before it is done."""
+    with runtime.database.read() as session:
+        job = jobs.get_job(session, actor.organization_id, job_id)
+    plan = training_plan(job.plan)
+    used = used_credits(job, plan.quote)
+    return show(request, runtime, actor, "cancel.html", current="jobs", job=job, plan=plan, used=used)
+
+
+@router.post("/jobs/{job_id}/cancel", dependencies=[Depends(check_form)])
+def cancel(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
+    """End the job."""
+    runtime.database.run(lambda session: jobs.cancel_job(session, actor.organization_id, job_id))
+    return see_other(f"/jobs/{job_id}")
+
+
+@router.post("/jobs/{job_id}/pause", dependencies=[Depends(check_form)])
+def pause(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
+    """Stop the job behind a checkpoint."""
+    runtime.database.run(lambda session: jobs.pause_job(session, actor.organization_id, job_id))
+    return see_other(f"/jobs/{job_id}")
+
+
+@router.post("/jobs/{job_id}/resume", dependencies=[Depends(check_form)])
+def resume(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
+    """Queue the job again."""
+    organization_id = actor.organization_id
+    runtime.database.run(lambda session: jobs.resume_job(session, runtime.settings, organization_id, job_id))
+    return see_other(f"/jobs/{job_id}")
+
+
+@router.get("/jobs/{job_id}/files/{name}")
+def download(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str, name: str) -> Response:
+    """What the job published."""
+    with runtime.database.read() as session:
+        artifact = jobs.get_artifact(session, actor.organization_id, job_id, name)
+    return downloads.send(runtime, request, downloads.of_artifact(artifact))
+
+
+@router.get("/jobs/{job_id}/checkpoints/{checkpoint_id}")
+def download_checkpoint(
+    request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str, checkpoint_id: str
+) -> Response:
+    """A point the job can go on from."""
+    with runtime.database.read() as session:
+        checkpoint = jobs.get_checkpoint(session, actor.organization_id, job_id, checkpoint_id)
+    return downloads.send(runtime, request, downloads.of_checkpoint(checkpoint))

@@ -1,0 +1,134 @@
+"""Numbers and states as people say them. The templates' filters."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from core.jobs.states import JobStatus
+from core.ledger.models import TransactionKind
+from planner.setup import Method
+
+GIB = 1024**3
+MIB = 1024**2
+
+METHODS = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
+STATUSES = {
+    JobStatus.VALIDATING_FILES: ("Checking the data", "info"),
+    JobStatus.QUEUED: ("Waiting for a device", "info"),
+    JobStatus.RUNNING: ("Running", "info"),
+    JobStatus.PAUSING: ("Pausing", "warn"),
+    JobStatus.PAUSED: ("Paused", "warn"),
+    JobStatus.SUCCEEDED: ("Succeeded", "good"),
+    JobStatus.FAILED: ("Failed", "bad"),
+    JobStatus.CANCELLING: ("Cancelling", "warn"),
+    JobStatus.CANCELLED: ("Cancelled", "idle"),
+}
+PHASES = {
+    "loading": "Loading the base model",
+    "probing": "Trying the longest batch, to be sure that it fits",
+    "evaluating": "Measuring the loss on held-out rows",
+    "sampling": "Answering held-out prompts, to compare later",
+    "training": "Training",
+    "exporting": "Writing the adapter",
+    "verifying": "Proving the export in a fresh process",
+}
+MOVEMENTS = {
+    TransactionKind.GRANT: "Code redeemed",
+    TransactionKind.HOLD: "Held for a job",
+    TransactionKind.CAPTURE: "Charged for a job",
+    TransactionKind.RELEASE: "Returned from a job",
+    TransactionKind.REFUND: "Refunded",
+}
+SHAPES = {
+    "messages": "Conversations (OpenAI's chat format)",
+    "sharegpt": "Conversations (ShareGPT)",
+    "prompt_completion": "Prompts and completions",
+    "question_answer": "Questions and answers",
+    "alpaca": "Instructions (Alpaca)",
+    "text": "Plain text",
+}
+
+
+def memory(size_bytes: float) -> str:
+    """A size as people compare it with a device."""
+    if size_bytes < GIB:
+        return f"{size_bytes / MIB:.0f} MiB" if size_bytes >= MIB else f"{size_bytes / 1024:.1f} KiB"
+    return f"{size_bytes / GIB:.1f} GiB" if size_bytes < 100 * GIB else f"{size_bytes / GIB:.0f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """A time in the units people think in."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(number: float) -> str:
+    """A number with its thousands apart."""
+    return f"{number:,.0f}"
+
+
+def short(number: float) -> str:
+    """A large number in three digits or so: 135M, 1.7B, 12k."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * size:
+            scaled = number / size
+            return f"{scaled:.1f}{unit}" if scaled < 10 else f"{scaled:.0f}{unit}"
+    return f"{number:.0f}"
+
+
+def tokens(number: int) -> str:
+    """A length in tokens as such lengths are named: 8k is 8,192."""
+    return f"{number // 1024}k" if number >= 1024 else str(number)
+
+
+def credits_of(amount: int) -> str:
+    """An amount of credits."""
+    return f"{amount:,} credit{'' if amount == 1 else 's'}"
+
+
+def ago(moment: datetime) -> str:
+    """How long ago, roughly."""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    if seconds < 45:
+        return "just now"
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size or unit == "minute":
+            number = max(1, round(seconds / size))
+            return f"{number} {unit}{'' if number == 1 else 's'} ago"
+    raise AssertionError("unreachable")
+
+
+def left(moment: datetime) -> str:
+    """How long until then."""
+    return duration(max(0.0, (moment - datetime.now(UTC)) / timedelta(seconds=1)))
+
+
+def clock(moment: datetime) -> str:
+    """A time to the second, UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso(moment: datetime) -> str:
+    """A time as machines read it."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "memory": memory,
+    "duration": duration,
+    "count": count,
+    "short": short,
+    "tokens": tokens,
+    "credits": credits_of,
+    "ago": ago,
+    "left": left,
+    "clock": clock,
+    "iso": iso,
+    "method": lambda method: METHODS[Method(method)],
+    "status": lambda status: STATUSES[status][0],
+    "tone": lambda status: STATUSES[status][1],
+    "phase": lambda phase: PHASES.get(phase) or str(phase).capitalize(),
+    "movement": lambda kind: MOVEMENTS[kind],
+    "shape": lambda shape: SHAPES.get(shape) or str(shape),
+}

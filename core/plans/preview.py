@@ -1,0 +1,43 @@
+"""A plan as it is looked at before anything is kept: with every method beside it, also where nothing fits."""
+
+from dataclasses import dataclass
+
+from core.accounts.service import Actor
+from core.datasets.inspection import TokenInspection
+from core.errors import PlanDoesNotFitError
+from core.plans.service import PlanRequest, draft_from, gather_inputs
+from core.runtime import Runtime
+from planner.comparison import MethodOutlook, compare_methods
+from planner.plans import TrainingPlan
+
+
+@dataclass(frozen=True)
+class PlanPreview:
+    """`plan` is None where nothing that the wishes allow fits; `refusal` then says what would."""
+
+    plan: TrainingPlan | None
+    refusal: str
+    methods: tuple[MethodOutlook, ...]
+    tokens: TokenInspection
+
+
+def preview_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanPreview:
+    """Plan without keeping anything. Raises what `draft_plan` raises, but not PlanDoesNotFitError."""
+    inputs = gather_inputs(runtime, actor, request)
+    plan, refusal, tokens = None, "", inputs.tokens
+    try:
+        draft = draft_from(runtime, inputs)
+        plan, tokens = draft.plan, draft.tokens
+    except PlanDoesNotFitError as error:
+        refusal = error.message
+    methods = compare_methods(
+        inputs.source.spec,
+        inputs.statistics,
+        inputs.devices,
+        request.wishes,
+        runtime.settings.prices,
+        corrections=inputs.learned.corrections,
+        paces=inputs.learned.paces,
+        memory=inputs.source,
+    )
+    return PlanPreview(plan, refusal, methods, tokens)

@@ -1,0 +1,81 @@
+"""The methods side by side: the best run of each, whether it fits or not, so that a choice can be seen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from planner.candidates import (
+    LADDER,
+    Candidate,
+    Corrections,
+    DerivedMemory,
+    MemorySource,
+    Paces,
+    Question,
+    candidates_on,
+)
+from planner.devices import Device
+from planner.errors import InvalidSetupError
+from planner.memory import MemoryEstimate
+from planner.model_spec import ModelSpec
+from planner.plans import Wishes
+from planner.policy import choose_run
+from planner.setup import Method, TrainingSetup
+from planner.statistics import DatasetStatistics
+
+
+@dataclass(frozen=True)
+class MethodOutlook:
+    """The run that one method would be: the one the policy takes, or where none fits the one nearest to it."""
+
+    method: Method
+    setup: TrainingSetup
+    device: Device
+    memory: MemoryEstimate
+    fits: bool
+    seconds: float
+    credits: int
+
+
+def compare_methods(
+    spec: ModelSpec,
+    statistics: DatasetStatistics,
+    devices: Sequence[Device],
+    wishes: Wishes,
+    prices: Mapping[str, int],
+    *,
+    corrections: Corrections | None = None,
+    paces: Paces | None = None,
+    memory: MemorySource | None = None,
+) -> tuple[MethodOutlook, ...]:
+    """Every method on these devices under the other wishes, from the least to the most compressed.
+
+    Takes what `policy.plan` takes and says what it would say with each method pinned. Wishes about the adapter do not
+    bear on full fine-tuning. A method that was not rehearsed, where estimates come from rehearsals, is left out.
+    """
+    question = Question(spec, memory or DerivedMemory(spec), statistics, wishes, prices, corrections or {}, paces or {})
+    outlooks = (_outlook(replace(question, wishes=_pinned(wishes, method)), devices, method) for method in LADDER)
+    return tuple(outlook for outlook in outlooks if outlook is not None)
+
+
+def _pinned(wishes: Wishes, method: Method) -> Wishes:
+    pinned = replace(wishes, method=method)
+    if method is not Method.FULL:
+        return pinned
+    return replace(pinned, lora_rank=None, lora_alpha=None, lora_dropout=None, lora_target_modules=None)
+
+
+def _outlook(question: Question, devices: Sequence[Device], method: Method) -> MethodOutlook | None:
+    try:
+        candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
+    except InvalidSetupError:
+        return None
+    best: Candidate = choose_run(question, candidates) or max(candidates, key=lambda one: one.headroom_bytes)
+    return MethodOutlook(
+        method=method,
+        setup=best.setup,
+        device=best.device,
+        memory=best.memory,
+        fits=best.fits,
+        seconds=best.speed.seconds,
+        credits=best.quote.credits,
+    )

@@ -1,0 +1,208 @@
+"""What holds on every screen: accessible, light, readable without scripts, usable from the keyboard, within budget.
+
+Screenshots of every screen, light and dark, desktop and phone, are left in test-results/dashboard.
+"""
+
+import gzip
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from openai.types.fine_tuning import FineTuningJob
+from playwright.sync_api import Browser, Page, expect
+
+from core.events import queries
+from core.events.models import EventLevel, EventType, JobEvent
+from core.events.series import MOST_POINTS
+from core.ids import new_id
+from tests.architecture.sources import ROOT
+from tests.e2e.dashboard.visitor import DESKTOP, PHONE, Visitor, owner_of
+from tests.e2e.rows import chat_rows
+from tests.e2e.service import Service
+
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+SHOTS = ROOT / "test-results" / "dashboard"
+FIRST_LOAD_BYTES = 120 * 1024  # compressed, as the first page needs them
+OUR_LINES = 600  # of JavaScript
+LARGEST_HEAP_BYTES = 100 * 1024**2
+SHORT = 100  # steps of a tiny job, at most
+SPIKE = 42.0
+TABS = 200  # more than any page has stops
+
+Screens = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def screens(service: Service, finished: FineTuningJob) -> Screens:
+    """Every screen and state, by name."""
+    file = service.upload(chat_rows())
+    broken = service.upload([*chat_rows(3), {"messages": []}])
+    waiting = service.create_job(chat_rows(), suffix="other", hyperparameters={"n_epochs": 1})
+    service.wait(waiting.id, "succeeded")
+    return {
+        "start": "/",
+        "new": "/new",
+        "new-data": f"/new?file={file}",
+        "new-plan": f"/new?model=tiny&file={file}&n_epochs=2",
+        "new-broken": f"/new?model=tiny&file={broken}",
+        "new-nothing-fits": f"/new?model=huge&file={file}",
+        "jobs": "/jobs",
+        "jobs-none": "/jobs?q=nothing-is-called-this",
+        "job": f"/jobs/{finished.id}",
+        "compare": f"/compare?job={finished.id}&job={waiting.id}",
+        "models": "/models",
+        "credits": "/credits",
+        "fleet": "/fleet",
+        "fits": "/fits",
+        "guide": "/guide",
+        "settings": "/settings",
+        "not-found": "/jobs/ftjob-none",
+        "sign-in": "/sign-in",
+    }
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def watched(request: pytest.FixtureRequest, service: Service, chromium: Browser) -> Iterator[tuple[str, Visitor]]:
+    """The owner in each theme."""
+    with Visitor.signed_in(service, chromium, owner_of(service), color_scheme=request.param) as visitor:
+        yield request.param, visitor
+        visitor.check()
+
+
+def test_every_screen_is_accessible_and_fits_every_width(watched: tuple[str, Visitor], screens: Screens) -> None:
+    theme, visitor = watched
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    problems: list[str] = []
+    for name, path in screens.items():
+        page = visitor.open(path)
+        page.evaluate("document.querySelectorAll('main details').forEach(one => { one.open = true; })")
+        problems += [f"{name}, {theme}: {found}" for found in violations(page)]
+        for device, viewport in (("phone", PHONE), ("desktop", DESKTOP)):
+            page.set_viewport_size(viewport)
+            too_wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            if too_wide > 0:
+                problems.append(f"{name}, {device}: {too_wide} px too wide")
+            page.screenshot(path=SHOTS / f"{name}-{theme}-{device}.png", full_page=True)
+    assert problems == []
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds, of any severity."""
+    page.evaluate(AXE.read_text())
+    found: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{one['id']} ({one['impact']}): {node['html'][:160]}" for one in found["violations"] for node in one["nodes"]
+    ]
+
+
+def test_a_running_job_is_accessible(service: Service, visitor: Visitor) -> None:
+    job = service.create_job(chat_rows(), suffix="running", hyperparameters={"n_epochs": 100})
+    service.wait(job.id, "running")
+    page = visitor.open(f"/jobs/{job.id}")
+    expect(page.locator("#job-live .badge")).to_have_text("Running")
+    found = violations(page)
+    page.screenshot(path=SHOTS / "job-running-light-desktop.png", full_page=True)
+    service.client.fine_tuning.jobs.cancel(job.id)
+    assert found == []
+
+
+def test_without_scripts_everything_can_be_read_and_forms_work(
+    service: Service, chromium: Browser, screens: Screens, finished: FineTuningJob
+) -> None:
+    with Visitor.signed_in(service, chromium, owner_of(service), java_script_enabled=False) as visitor:
+        for name, path in screens.items():
+            page = visitor.open(path)
+            expect(page.locator("h1")).to_be_visible()
+            assert page.locator("main").inner_text().strip(), name
+        page = visitor.open(f"/jobs/{finished.id}")
+        expect(page.locator("polyline.line-train")).to_be_visible()
+        page = visitor.open(f"/new?model=tiny&file={service.upload(chat_rows())}")
+        page.get_by_text("Adjust", exact=True).click()
+        page.get_by_label("Epochs").fill("2")
+        page.get_by_role("button", name="Plan again").click()
+        expect(page.locator("#plan")).to_contain_text("in 2 epochs")
+        page.locator("#start-button").click()
+        expect(page.locator("#job-live")).to_be_visible()
+
+
+def test_the_keyboard_alone_starts_a_job(service: Service, visitor: Visitor) -> None:
+    file = service.upload(chat_rows())
+    page = visitor.open(f"/new?file={file}")
+    tab_to(page, lambda: focused(page, "href") == f"/new?model=tiny&file={file}")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**model=tiny**")
+    tab_to(page, lambda: focused(page, "name") == "suffix")
+    page.keyboard.type("typed")
+    tab_to(page, lambda: focused(page, "id") == "start-button")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/jobs/ftjob-*")
+    expect(page.get_by_role("heading", level=1)).to_have_text("typed")
+    tab_to(page, lambda: focused(page, "id") in ("pause", "cancel") or page.locator("#pause").count() == 0)
+
+
+def tab_to(page: Page, arrived: Callable[[], bool]) -> None:
+    """Press Tab until there."""
+    for _ in range(TABS):
+        page.keyboard.press("Tab")
+        if arrived():
+            return
+    raise AssertionError("the keyboard does not get there")
+
+
+def focused(page: Page, attribute: str) -> str | None:
+    """An attribute of what has the focus."""
+    value: str | None = page.evaluate("name => document.activeElement.getAttribute(name)", attribute)
+    return value
+
+
+def test_the_theme_is_switched_and_kept(visitor: Visitor) -> None:
+    page = visitor.open("/")
+    page.get_by_role("button", name="Switch between light and dark").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+def test_the_first_load_is_small(service: Service, visitor: Visitor) -> None:
+    visitor.requested.clear()
+    page = visitor.open("/new")
+    page.wait_for_load_state("networkidle")
+    answers = {url: page.request.get(url) for url in set(visitor.requested)}
+    static = [answer for url, answer in answers.items() if "/static/" in url]
+    assert {answer.headers["content-encoding"] for answer in static} == {"gzip"}
+    assert all("immutable" in answer.headers["cache-control"] for answer in static)
+    total = sum(len(gzip.compress(answer.body())) for answer in answers.values())
+    assert 0 < total <= FIRST_LOAD_BYTES
+
+
+def test_a_job_of_ten_thousand_steps_stays_light(service: Service, visitor: Visitor) -> None:
+    job = service.wait(service.create_job(chat_rows(), suffix="ten-thousand").id, "succeeded")
+    with service.database.transaction() as session:
+        last = queries.last_sequence(session, job.id)
+        session.add_all(step_of(job.id, last, step) for step in range(1000, 11_000))
+    page = visitor.open(f"/jobs/{job.id}")
+    drawn = page.locator("run-chart").first.evaluate("chart => chart.points.rows.map(row => row[1])")
+    assert len(drawn) <= MOST_POINTS + SHORT
+    assert SPIKE in drawn
+    heap = visitor.context.new_cdp_session(page).send("Runtime.getHeapUsage")
+    assert heap["usedSize"] < LARGEST_HEAP_BYTES
+
+
+def step_of(job_id: str, last: int, step: int) -> JobEvent:
+    """The event of one step, with one step's loss far above the others."""
+    loss = SPIKE if step == 7777 else 2.0 + 1000 / step
+    data = {"step": step, "total_steps": 11_000, "train_loss": loss, "learning_rate": 1e-4, "memory_bytes": 2**30}
+    return JobEvent(
+        id=new_id("ftevent-"),
+        job_id=job_id,
+        sequence=last + 1 + step,
+        type=EventType.METRICS,
+        level=EventLevel.INFO,
+        message=f"Step {step}",
+        data={**data, "tokens_per_second": 100.0},
+    )
+
+
+def test_our_scripts_stay_short() -> None:
+    lines = sum(len(path.read_text().splitlines()) for path in (ROOT / "api" / "assets").glob("*.js"))
+    assert lines <= OUR_LINES

@@ -1,0 +1,30 @@
+"""Thinning a curve keeps what one looks for in it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.events.series import Point, decimate
+
+losses = st.lists(st.none() | st.floats(0.0, 20.0), min_size=1, max_size=3000)
+
+
+def points(values: list[float | None]) -> list[Point]:
+    return [Point(step, loss, None, 1e-4, 100.0, 1) for step, loss in enumerate(values, start=1)]
+
+
+@given(losses, st.integers(4, 200))
+def test_few_points_in_order_with_the_ends_and_the_extremes(values: list[float | None], most: int) -> None:
+    whole = points(values)
+    kept = decimate(whole, most)
+    assert len(kept) <= max(most, 4)
+    assert [one.step for one in kept] == sorted({one.step for one in kept})
+    assert (kept[0], kept[-1]) == (whole[0], whole[-1])
+    known = [loss for loss in values if loss is not None]
+    if known:
+        drawn = [one.train_loss for one in kept if one.train_loss is not None]
+        assert (min(drawn), max(drawn)) == (min(known), max(known))
+
+
+def test_a_short_run_is_drawn_whole() -> None:
+    whole = points([3.0, 2.0, 1.0])
+    assert decimate(whole, 1000) == whole

@@ -1,0 +1,58 @@
+"""Methods side by side agree with the policy, and reach grows with memory."""
+
+from dataclasses import replace
+
+import pytest
+
+from core.settings import PRICES
+from planner import policy
+from planner.catalogue import find_gpu, find_model
+from planner.comparison import compare_methods
+from planner.devices import Device, device_of
+from planner.errors import DoesNotFitError
+from planner.model_spec import ModelSpec
+from planner.plans import Wishes
+from planner.reach import reach
+from planner.setup import Method
+from planner.statistics import DatasetStatistics
+
+DATA = DatasetStatistics(examples=200, tokens=60_000, trained_tokens=30_000, token_lengths=tuple([300] * 200))
+
+
+def spec_of(model: str) -> ModelSpec:
+    entry = find_model(model)
+    assert entry is not None
+    return ModelSpec.from_config(entry.config)
+
+
+def gpu(name: str) -> Device:
+    found = find_gpu(name)
+    assert found is not None
+    return device_of(found)
+
+
+@pytest.mark.parametrize("name", ["rtx-3060-12gb", "rtx-4090-24gb", "a100-80gb"])
+@pytest.mark.parametrize("wishes", [Wishes(), Wishes(lora_rank=64), Wishes(max_length=1024, n_epochs=1)])
+def test_each_method_is_what_the_policy_takes_with_it_pinned(name: str, wishes: Wishes) -> None:
+    spec, devices = spec_of("llama-3.1-8b"), [gpu(name)]
+    for outlook in compare_methods(spec, DATA, devices, wishes, PRICES):
+        pinned = replace(wishes, method=outlook.method)
+        if outlook.method is Method.FULL:
+            pinned = replace(pinned, lora_rank=None)
+        try:
+            plan = policy.plan(spec, DATA, devices, pinned, PRICES)
+        except DoesNotFitError:
+            assert not outlook.fits
+            assert outlook.memory.required_bytes > devices[0].free_bytes
+        else:
+            assert outlook.fits
+            assert (outlook.setup, outlook.memory, outlook.credits) == (plan.setup, plan.memory, plan.credits)
+
+
+def test_more_memory_never_reaches_less_far() -> None:
+    spec = spec_of("qwen2.5-7b-instruct")
+    ladder = [Method.QLORA, Method.LORA, Method.FULL]
+    found = [reach(spec, gpu(name)) for name in ("rtx-3060-12gb", "rtx-4090-24gb", "a100-40gb", "a100-80gb")]
+    known = [(ladder.index(one.method), one.max_length) for one in found if one is not None]
+    assert known == sorted(known)
+    assert reach(spec_of("llama-3.3-70b-instruct"), gpu("rtx-3060-12gb")) is None
