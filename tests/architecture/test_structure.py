@@ -22,6 +22,12 @@ def test_no_file_is_longer_than_one_can_keep_in_mind() -> None:
     assert long == {}
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")
+def test_git_holds_nothing_that_it_should_ignore() -> None:
+    command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == ""
+
+
 def test_names_say_what_is_inside() -> None:
     paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
     assert [shown(path) for path in paths if path.stem in EMPTY_NAMES] == []
