@@ -1,4 +1,4 @@
-"""One service, one trained model and one browser for all tests of the dashboard."""
+"""One service, one trained model and one browser for all tests of the dashboard, gone when they are done."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ LLAMA_70B = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny`, and `huge`, which no machine of these tests can hold: planning reads its header alone."""
     directory = tmp_path_factory.mktemp("dashboard-models")
@@ -41,21 +41,21 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, valkey_url: str) -> Iterator[Service]:
     """The real service with a real worker."""
     with running_service(tmp_path_factory.mktemp("dashboard"), models_dir, valkey_url) as service:
         yield service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def finished(service: Service) -> FineTuningJob:
     """A job that has succeeded."""
     job = service.create_job(chat_rows(), suffix="colours", hyperparameters={"n_epochs": 3})
     return service.wait(job.id, "succeeded")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     """A browser without a window."""
     with sync_playwright() as playwright:

@@ -123,11 +123,12 @@ class Installation:
 
 
 def trainers() -> list[psutil.Process]:
-    """The training children of this process: grandchildren that lead a process group of their own."""
+    """The training children of this process: forked from its fork server, each leads a process group of its own."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
-            if os.getpgid(child.pid) == child.pid and child.ppid() != os.getpid():
+            is_forked = "multiprocessing.forkserver" in " ".join(child.cmdline()) and child.ppid() != os.getpid()
+            if is_forked and os.getpgid(child.pid) == child.pid:
                 found.append(child)
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
