@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import masking_utils
 
 from core.errors import TrainingError
-from planner.rehearsed import EVALUATION
+from planner.rehearsed import EVALUATION, EVALUATION_LOSS
 from planner.setup import Hyperparameters, Loss, Method, TrainingSetup
 from worker.training import attention
 from worker.training.batches import Layout, MicroBatch, TokenizedSet, choose_layout, longest_micro_batch
@@ -183,6 +183,7 @@ def _run_steps(
 def _evaluate(loaded: LoadedModel, batch: MicroBatch, memory: LiveMemory) -> None:
     """What `evaluation.evaluate` does with one batch."""
     loaded.model.eval()
+    loaded.backbone.register_forward_hook(lambda *_: memory.enter(EVALUATION_LOSS))
     memory.enter(EVALUATION)
     with torch.inference_mode():
         score(loaded, batch, 1.0)
