@@ -100,8 +100,9 @@ $(VENV)/.npm: $(VENV)/.created
 	@command -v npm >/dev/null || $(PIP) install "$(NODE)"
 	@touch $@
 
+# What development installed stays: `npm ci` removes what it is not asked for.
 $(VENV)/.node: $(VENV)/.npm package-lock.json .npmrc
-	$(NPM) ci --omit=dev
+	$(NPM) ci $(if $(wildcard $(VENV)/.node-dev),,--omit=dev)
 	@touch $@
 
 $(VENV)/.node-dev: $(VENV)/.npm package-lock.json .npmrc
