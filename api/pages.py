@@ -93,6 +93,11 @@ def render(
     )
 
 
+def render_text(template: str, **values: object) -> str:
+    """A plain text from a template, for a page to show."""
+    return _templates.get_template(template).render(**values)
+
+
 def problem_page(request: Request, error: TunewrightError) -> Response:
     """What happened, what to do, and the request's id to quote."""
     template = "dashboard/_problem.html" if request.headers.get("hx-request") else "problem.html"
