@@ -9,6 +9,7 @@ from bitsandbytes import functional
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from bitsandbytes.nn.parametrize import Bnb4bitParametrization
 from torch import nn
+from transformers import PreTrainedModel
 
 from planner.setup import TrainingSetup
 from worker.training.fake_model import build_base, read_config, replace_parameters
@@ -17,12 +18,16 @@ from worker.training.loading import LoadedModel, cut_attention, make_trainable
 DEVIATION = 0.02  # of the weights: transformers' initializer_range
 
 
+def random_base(config: Mapping[str, Any], setup: TrainingSetup, device: torch.device) -> PreTrainedModel:
+    """What `load_base` returns, with random weights."""
+    base = build_base(read_config(config), setup)
+    _materialise(base, getattr(torch, setup.dtype), device)
+    return base
+
+
 def load_random(config: Mapping[str, Any], setup: TrainingSetup, device: torch.device) -> LoadedModel:
     """What `load_for_training` returns, with random weights."""
-    read = read_config(config)
-    base = build_base(read, setup)
-    _materialise(base, getattr(torch, setup.dtype), device)
-    loaded = make_trainable(base, setup, device)
+    loaded = make_trainable(random_base(config, setup, device), setup, device)
     return cut_attention(loaded) if device.type == "cpu" else loaded
 
 

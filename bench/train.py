@@ -1,9 +1,9 @@
 """Non-padding tokens per second and final loss of our training loop against TRL's SFTTrainer, alternating.
 
 Same model, rows, rank, effective batch, schedule, clipping and number of steps; every run in a fresh process. TRL runs
-with its defaults (gradient checkpointing, padded batches) and without either. Both count what the model reads, padding
-excluded. The loss is that of the trained model on rows that neither saw, by the same code for both: plain
-transformers, one row at a time.
+with its defaults (gradient checkpointing, padded batches), without checkpointing, and without either. Both count what
+the model reads, padding excluded. The loss is that of the trained model on rows that neither saw, by the same code for
+both: plain transformers, one row at a time.
 
     .venv/bin/python bench/train.py MODEL_DIRECTORY [--data FILE] [--rounds 2] [--steps 12]
 """
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "core" / "datasets" / "samples"
 BATCH, RANK, RATE, MAX_LENGTH, SEED = 8, 16, 2e-4, 1024, 0
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-CONTENDERS = ("tunewright", "trl-defaults", "trl-padding-free")
+CONTENDERS: dict[str, dict[str, object]] = {  # and what of TRL's settings differs from its defaults
+    "tunewright": {},
+    "trl-defaults": {"max_length": MAX_LENGTH},
+    "trl-padding-free": {"activation_checkpointing": False, "padding_free": True, "max_length": None},
+    "trl-no-recomputing": {"activation_checkpointing": False, "max_length": MAX_LENGTH},
+}
 WARM_STEPS = 2  # not timed: kernels are compiled in them
 HELD_OUT_ROWS = 16
 
@@ -43,10 +49,9 @@ def main() -> None:
     if data is None:
         data = write_rows(Path(tempfile.mkdtemp()) / "rows.jsonl")
     if options.one:
-        run = train_ours if options.one == "tunewright" else train_trl
-        print(
-            json.dumps(run(options.model, *split(data), options.steps, padding_free=options.one == "trl-padding-free"))
-        )
+        asked = (options.model, *split(data), options.steps)
+        result = train_ours(*asked) if options.one == "tunewright" else train_trl(*asked, CONTENDERS[options.one])
+        print(json.dumps(result))
         return
     results: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     for number in range(options.rounds):
@@ -103,9 +108,8 @@ def held_out_loss(model: Any, directory: Path, conversations: Conversations) -> 
     return total / count
 
 
-def train_ours(model: Path, data: Path, held_out: Conversations, steps: int, *, padding_free: bool) -> dict[str, float]:
+def train_ours(model: Path, data: Path, held_out: Conversations, steps: int) -> dict[str, float]:
     """Our loop's own functions, without evaluation, samples and checkpoints, which TRL does not do either."""
-    del padding_free
     sys.path.insert(0, str(ROOT))
     import torch
 
@@ -162,7 +166,9 @@ def train_ours(model: Path, data: Path, held_out: Conversations, steps: int, *, 
         return {"tokens_per_second": counted / seconds, "loss": held_out_loss(loaded.model, model, held_out)}
 
 
-def train_trl(model: Path, data: Path, held_out: Conversations, steps: int, *, padding_free: bool) -> dict[str, float]:
+def train_trl(
+    model: Path, data: Path, held_out: Conversations, steps: int, settings: Mapping[str, object]
+) -> dict[str, float]:
     """TRL's SFTTrainer with PEFT on the same rows, loss on assistant turns."""
     import torch
     from datasets import Dataset
@@ -183,9 +189,6 @@ def train_trl(model: Path, data: Path, held_out: Conversations, steps: int, *, p
 
     rows = [json.loads(line)["messages"] for line in data.read_text(encoding="utf-8").splitlines()]
     pairs = [{"prompt": messages[:-1], "completion": messages[-1:]} for messages in rows]
-    settings: dict[str, object] = {"max_length": MAX_LENGTH}
-    if padding_free:
-        settings = {"gradient_checkpointing": False, "padding_free": True, "max_length": None}
     arguments = SFTConfig(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=BATCH,

@@ -81,19 +81,45 @@ def test_order_changes_with_seed_and_epoch() -> None:
     assert len(orders) == 4
 
 
-@pytest.mark.parametrize("layout", Layout)
-def test_packed_rows_give_the_losses_of_their_examples(tmp_path: Path, layout: Layout) -> None:
-    model = make_tiny_model(tmp_path / "model", dtype="float32")
-    setup = setup_for(Method.FULL, dtype="float32")
-    loaded = load_for_training(model, setup, 0, torch.device("cpu"))
-    if layout is Layout.PADDED:  # the layout of CUDA: transformers builds the block-diagonal mask
-        loaded.causal_model.set_attn_implementation("sdpa")
-        loaded = replace(loaded, cuts_attention=False)
-    data = examples([7, 30, 12, 19])
-    with torch.no_grad():
-        alone = [float(score(loaded, collate(data, [(n,)], layout), 1.0)[0]) for n in range(4)]
-        packed = float(score(loaded, collate(data, [(1, 0), (2, 3)], layout), 1.0)[0])
-    assert packed == pytest.approx(sum(alone), rel=1e-5)
+@pytest.mark.parametrize(
+    ("family", "attention", "sizes"),
+    [
+        ("llama", "cut into examples", (7, 30, 12, 90)),
+        ("llama", "cut into examples", (7, 30, 12, 700)),  # long rows go through the fused kernel
+        ("llama", "sdpa", (7, 30, 12, 90)),  # CUDA's: transformers builds a block-diagonal mask from the positions
+        ("llama", "eager", (7, 30, 12, 90)),
+        ("mistral", "cut into examples", (7, 30, 12, 90)),  # all of its layers have a sliding window
+        ("mistral", "cut into examples", (7, 30, 12, 700)),
+        ("mistral", "sdpa", (7, 30, 12, 90)),
+        ("mistral", "eager", (7, 30, 12, 90)),
+        ("gemma2", "cut into examples", (7, 30, 12, 700)),  # every other one, and capped scores
+        ("gemma2", "eager", (7, 30, 12, 90)),
+    ],
+)
+def test_a_packed_row_gives_each_example_the_loss_it_has_alone(
+    tmp_path: Path, family: str, attention: str, sizes: tuple[int, ...]
+) -> None:
+    model = make_tiny_model(tmp_path / "model", family=family, dtype="float32", sliding_window=16)
+    setup = setup_for(Method.FULL, dtype="float32", attn_implementation="eager" if family == "gemma2" else "sdpa")
+    loaded, layout = load_for_training(model, setup, 0, torch.device("cpu")), Layout.FLAT
+    if attention != "cut into examples":
+        loaded.causal_model.set_attn_implementation(attention)
+        loaded, layout = replace(loaded, cuts_attention=False), Layout.PADDED
+    loaded.model.eval()
+    data = examples(list(sizes))
+    for number in range(len(sizes)):
+        with torch.no_grad():
+            alone = score(loaded, collate(data, [(number,)], layout), 1.0)
+            packed = score(loaded, collate(trained_only(data, number), [(1, 0, 3), (2,)], layout), 1.0)
+        assert float(packed[0]) == pytest.approx(float(alone[0]), rel=1e-5)
+        assert int(packed[1]) == int(alone[1])
+
+
+def trained_only(data: TokenizedSet, number: int) -> TokenizedSet:
+    """The same rows, of which one example alone is scored."""
+    trained = np.zeros_like(data.trained)
+    trained[data.offsets[number] : data.offsets[number + 1]] = data.trained_of(number)
+    return replace(data, trained=trained)
 
 
 def test_padding_does_not_change_a_loss(tmp_path: Path) -> None:
