@@ -10,7 +10,7 @@ from tokenizers import Encoding, Tokenizer
 
 from core.datasets.examples import EncodedExample, Example, Message
 from core.datasets.formats import RowError
-from core.datasets.spans import Rendering, SpecialTokens, probe_template, render_example
+from core.datasets.spans import Rendering, SpecialTokens, TurnProbe, probe_template, render_example
 from core.datasets.templates import ChatTemplate, TemplateRejectedError, template_message
 from core.datasets.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from core.errors import InvalidRequestError
@@ -51,11 +51,9 @@ class Encoder:
         self.vocab_size: int = files.tokenizer.get_vocab_size()
         ends = {token for i in files.stop_token_ids if (token := files.tokenizer.id_to_token(i)) is not None}
         self._special = SpecialTokens(files.special_tokens, frozenset(ends))
-        self._header = ""
-        if self._template:
-            self._header, end_of_turn = probe_template(self._template, self._special)
-            if end_of_turn:
-                self._special = SpecialTokens(files.special_tokens, frozenset({*ends, end_of_turn}))
+        self._probe = probe_template(self._template, self._special) if self._template else TurnProbe()
+        if self._probe.end_of_turn:
+            self._special = SpecialTokens(files.special_tokens, frozenset({*ends, self._probe.end_of_turn}))
         stop_ids = (files.tokenizer.token_to_id(token) for token in self._special.ends)
         self.stop_token_ids: frozenset[int] = frozenset(i for i in stop_ids if i is not None)
 
@@ -131,7 +129,7 @@ class Encoder:
                 code="template_rejected",
                 param="messages",
             ) from error
-        return tuple(self._tokenizer.encode(text + self._header, add_special_tokens=False).ids)
+        return tuple(self._tokenizer.encode(text + self._probe.header, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids."""
@@ -144,7 +142,7 @@ class Encoder:
             rendering = Rendering(example.text, spans, append_eos=bool(spans))
             return _Prepared(example.row, rendering, adds_special_tokens=True)
         if self._template is not None:
-            rendering = render_example(self._template, example, self._special)
+            rendering = render_example(self._template, example, self._special, self._probe)
             return _Prepared(example.row, rendering, adds_special_tokens=False)
         roles = [message.role for message in example.messages]
         if roles != ["user", "assistant"]:
