@@ -1,8 +1,9 @@
 """From a body to what `core` is asked: OpenAI's names and PEFT's on one side, the planner's wishes on the other."""
 
-from api.schemas.hyperparameters import FormatInput, HyperparametersInput
+from api.schemas.hyperparameters import ExactMatchInput, FormatInput, HyperparametersInput
 from api.schemas.jobs import PlanCreate
 from core.datasets.examples import DataFormat, DataKind
+from core.datasets.final_answers import ExactMatch, Extract
 from core.errors import InvalidRequestError
 from core.jobs.service import JobRequest
 from core.plans.service import PlanRequest
@@ -34,6 +35,8 @@ def plan_request(body: PlanCreate) -> PlanRequest:
         validation_file_id=body.validation_file,
         data_format=_data_format(body.format) if body.format else None,
         wishes=_wishes(body),
+        chat_template=body.chat_template,
+        exact_match=_exact_match(body.exact_match) if body.exact_match else None,
     )
 
 
@@ -52,6 +55,10 @@ def job_request(body: PlanCreate) -> JobRequest:
 
 def _data_format(wanted: FormatInput) -> DataFormat:
     return DataFormat(wanted.shape, _KINDS[wanted.shape], dict(wanted.columns))
+
+
+def _exact_match(wanted: ExactMatchInput) -> ExactMatch:
+    return ExactMatch(Extract(wanted.extract), wanted.column, wanted.rows, wanted.max_new_tokens)
 
 
 def _hyperparameters(body: PlanCreate) -> HyperparametersInput:

@@ -1,5 +1,6 @@
 """A small server in a hub's place: the few endpoints that huggingface_hub needs for data sets."""
 
+import io
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
+
+import huggingface_hub.constants
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
 CONVERTED = "refs/convert/parquet"
 COMMIT, NEXT_COMMIT, CONVERTED_COMMIT = "a" * 40, "b" * 40, "c" * 40
@@ -55,6 +61,22 @@ def running_hub() -> Iterator[Hub]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def talk_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the library in this process take `hub` for the hub."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("core.datasets.hub.HfApi", lambda: huggingface_hub.HfApi(endpoint=hub.url))
+
+
+def parquet(*questions: str) -> bytes:
+    """A Parquet file of questions and answers."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"question": list(questions), "answer": [f"{one}!" for one in questions]}), sink)
+    return sink.getvalue()
 
 
 class _Handler(BaseHTTPRequestHandler):

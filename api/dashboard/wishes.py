@@ -35,6 +35,12 @@ WISHES = (
         "method", "Method", "How the model is adapted", (("full", "Full"), ("lora", "LoRA"), ("qlora", "QLoRA, 4-bit"))
     ),
     Wish("priority", "Priority", "Where several fit", (("quality", "Quality"), ("economy", "Economy"))),
+    Wish(
+        "chat_template",
+        "Chat template",
+        "Instead of the model's own",
+        (("chatml", "ChatML"), ("llama3", "Llama 3"), ("zephyr", "Zephyr, plain words")),
+    ),
     Wish("n_epochs", "Epochs", "Passes over the data"),
     Wish("batch_size", "Batch size", "Rows per optimizer step"),
     Wish("learning_rate_multiplier", "Learning rate multiplier", "Times the planner's own"),
@@ -51,7 +57,7 @@ WISHES = (
 _ADAPTER = ("method", "r", "lora_alpha", "lora_dropout", "target_modules")
 _HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _TEXTS = ("suffix", "credit_code")
-_TOP = ("priority", "max_length", "per_device_train_batch_size", "gradient_checkpointing", *_TEXTS)
+_TOP = ("priority", "chat_template", "max_length", "per_device_train_batch_size", "gradient_checkpointing", *_TEXTS)
 KNOWN = ("model", "file", "shape", *(wish.name for wish in WISHES))
 
 

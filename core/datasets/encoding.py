@@ -8,26 +8,32 @@ from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
-from core.datasets.examples import EncodedExample, Example, Message
+from core.datasets.examples import DataFormat, EncodedExample, Example, Message
 from core.datasets.formats import RowError
+from core.datasets.named_templates import choose_template, named_template
 from core.datasets.spans import Rendering, SpecialTokens, TurnProbe, probe_template, render_example
 from core.datasets.templates import ChatTemplate, TemplateRejectedError, template_message
 from core.datasets.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from core.errors import InvalidRequestError
 
-__all__ = ["Encoder", "Segment", "load_encoder"]
+__all__ = ["Encoder", "Segment", "load_encoder", "resolve_template"]
 
 _BATCH = 256
 Segment = tuple[str, bool]  # a stretch of text, and whether it is trained
 
 
-def load_encoder(tokenizer_directory: Path) -> "Encoder":
-    """The encoder of the model in `tokenizer_directory`.
+def load_encoder(tokenizer_directory: Path, chat_template: str | None = None) -> "Encoder":
+    """The encoder of the model in `tokenizer_directory`, with its own chat template or one of `NAMED_TEMPLATES`.
 
     Reads `tokenizer.json`, and where present `tokenizer_config.json`, `chat_template.jinja`,
     `special_tokens_map.json`, `config.json` and `generation_config.json`. Raises InvalidModelError.
     """
-    return Encoder(read_tokenizer_files(tokenizer_directory))
+    return Encoder(read_tokenizer_files(tokenizer_directory), chat_template)
+
+
+def resolve_template(tokenizer_directory: Path, data_format: DataFormat, asked: str | None) -> str | None:
+    """The name for `load_encoder` with which rows of this format are rendered: see `choose_template`."""
+    return choose_template(read_tokenizer_files(tokenizer_directory), data_format, asked)
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,10 @@ class _Prepared:
 class Encoder:
     """A tokenizer with its chat template. Safe to share between threads; give each process its own."""
 
-    def __init__(self, files: TokenizerFiles) -> None:
+    def __init__(self, files: TokenizerFiles, chat_template: str | None = None) -> None:
         self._tokenizer: Tokenizer = files.tokenizer
-        self._template = files.template
+        self._template = named_template(chat_template, files) if chat_template else files.template
+        self.chat_template_name = chat_template
         self.eos_token_id: int = files.eos_token_id
         self.pad_token_id: int = files.pad_token_id
         self.vocab_size: int = files.tokenizer.get_vocab_size()
@@ -59,12 +66,12 @@ class Encoder:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model comes with a chat template. Without one only prompts with completions and text work."""
+        """Whether rows are rendered with a chat template. Without one only prompts with completions and text work."""
         return self._template is not None
 
     @property
     def chat_template(self) -> ChatTemplate | None:
-        """The model's chat template."""
+        """The chat template in use."""
         return self._template
 
     def encode(self, example: Example, max_length: int | None = None) -> EncodedExample:
@@ -150,7 +157,7 @@ class Encoder:
                 example.row,
                 f"the model has no chat template, and the row is a conversation ({', '.join(roles[:6])}).",
                 "messages",
-                "Use rows with one prompt and one completion, or choose an instruction-tuned model.",
+                "Name a `chat_template`, or use rows with one prompt and one completion.",
                 code="no_chat_template",
             )
         prompt, completion = example.messages

@@ -1,6 +1,6 @@
 """What the rows of a file mean: their layout, detected from content, and their translation into examples."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -81,16 +81,11 @@ def detect_format(rows: Sequence[Mapping[str, Any]]) -> DataFormat:
             "Keep the chosen answers and upload those as conversations.",
             code="unknown_format",
         )
-    conversation = _detect_conversation(rows, columns)
-    if conversation:
-        return _with_system(conversation, by_name)
-    for shape, first, second in _PAIRS:
-        if first in by_name and second in by_name:
-            roles = _PAIR_ROLES[shape]
-            found = {roles[0]: by_name[first], roles[1]: by_name[second]}
-            if shape == "alpaca" and "input" in by_name:
-                found["input"] = by_name["input"]
-            return _with_system(DataFormat(shape, DataKind.COMPLETION, found), by_name)
+    pair = _detect_pair(rows, by_name)
+    conversation = _detect_conversation(rows, columns) if pair is None or pair.kind is not DataKind.CHAT else None
+    found = conversation or pair
+    if found:
+        return _with_system(found, by_name)
     texts = [name for name in columns if any(isinstance(row.get(name), str) and row[name].strip() for row in rows)]
     named = next((by_name[name] for name in _TEXT_COLUMNS if name in by_name and by_name[name] in texts), None)
     if named or len(texts) == 1:
@@ -128,6 +123,23 @@ def _detect_conversation(rows: Sequence[Mapping[str, Any]], columns: Sequence[st
     return None
 
 
+def _detect_pair(rows: Sequence[Mapping[str, Any]], by_name: Mapping[str, str]) -> DataFormat | None:
+    for shape, first, second in _PAIRS:
+        if first in by_name and second in by_name:
+            roles = _PAIR_ROLES[shape]
+            columns = {roles[0]: by_name[first], roles[1]: by_name[second]}
+            kind = DataKind.CHAT if _holds_turns(rows, columns.values()) else DataKind.COMPLETION
+            if shape == "alpaca" and "input" in by_name:
+                columns["input"] = by_name["input"]
+            return DataFormat(shape, kind, columns)
+    return None
+
+
+def _holds_turns(rows: Sequence[Mapping[str, Any]], columns: Collection[str]) -> bool:
+    """Whether the columns hold messages, as TRL's conversational prompts and completions do."""
+    return any(all(_as_turns(row.get(column)) is not None for column in columns) for row in rows)
+
+
 def _with_system(data_format: DataFormat, by_name: Mapping[str, str]) -> DataFormat:
     system = by_name.get("system") or by_name.get("system_prompt")
     if not system or system in data_format.columns.values():
@@ -143,7 +155,9 @@ def to_example(row: Mapping[str, Any], number: int, data_format: DataFormat) -> 
     columns = data_format.columns
     if data_format.kind is DataKind.TEXT:
         return Example(number, text=_text(row, number, columns.get("text", "text")))
-    if data_format.kind is DataKind.CHAT:
+    if data_format.shape in _PAIR_ROLES:
+        messages = _pair(row, number, data_format)
+    else:
         is_sharegpt = data_format.shape == "sharegpt"
         name = "conversations" if is_sharegpt else "messages"
         column = columns.get(name, name)
@@ -153,12 +167,11 @@ def to_example(row: Mapping[str, Any], number: int, data_format: DataFormat) -> 
         messages = _messages(
             turns, number, column, "from" if is_sharegpt else "role", "value" if is_sharegpt else "content"
         )
-    else:
-        messages = _pair(row, number, data_format)
     if system := _optional_text(row, columns.get("system")):
         messages = (Message("system", system, trained=False), *messages)
     tools = row.get("tools")
-    return Example(number, messages, tools=_tools(tools, number) if tools else ())
+    reference = _text(row, number, columns["reference"]) if "reference" in columns else None
+    return Example(number, messages, tools=_tools(tools, number) if tools else (), reference=reference)
 
 
 def _missing(row: Mapping[str, Any], number: int, column: str, wanted: str) -> RowError:
@@ -191,7 +204,7 @@ def _optional_text(row: Mapping[str, Any], column: str | None) -> str:
 
 
 def _pair(row: Mapping[str, Any], number: int, data_format: DataFormat) -> tuple[Message, ...]:
-    first, second = _PAIR_ROLES.get(data_format.shape, ("prompt", "completion"))
+    first, second = _PAIR_ROLES[data_format.shape]
     prompt_column, completion_column = data_format.columns.get(first, first), data_format.columns.get(second, second)
     prompt, completion = _as_turns(row.get(prompt_column)), _as_turns(row.get(completion_column))
     if prompt is not None and completion is not None:  # TRL's conversational prompt and completion
@@ -238,7 +251,7 @@ def plain_conversation(row: Mapping[str, Any], data_format: DataFormat) -> list[
 
     The structure check of a large file is mostly this loop, which is five times as fast as building the example.
     """
-    if data_format.shape != "messages" or row.get("tools") or "system" in data_format.columns:
+    if data_format.shape != "messages" or row.get("tools") or len(data_format.columns) > 1:
         return None
     turns = row.get(data_format.columns.get("messages", "messages"))
     if type(turns) is not list or not turns:

@@ -150,8 +150,8 @@ class _Conversation:
         for (_, before), (index, role) in pairwise(spoken):
             if role == before != "tool":
                 return (
-                    f"messages[{index}] follows another message of the {role}: join the two where the model's roles must "
-                    "alternate, or choose another model."
+                    f"messages[{index}] follows another message of the {role}: join the two where the model's roles "
+                    "must alternate, or choose another model."
                 )
         return "Change the roles and their order to what the model expects, or choose another model."
 

@@ -9,7 +9,9 @@ import torch
 
 from core.datasets.encoding import load_encoder
 from core.errors import TrainingError
+from core.jobs.evaluation import Evaluation
 from worker.protocol import Phase, ResultReport, RunRequest
+from worker.training.answers import answer_length, answered_rows, evaluation_of
 from worker.training.batches import (
     Step,
     TokenizedSet,
@@ -50,8 +52,9 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
         current = load(request, reporter, stop)
     checkpoint = find_checkpoint(current)
     prompts = choose_prompts(
-        current.data.held_out_examples, current.encoder, request.sample_count, request.setup.max_length
+        current.data.held_out_examples, current.encoder, answered_rows(request), request.setup.max_length
     )
+    length = answer_length(request)
     if current.state.step < current.total_steps:
         reporter.enter(Phase.PROBING)
         with stop.interruptible():
@@ -63,7 +66,7 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
     evaluate_if_due(current)
     if current.state.answers_before is None:
         reporter.enter(Phase.SAMPLING)
-        answers = answer_prompts(current.loaded, prompts, current.encoder, stop)
+        answers = answer_prompts(current.loaded, prompts, current.encoder, stop, length)
         current.state = replace(current.state, answers_before=answers)
 
     started = time.monotonic()
@@ -75,16 +78,17 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
     answers_after: tuple[Answer, ...] = ()
     if prompts:
         reporter.enter(Phase.SAMPLING)
-        answers_after = answer_prompts(current.loaded, prompts, current.encoder, stop)
+        answers_after = answer_prompts(current.loaded, prompts, current.encoder, stop, length)
     reporter.enter(Phase.EXPORTING)
     with stop.interruptible():
         before = current.state.answers_before or ()
-        exported = export(current.loaded, request, current.state.rows, prompts, before, answers_after)
+        evaluation = evaluation_of(request, current.state.rows, prompts, before, answers_after)
+        exported = export(current.loaded, request, current.state.rows, prompts, before, answers_after, evaluation)
     reporter.enter(Phase.VERIFYING)
     with stop.interruptible():
         verify(current, exported, verifier)
     reporter.send(current.watch.report("end"))
-    return summarize(current, exported, train_seconds)
+    return summarize(current, exported, train_seconds, evaluation)
 
 
 def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
@@ -92,7 +96,7 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
     device = torch.device(request.device)
     watch = MemoryWatch(device, request.memory_limit_bytes)
     directory = Path(request.base_model_path)
-    encoder = load_encoder(directory)
+    encoder = load_encoder(directory, request.chat_template)
     data = load_data(request, encoder)
     for note in data.notes:
         reporter.warn(note)
@@ -181,7 +185,7 @@ def optimizer_step(current: Run, step: Step) -> None:
     _refuse_divergence(current)
 
 
-def summarize(current: Run, exported: Exported, train_seconds: float) -> ResultReport:
+def summarize(current: Run, exported: Exported, train_seconds: float, evaluation: Evaluation | None) -> ResultReport:
     """The last word of a run that went well."""
     rows = current.state.rows
     trained = [row.train_loss for row in rows if row.train_loss is not None]
@@ -198,6 +202,7 @@ def summarize(current: Run, exported: Exported, train_seconds: float) -> ResultR
         final_train_loss=trained[-1] if trained else None,
         initial_valid_loss=evaluated[0] if evaluated else None,
         final_valid_loss=evaluated[-1] if evaluated else None,
+        evaluation=evaluation,
     )
 
 

@@ -12,29 +12,24 @@ import pytest
 from core.datasets.hub import HubReference, HubSource, download, parse_reference, resolve
 from core.datasets.reading import read_rows
 from core.errors import InvalidRequestError, ServiceUnavailableError, TunewrightError
-from tests.hub_server import COMMIT, CONVERTED, CONVERTED_COMMIT, NEXT_COMMIT, Hub, Repository, running_hub
-
-
-def parquet(*questions: str, **more: list[str]) -> bytes:
-    """A Parquet file of questions and answers."""
-    table = pa.table({"question": list(questions), "answer": [f"{q}!" for q in questions], **more})
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()
+from tests.hub_server import (
+    COMMIT,
+    CONVERTED,
+    CONVERTED_COMMIT,
+    NEXT_COMMIT,
+    Hub,
+    Repository,
+    parquet,
+    running_hub,
+    talk_to,
+)
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that the library in this process talks to."""
     with running_hub() as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(
-            huggingface_hub.constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            hub.url + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        monkeypatch.setattr("core.datasets.hub.HfApi", lambda: huggingface_hub.HfApi(endpoint=hub.url))
+        talk_to(hub, monkeypatch)
         yield hub
 
 
@@ -110,10 +105,13 @@ def test_the_card_comes_before_names(hub: Hub) -> None:
     files = {"v2/a.parquet": parquet("a"), "v2/b.parquet": parquet("b"), "old/c.parquet": parquet("c")}
     card = {
         "configs": [
-            {"config_name": "default", "data_files": [{"split": "easy", "path": "v2/a*"}, {"split": "hard", "path": ["v2/b*"]}]},
+            {
+                "config_name": "default",
+                "data_files": [{"split": "easy", "path": "v2/a*"}, {"split": "hard", "path": ["v2/b*"]}],
+            },
             {"config_name": "old", "data_files": "old/*.parquet"},
         ]
-    }  # fmt: skip
+    }
     hub.repositories["acme/card"] = Repository({"main": (COMMIT, files)}, card)
     assert found("hf://acme/card?split=hard").paths == ("v2/b.parquet",)
     assert found("hf://acme/card?config=old").split == "train"
