@@ -16,6 +16,7 @@ _KINDS = {
     "prompt_completion": DataKind.COMPLETION,
     "question_answer": DataKind.COMPLETION,
     "alpaca": DataKind.COMPLETION,
+    "preference": DataKind.CHAT,
     "text": DataKind.TEXT,
 }
 _NO_HYPERPARAMETERS = HyperparametersInput()
@@ -66,8 +67,8 @@ def _hyperparameters(body: PlanCreate) -> HyperparametersInput:
     if method is not None and (method.type != "supervised" or method.dpo or method.reinforcement):
         asked = method.type if method.type != "supervised" else "dpo" if method.dpo else "reinforcement"
         raise InvalidRequestError(
-            f"method.type {asked!r} is not supported. Use 'supervised'; for preference pairs, upload the chosen "
-            "answers as conversations.",
+            f"method.type {asked!r} is not supported. Use 'supervised': of preference pairs it trains the "
+            "chosen answers.",
             code="unsupported_method",
             param="method.type",
         )

@@ -16,6 +16,7 @@ ROLES = {
     "prompt_completion": ("prompt", "completion", "system"),
     "question_answer": ("question", "answer", "system"),
     "alpaca": ("instruction", "output", "input", "system"),
+    "preference": ("chosen", "rejected", "prompt", "system"),
     "text": ("text",),
 }
 

@@ -65,7 +65,7 @@ class AdapterInput(RequestBody):
 class FormatInput(RequestBody):
     """Which columns of the file mean what, where detection got it wrong or could not tell."""
 
-    shape: Literal["messages", "sharegpt", "prompt_completion", "question_answer", "alpaca", "text"]
+    shape: Literal["messages", "sharegpt", "prompt_completion", "question_answer", "alpaca", "preference", "text"]
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="Each role of the shape and the column that holds it; roles left out have their usual name.",

@@ -99,17 +99,26 @@ class Encoder:
                     yield self._finish(one, encoding, max_length)
 
     def segments(self, example: Example) -> tuple[Segment, ...]:
-        """The whole example as the model reads it, in stretches that are trained or not."""
-        rendering = self._prepare(example).rendering
-        segments: list[Segment] = []
+        """The whole example as the model reads it, in stretches of tokens that are trained or not."""
+        prepared = self._prepare(example)
+        text = prepared.rendering.text
+        encoding = self._tokenizer.encode(text, add_special_tokens=prepared.adds_special_tokens)
+        encoded = self._finish(prepared, encoding, None)
+        ends = [end for _, end in encoding.offsets]
+        if prepared.splits_at is not None and _is_crossed(encoding, prepared.splits_at):
+            asked = encoded.trained.index(True) if True in encoded.trained else len(encoded.trained)
+            ends = [prepared.splits_at] * asked + [len(text)] * (len(encoded.trained) - asked - 1)
+        pieces: list[Segment] = []
         position = 0
-        for start, end in rendering.spans:
-            segments += [(rendering.text[position:start], False), (rendering.text[start:end], True)]
-            position = end
-        segments.append((rendering.text[position:], False))
-        if rendering.append_eos:
-            segments.append((self._tokenizer.id_to_token(self.eos_token_id) or "", bool(rendering.spans)))
-        return tuple((text, trained) for text, trained in segments if text)
+        for index, (token, trained) in enumerate(zip(encoded.input_ids, encoded.trained, strict=True)):
+            end = ends[index] if index < len(ends) else 0
+            is_added = end == 0  # by the tokenizer or by us, behind or before the text
+            piece = (self._tokenizer.id_to_token(token) or "") if is_added else text[position:end]
+            position = max(position, end)
+            pieces.append((piece, trained and index > 0))
+        grouped = groupby(pieces, key=lambda piece: piece[1])
+        joined = (("".join(piece for piece, _ in group), trained) for trained, group in grouped)
+        return tuple((piece, trained) for piece, trained in joined if piece)
 
     def render_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Token ids after which the model writes its next turn: what training puts before a trained span.

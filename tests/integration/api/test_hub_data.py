@@ -1,5 +1,6 @@
 """Data sets of the hub as training files: noted at once, fetched by a worker, used as any file of the organization."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -182,6 +183,23 @@ def test_a_file_that_is_deleted_while_it_is_fetched_leaves_nothing(
     monkeypatch.setattr("core.datasets.hub.download", delete_meanwhile)
     fetch(service, file_id)
     assert not [path for path in service.artifacts if path.name == file_id]
+
+
+def test_a_person_names_a_data_set_on_the_page_of_a_new_fine_tune(
+    service: Service, browser: httpx.Client, rich: Tenant, hub: Hub
+) -> None:
+    shown = browser.get("/new", params={"model": "tiny"}).text
+    assert 'action="/new/hub"' in shown
+    token = re.findall(r'name="csrf_token" value="([^"]+)"', shown)[0]
+    form = {"csrf_token": token, "model": "tiny", "name": "acme/lamps", "split": "train", "config": ""}
+    answer = browser.post("/new/hub", data=form)
+    file_id = file_of(rich)["id"]
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/new?model=tiny&file={file_id}")
+    assert "A worker fetches this data set from the hub" in browser.get(answer.headers["location"]).text
+    fetch(service, file_id)
+    assert "acme--lamps-default-train" in browser.get(answer.headers["location"]).text
+    assert "unknown_split" in browser.post("/new/hub", data={**form, "split": "dev"}).text
+    assert browser.post("/new/hub", data={**form, "csrf_token": "x"}).status_code == 403
 
 
 def test_what_is_no_reference_is_refused(rich: Tenant) -> None:
