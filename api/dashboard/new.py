@@ -174,6 +174,7 @@ def _automatic(plan: TrainingPlan) -> dict[str, str]:
         "target_modules": ", ".join(setup.lora_target_modules) if setup.lora_target_modules else None,
         "per_device_train_batch_size": setup.per_device_train_batch_size,
         "gradient_checkpointing": "on" if setup.gradient_checkpointing else "off",
+        "early_stopping_patience": hyper.early_stopping_patience or "off",
     }
     return {name: str(value) for name, value in values.items() if value is not None}
 

@@ -54,11 +54,20 @@ WISHES = (
     Wish(
         "gradient_checkpointing", "Gradient checkpointing", "Trades time for memory", (("true", "On"), ("false", "Off"))
     ),
+    Wish("early_stopping_patience", "Early stopping", "After so many evaluations without a lower loss"),
 )
 _ADAPTER = ("method", "r", "lora_alpha", "lora_dropout", "target_modules")
 _HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _TEXTS = ("suffix", "credit_code")
-_TOP = ("priority", "chat_template", "max_length", "per_device_train_batch_size", "gradient_checkpointing", *_TEXTS)
+_TOP = (
+    "priority",
+    "chat_template",
+    "max_length",
+    "per_device_train_batch_size",
+    "gradient_checkpointing",
+    "early_stopping_patience",
+    *_TEXTS,
+)
 KNOWN = ("model", "file", "shape", *(wish.name for wish in WISHES))
 
 

@@ -128,6 +128,13 @@ class PlanCreate(RequestBody):
     per_device_train_batch_size: Annotated[int | None, Field(ge=1, le=1024), OrAuto()] = Field(
         None, description="Examples at once; the rest of `batch_size` is accumulated."
     )
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="End training when the validation loss has not fallen in so many evaluations in a row, and publish "
+        "the model of the best one.",
+    )
 
 
 class JobCreate(PlanCreate):
@@ -203,6 +210,7 @@ class JobObject(IdentifiedBody):
     per_device_train_batch_size: int = Field(description="As it runs now; may be below the plan's after a step down.")
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
+    early_stopping_patience: int | None
     chat_template: str | None = Field(description="The named template in use; null: the model's own, or none.")
     exact_match: ExactMatchObject | None
     evaluation: EvaluationObject | None = Field(description="Null until the job has succeeded.")
@@ -250,6 +258,7 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         per_device_train_batch_size=setup.per_device_train_batch_size,
         gradient_accumulation_steps=setup.gradient_accumulation_steps,
         gradient_checkpointing=setup.gradient_checkpointing,
+        early_stopping_patience=plan.hyperparameters.early_stopping_patience,
         chat_template=job.plan.chat_template,
         exact_match=ExactMatchObject(**job.plan.exact_match) if job.plan.exact_match else None,
         evaluation=_evaluation(from_plain(Evaluation, job.evaluation)) if job.evaluation else None,

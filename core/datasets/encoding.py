@@ -101,13 +101,15 @@ class Encoder:
     def segments(self, example: Example) -> tuple[Segment, ...]:
         """The whole example as the model reads it, in stretches of tokens that are trained or not."""
         prepared = self._prepare(example)
-        text = prepared.rendering.text
+        rendering, text = prepared.rendering, prepared.rendering.text
         encoding = self._tokenizer.encode(text, add_special_tokens=prepared.adds_special_tokens)
         encoded = self._finish(prepared, encoding, None)
         ends = [end for _, end in encoding.offsets]
         if prepared.splits_at is not None and _is_crossed(encoding, prepared.splits_at):
-            asked = encoded.trained.index(True) if True in encoded.trained else len(encoded.trained)
-            ends = [prepared.splits_at] * asked + [len(text)] * (len(encoded.trained) - asked - 1)
+            asked = len(self.render_prompt([Message("user", text[: prepared.splits_at], trained=False)]))
+            apart = self._tokenizer.encode(text[: prepared.splits_at], add_special_tokens=True)
+            said = len(encoded.input_ids) - asked - rendering.append_eos
+            ends = [end for _, end in apart.offsets][:asked] + [len(text)] * said
         pieces: list[Segment] = []
         position = 0
         for index, (token, trained) in enumerate(zip(encoded.input_ids, encoded.trained, strict=True)):

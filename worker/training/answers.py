@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from core.datasets.final_answers import ExactMatch, final_answer, is_match
 from core.jobs.evaluation import Evaluation, Scores
 from worker.protocol import RunRequest
-from worker.training.checkpoints import MetricsRow
+from worker.training.metrics import MetricsRow
 from worker.training.sampling import MAX_NEW_TOKENS, Answer, Prompt
 
 

@@ -21,8 +21,8 @@ from core.jobs.evaluation import Evaluation
 from planner.setup import Method
 from worker.protocol import RunRequest
 from worker.training.answers import compared_answers
-from worker.training.checkpoints import MetricsRow
 from worker.training.loading import LoadedModel
+from worker.training.metrics import MetricsRow
 from worker.training.model_card import model_card
 from worker.training.sampling import Answer, Prompt
 
@@ -52,12 +52,16 @@ def export(
     loaded: LoadedModel,
     request: RunRequest,
     rows: Sequence[MetricsRow],
+    published: int,
     prompts: Sequence[Prompt],
     before: Sequence[Answer],
     after: Sequence[Answer],
     evaluation: Evaluation | None,
 ) -> Exported:
-    """Write everything under `export/` of the run directory, replacing an unfinished one. Raises OSError."""
+    """Write everything under `export/` of the run directory, replacing an unfinished one.
+
+    `published` is the step whose weights are in place. Raises OSError.
+    """
     root = Path(request.run_directory) / "export"
     shutil.rmtree(root, ignore_errors=True)
     is_full = request.setup.method is Method.FULL
@@ -77,7 +81,7 @@ def export(
     metrics.write_text(metrics_csv(rows), encoding="utf-8")
     samples.write_text(_json(_samples(prompts, before, after)[: request.sample_count]), encoding="utf-8")
     plan.write_text(_json(request.plan), encoding="utf-8")
-    (directory / "README.md").write_text(model_card(request, rows, evaluation), encoding="utf-8")
+    (directory / "README.md").write_text(model_card(request, rows, published, evaluation), encoding="utf-8")
     compared = directory / "exact_match.json"
     if request.exact_match is not None:
         compared.write_text(_json(compared_answers(request.exact_match, prompts, before, after)), encoding="utf-8")
