@@ -4,22 +4,16 @@ Reading a data set and measuring its tokens takes a second or more, so a plan is
 transaction and saved, or frozen into a job, inside one.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import orjson
 from sqlalchemy.orm import Session
 
 from core.accounts.service import Actor
-from core.artifacts.store import ArtifactStore
 from core.datasets import hub_files
 from core.datasets import service as files
-from core.datasets.encoding import load_encoder, resolve_template
 from core.datasets.examples import DataFormat, DataKind
 from core.datasets.final_answers import ExactMatch
 from core.datasets.inspection import (
@@ -28,11 +22,8 @@ from core.datasets.inspection import (
     TokenInspection,
     check_structure,
     check_trainable,
-    measure_tokens,
-    overlap,
 )
 from core.datasets.models import FileStatus, StoredFile
-from core.datasets.reading import read_examples
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
 from core.errors import (
@@ -47,6 +38,7 @@ from core.errors import (
 from core.fleet import service as fleet
 from core.ids import new_id
 from core.plans import history, rehearsals
+from core.plans.measuring import measure, overlapping_rows
 from core.plans.models import Plan
 from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
@@ -149,14 +141,15 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
     data_format = request.data_format or _detected(training, "training_file")
     if request.exact_match is not None:
         data_format = _with_reference(training, data_format, request.exact_match)
-    tokens = _measure(runtime, base_model, training, data_format, request.chat_template)
+    tokens = measure(runtime, base_model, training, data_format, request.chat_template)
     check_trainable(tokens, param="training_file")
     statistics, repeated = tokens.statistics, None
     if validation is not None:
-        held_out_format = request.data_format or _detected(validation, "validation_file")
-        held_out = _measure(runtime, base_model, validation, held_out_format, request.chat_template)
+        if request.data_format is None:
+            _check_same_layout(data_format, _detected(validation, "validation_file"))
+        held_out = measure(runtime, base_model, validation, data_format, request.chat_template)
         statistics = statistics.with_validation(held_out.statistics)
-        repeated = _overlap(runtime, training, data_format, validation, held_out_format)
+        repeated = overlapping_rows(runtime, training, validation, data_format, data_format)
     with runtime.database.read() as session:
         devices = fleet.devices(session, runtime.settings)
         learned = history.learned(session, runtime.settings)
@@ -214,7 +207,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         raise InvalidRequestError(str(error)) from None
     if plan.truncated_examples:
         max_length = plan.setup.max_length
-        tokens = _measure(
+        tokens = measure(
             runtime, inputs.base_model, inputs.training, inputs.data_format, request.chat_template, max_length
         )
         check_trainable(tokens, param="max_length")
@@ -310,15 +303,15 @@ def inspect(
         base_model = find_base_model(runtime.settings.resolved_models_dir, model_id)
         longest = min(max_length or LONGEST, int(base_model.config.get("max_position_embeddings") or LONGEST))
         mapping = data_format or _detected(file, "file_id")
-        tokens = _measure(runtime, base_model, file, mapping, chat_template, longest if longest < LONGEST else None)
+        tokens = measure(runtime, base_model, file, mapping, chat_template, longest if longest < LONGEST else None)
     repeated = None
     if validation_file_id is not None and file.status is FileStatus.PROCESSED:
         held_out = _usable_file(runtime, actor, validation_file_id, "validation_file")
-        repeated = _overlap(
+        repeated = overlapping_rows(
             runtime,
             file,
-            data_format or _detected(file, "file_id"),
             held_out,
+            data_format or _detected(file, "file_id"),
             data_format or _detected(held_out, "validation_file"),
         )
     return FileInspection(file, structure, tokens, repeated)
@@ -368,6 +361,16 @@ def _detected(file: StoredFile, param: str) -> DataFormat:
     inspection = from_plain(Inspection, file.inspection)
     check_structure(inspection, param=param)
     return inspection.require_format()
+
+
+def _check_same_layout(training: DataFormat, validation: DataFormat) -> None:
+    """A run reads both of its files in one way. Raises InvalidDatasetError."""
+    if (training.shape, training.kind) != (validation.shape, validation.kind):
+        raise InvalidDatasetError(
+            f"The rows of the validation file are of the shape {validation.shape!r}, those of the training file of "
+            f"{training.shape!r}. Write both in the same shape.",
+            param="validation_file",
+        )
 
 
 def _with_reference(file: StoredFile, data_format: DataFormat, exact_match: ExactMatch) -> DataFormat:
@@ -424,62 +427,3 @@ def _spec(config: Mapping[str, Any]) -> ModelSpec:
         return ModelSpec.from_config(config)
     except InvalidConfigurationError as error:
         raise InvalidModelError(str(error), param="model") from None
-
-
-def _measure(
-    runtime: Runtime,
-    base_model: BaseModel,
-    file: StoredFile,
-    data_format: DataFormat,
-    chat_template: str | None,
-    max_length: int | None = None,
-) -> TokenInspection:
-    """Raises InvalidRequestError for a template that the model cannot read, and what measuring raises."""
-    name = resolve_template(base_model.directory, data_format, chat_template)
-    store: Any = runtime.store  # hashed by identity, which its protocol does not say
-    return _measured(store, file.storage_key, base_model.directory, _frozen(data_format), name, max_length)
-
-
-@lru_cache(maxsize=128)
-def _measured(
-    store: ArtifactStore,
-    storage_key: str,
-    tokenizer: Path,
-    data_format: bytes,
-    chat_template: str | None,
-    max_length: int | None,
-) -> TokenInspection:
-    """Token counts of one stored file under one tokenizer; a stored file never changes, so they never go stale."""
-    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-        path = store.materialize(storage_key, Path(directory))
-        mapping = from_plain(DataFormat, orjson.loads(data_format))
-        return measure_tokens(path, mapping, load_encoder(tokenizer, chat_template), max_length=max_length)
-
-
-def _overlap(
-    runtime: Runtime, training: StoredFile, data_format: DataFormat, validation: StoredFile, held_out_format: DataFormat
-) -> Overlap:
-    store: Any = runtime.store  # hashed by identity, which its protocol does not say
-    return _overlapping(
-        store, training.storage_key, _frozen(data_format), validation.storage_key, _frozen(held_out_format)
-    )
-
-
-@lru_cache(maxsize=128)
-def _overlapping(
-    store: ArtifactStore, training_key: str, training_format: bytes, validation_key: str, validation_format: bytes
-) -> Overlap:
-    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-        rows = []
-        for name, key, plain in (
-            ("training", training_key, training_format),
-            ("validation", validation_key, validation_format),
-        ):
-            (Path(directory) / name).mkdir()
-            path = store.materialize(key, Path(directory) / name)
-            rows.append(read_examples(path, from_plain(DataFormat, orjson.loads(plain))))
-        return overlap(*rows)
-
-
-def _frozen(data_format: DataFormat) -> bytes:
-    return orjson.dumps(to_plain(data_format), option=orjson.OPT_SORT_KEYS)

@@ -126,6 +126,26 @@ def test_validation_data_comes_from_the_hub_too_and_its_overlap_is_told(
     assert (found["tokens"]["max_length"], found["tokens"]["truncated_rows"]) == (16, len(QUESTIONS))
 
 
+def test_both_files_of_a_run_are_of_one_shape(rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    validation = rich.upload([{"prompt": "Does it glow?", "completion": "No."}] * 3)
+    answer = ask(rich, training_file=rich.upload(rows), validation_file=validation)
+    assert (answer.status_code, error_of(answer)["param"]) == (400, "validation_file")
+    assert "'prompt_completion', those of the training file of 'messages'" in error_of(answer)["message"]
+
+
+def test_the_column_that_answers_are_compared_with_is_in_both_files(rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    labelled = [{**row, "label": number} for number, row in enumerate(rows)]
+    wanted = {"extract": "last_number", "column": "label"}
+    training = rich.upload(labelled)
+    assert ask(rich, training_file=training, exact_match=wanted).status_code == 200
+    without = error_of(ask(rich, training_file=rich.upload(rows), exact_match=wanted))
+    assert (without["param"], "'messages'" in without["message"]) == ("exact_match.column", True)
+    answer = ask(rich, training_file=training, validation_file=rich.upload(rows), exact_match=wanted)
+    assert (answer.status_code, error_of(answer)["param"]) == (400, "label")
+    texts = rich.upload([{"text": "The lamp glows."}] * 3)
+    assert error_of(ask(rich, training_file=texts, exact_match={"extract": "text"}))["param"] == "exact_match"
+
+
 def test_files_of_the_hub_belong_to_one_organization(
     service: Service, rich: Tenant, stranger: Tenant, hub: Hub
 ) -> None:
