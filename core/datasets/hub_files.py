@@ -114,7 +114,8 @@ def _record(session: Session, file_id: str, stored: StoredObject | None, problem
     if file is None:
         return False
     if stored is None:
-        file.status, file.status_details = FileStatus.ERROR, problem[:LONGEST_DETAILS]
+        details = f"{problem} Delete this file and name the data set again to have it fetched once more."
+        file.status, file.status_details = FileStatus.ERROR, details[:LONGEST_DETAILS]
         return True
     file.size_bytes, file.sha256, file.status = stored.size_bytes, stored.sha256, FileStatus.UPLOADED
     collect(session, Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file_id))
