@@ -1,8 +1,9 @@
 """From a body to what `core` is asked: OpenAI's names and PEFT's on one side, the planner's wishes on the other."""
 
-from api.schemas.hyperparameters import FormatInput, HyperparametersInput
+from api.schemas.hyperparameters import ExactMatchInput, FormatInput, HyperparametersInput
 from api.schemas.jobs import PlanCreate
 from core.datasets.examples import DataFormat, DataKind
+from core.datasets.final_answers import ExactMatch, Extract
 from core.errors import InvalidRequestError
 from core.jobs.service import JobRequest
 from core.plans.service import PlanRequest
@@ -15,6 +16,7 @@ _KINDS = {
     "prompt_completion": DataKind.COMPLETION,
     "question_answer": DataKind.COMPLETION,
     "alpaca": DataKind.COMPLETION,
+    "preference": DataKind.CHAT,
     "text": DataKind.TEXT,
 }
 _NO_HYPERPARAMETERS = HyperparametersInput()
@@ -34,6 +36,8 @@ def plan_request(body: PlanCreate) -> PlanRequest:
         validation_file_id=body.validation_file,
         data_format=_data_format(body.format) if body.format else None,
         wishes=_wishes(body),
+        chat_template=body.chat_template,
+        exact_match=_exact_match(body.exact_match) if body.exact_match else None,
     )
 
 
@@ -54,13 +58,17 @@ def _data_format(wanted: FormatInput) -> DataFormat:
     return DataFormat(wanted.shape, _KINDS[wanted.shape], dict(wanted.columns))
 
 
+def _exact_match(wanted: ExactMatchInput) -> ExactMatch:
+    return ExactMatch(Extract(wanted.extract), wanted.column, wanted.rows, wanted.max_new_tokens)
+
+
 def _hyperparameters(body: PlanCreate) -> HyperparametersInput:
     method = body.method
     if method is not None and (method.type != "supervised" or method.dpo or method.reinforcement):
         asked = method.type if method.type != "supervised" else "dpo" if method.dpo else "reinforcement"
         raise InvalidRequestError(
-            f"method.type {asked!r} is not supported. Use 'supervised'; for preference pairs, upload the chosen "
-            "answers as conversations.",
+            f"method.type {asked!r} is not supported. Use 'supervised': of preference pairs it trains the "
+            "chosen answers.",
             code="unsupported_method",
             param="method.type",
         )

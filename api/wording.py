@@ -44,6 +44,7 @@ SHAPES = {
     "prompt_completion": "Prompts and completions",
     "question_answer": "Questions and answers",
     "alpaca": "Instructions (Alpaca)",
+    "preference": "Preference pairs, the chosen answer",
     "text": "Plain text",
 }
 

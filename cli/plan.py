@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from cli.data_file import data_file
 from cli.gpu_table import compare
 from cli.plan_view import AlternativeView, PlanView, batch_line, gib, method_line, show_plan
 from cli.terminal import err, out
-from core.datasets.encoding import load_encoder
+from core.datasets.encoding import load_encoder, resolve_template
 from core.datasets.examples import DataFormat, Example
 from core.datasets.inspection import check_structure, check_trainable, inspect_file, measure_tokens
 from core.datasets.reading import read_examples
@@ -53,8 +54,8 @@ class Subject:
 def plan(
     model: Annotated[str, typer.Argument(help="A catalogue id, a hub id (owner/name), or a folder under --models.")],
     data: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, readable=True, help="The training data. Default: an assumed set."),
+        str | None,
+        typer.Option(help="The training data: a file, or hf://owner/name. Default: an assumed set."),
     ] = None,
     gpu: Annotated[
         str | None,
@@ -77,7 +78,8 @@ def plan(
     settings = Settings()
     try:
         devices = _devices(gpu)
-        subject = _read(models or settings.resolved_models_dir, model, data)
+        with data_file(data, settings) as path:
+            subject = _read(models or settings.resolved_models_dir, model, path)
         wishes = Wishes(priority=priority, method=method, lora_rank=rank, max_length=max_length)
         spec, memory = _sources(subject, devices, wishes)
         if gpu == ALL:
@@ -138,7 +140,9 @@ def _read(models_dir: Path, model: str, path: Path | None) -> Subject:
             raise
         note = f"Tokens are estimated from the length of the text: no tokenizer of {entry.hub_id} is within reach."
         return Subject(entry.config, estimate_statistics(path, data_format), note)
-    tokens = measure_tokens(path, data_format, load_encoder(base_model.directory))
+    directory = base_model.directory
+    encoder = load_encoder(directory, resolve_template(directory, data_format, None))
+    tokens = measure_tokens(path, data_format, encoder)
     check_trainable(tokens)
     return Subject(base_model.config, tokens.statistics, None)
 

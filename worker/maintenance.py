@@ -1,5 +1,6 @@
-"""The maintenance worker: it inspects uploaded files, rehearses models, and sweeps for what was lost."""
+"""The maintenance worker: it fetches and inspects files, rehearses models, and sweeps for what was lost."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from threading import Lock
 
@@ -8,20 +9,30 @@ from celery.beat import EmbeddedService, Scheduler
 from celery.signals import worker_ready, worker_shutting_down
 from redis import Redis
 
+from core.datasets import hub_files
 from core.datasets import service as files
-from core.datasets.queries import uninspected
+from core.datasets.queries import unfetched, uninspected
 from core.db.base import utc_now
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints
 from core.plans import rehearsals
 from core.plans.queries import unanswered
-from core.queue.messages import INSPECT_FILE, MAINTENANCE_QUEUE, REHEARSE, RUN_JOB, Nudge, training_queue
+from core.queue.messages import (
+    FETCH_FILE,
+    INSPECT_FILE,
+    MAINTENANCE_QUEUE,
+    REHEARSE,
+    RUN_JOB,
+    Nudge,
+    training_queue,
+)
 from core.retries.service import forget_before
 from core.runtime import Runtime
 from worker.app import SWEEP, create_app, serve
 from worker.rehearsals import end_all, rehearsed_memory
 
 FILES_PER_SWEEP = 20
+FETCHES_PER_SWEEP = 1
 REHEARSALS_PER_SWEEP = 1
 
 log = structlog.get_logger()
@@ -30,20 +41,27 @@ log = structlog.get_logger()
 def run(runtime: Runtime) -> None:
     """Serve the maintenance queue until told to stop, with the sweep's clock in a thread of this process."""
     app = create_app(runtime.settings)
-    rehearsing = Lock()
+    slow = Lock()
 
     @app.task(name=INSPECT_FILE)
     def inspect_file(file_id: str) -> None:
         files.ensure_inspected(runtime, file_id)
 
+    def one_at_a_time(work: Callable[[], None]) -> None:
+        """So that a thread stays free for inspections and the sweep; what is turned away is sent again by it."""
+        if slow.acquire(blocking=False):
+            try:
+                work()
+            finally:
+                slow.release()
+
+    @app.task(name=FETCH_FILE)
+    def fetch_file(file_id: str) -> None:
+        one_at_a_time(lambda: hub_files.fetch(runtime, file_id))
+
     @app.task(name=REHEARSE)
     def rehearse(rehearsal_id: str) -> None:
-        # One at a time, so that a thread stays free for files and the sweep; what is turned away is sent again by it.
-        if rehearsing.acquire(blocking=False):
-            try:
-                rehearsals.answer(runtime, rehearsal_id, rehearsed_memory)
-            finally:
-                rehearsing.release()
+        one_at_a_time(lambda: rehearsals.answer(runtime, rehearsal_id, rehearsed_memory))
 
     @app.task(name=SWEEP)
     def sweep_for_lost() -> None:
@@ -74,6 +92,7 @@ def resend(runtime: Runtime) -> None:
     with runtime.database.read() as session:
         jobs = queries.queued(session)
         waiting_files = uninspected(session, FILES_PER_SWEEP)
+        waiting_fetches = unfetched(session, FETCHES_PER_SWEEP)
         waiting_rehearsals = unanswered(session, REHEARSALS_PER_SWEEP)
     broker = Redis.from_url(runtime.settings.resolved_redis_url)
     try:
@@ -84,6 +103,7 @@ def resend(runtime: Runtime) -> None:
             nudges += [Nudge(RUN_JOB, queue, job_id) for job_id in ids[broker.llen(queue) :]]
         if broker.llen(MAINTENANCE_QUEUE) == 0:
             nudges += [Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file_id) for file_id in waiting_files]
+            nudges += [Nudge(FETCH_FILE, MAINTENANCE_QUEUE, file_id) for file_id in waiting_fetches]
             nudges += [Nudge(REHEARSE, MAINTENANCE_QUEUE, rehearsal_id) for rehearsal_id in waiting_rehearsals]
     finally:
         broker.close()

@@ -9,6 +9,9 @@ from enum import StrEnum
 from typing import Literal
 
 from core.datasets.examples import DataFormat
+from core.datasets.final_answers import ExactMatch
+from core.db.plain import from_plain
+from core.jobs.evaluation import Evaluation
 from planner.setup import Hyperparameters, TrainingSetup
 
 STOPPED_EXIT_CODE = 75  # the child obeyed SIGTERM: it wrote a checkpoint and left (EX_TEMPFAIL in sysexits.h)
@@ -35,6 +38,8 @@ class RunRequest:
     checkpoint_interval_seconds: float = 60.0  # at most, within an epoch; 0: after every step
     sample_count: int = 4  # held-out prompts answered before and after
     learning_rate_factor: float = 1.0  # of the planned rate; below 1 after a divergence
+    chat_template: str | None = None  # a named one, published with the result; None: the model's own, or none
+    exact_match: ExactMatch | None = None
     memory_limit_bytes: int | None = None  # a cap below the device's own, as a fault injection or a share of a GPU
 
 
@@ -125,6 +130,7 @@ class ResultReport:
     final_train_loss: float | None
     initial_valid_loss: float | None
     final_valid_loss: float | None
+    evaluation: Evaluation | None = None
     type: Literal["result"] = "result"
 
 
@@ -158,5 +164,7 @@ def encode_report(report: Report) -> dict[str, object]:
 
 
 def decode_report(data: dict[str, object]) -> Report:
-    """The report that `encode_report` wrote. Raises KeyError or TypeError for anything else."""
+    """The report that `encode_report` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+    if data.get("evaluation") is not None:
+        data = {**data, "evaluation": from_plain(Evaluation, data["evaluation"])}
     return _REPORTS[str(data["type"])](**data)  # type: ignore[arg-type]

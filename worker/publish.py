@@ -15,7 +15,7 @@ def publish(runtime: Runtime, job: Job, directory: Path, result: ResultReport) -
         PublishedFile(name, runtime.store.put_file(f"{prefix}/{name}", directory / path))
         for name, path in result.files.items()
     ]
-    return Outcome(files, result.trained_tokens, _summary(result), result.step_seconds)
+    return Outcome(files, result.trained_tokens, _summary(result), result.step_seconds, result.evaluation)
 
 
 def withdraw(runtime: Runtime, outcome: Outcome) -> None:
@@ -28,6 +28,9 @@ def _summary(result: ResultReport) -> str:
     trained = f"Trained {result.steps:,} steps on {result.trained_tokens:,} tokens in {result.train_seconds:,.0f} s"
     if result.initial_valid_loss is not None and result.final_valid_loss is not None:
         trained += f"; validation loss went from {result.initial_valid_loss:.3f} to {result.final_valid_loss:.3f}"
+    scores = result.evaluation
+    if scores is not None and scores.before.exact_match is not None and scores.after.exact_match is not None:
+        trained += f"; exact match went from {scores.before.exact_match:.1%} to {scores.after.exact_match:.1%}"
     if result.checkpoints:
         share = result.checkpoint_seconds / max(result.train_seconds, result.checkpoint_seconds)
         trained += f"; {result.checkpoints} checkpoints took {result.checkpoint_seconds:.1f} s of it ({share:.1%})"

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from core.datasets.examples import DataFormat
+from core.datasets.final_answers import ExactMatch
 from core.db.plain import from_plain
 from core.db.session import is_away
 from core.errors import ErrorBody, ServiceUnavailableError, StaleLeaseError, StoreError, TrainingError, TunewrightError
@@ -328,6 +329,8 @@ class Supervisor:
             suffix=job.suffix,
             checkpoint_interval_seconds=self._runtime.settings.checkpoint_seconds,
             learning_rate_factor=job.learning_rate_factor,
+            chat_template=job.plan.chat_template,
+            exact_match=from_plain(ExactMatch, job.plan.exact_match) if job.plan.exact_match else None,
         )
 
     def _succeed(self, prepared: Prepared, result: ResultReport) -> None:

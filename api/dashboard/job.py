@@ -10,6 +10,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api import downloads, event_stream
+from api.dashboard.evaluation_table import evaluation_table
 from api.dashboard.memory_bar import LABELS, draw
 from api.dashboard.page import page_router, see_other, show
 from api.dashboard.snippets import snippets_for
@@ -41,6 +42,7 @@ MEANINGS = {
     "metrics.csv": "Every step's numbers",
     "samples.json": "Answers before and after",
     "plan.json": "The plan as it was run",
+    "exact_match.json": "Every comparison behind the exact match",
 }
 
 router = page_router()
@@ -89,6 +91,7 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         meanings=MEANINGS,
         checkpoints=checkpoints,
         samples=_samples(runtime, artifacts),
+        evaluation=evaluation_table(job),
         snippets=snippets_for(job, plan) if artifacts else [],
         memory_bar=draw(plan.memory, plan.device.free_bytes, _scale(plan)),
         labels=LABELS,

@@ -1,5 +1,7 @@
 """How to use what a job made, ready to copy."""
 
+from collections.abc import Sequence
+
 from api import pages
 from core.jobs.models import Job
 from planner import catalogue
@@ -21,6 +23,9 @@ def snippets_for(job: Job, plan: TrainingPlan) -> list[tuple[str, str, str]]:
         "base": entry.hub_id if entry else job.model,
         "name": job.suffix or "tuned",
         "rank": max(8, plan.setup.lora_rank or 8),
+        "has_own_template": job.plan.chat_template is not None,
     }
-    ways = _OF_A_MODEL if plan.setup.method is Method.FULL else _OF_AN_ADAPTER
+    ways: Sequence[tuple[str, str, str]] = _OF_A_MODEL if plan.setup.method is Method.FULL else _OF_AN_ADAPTER
+    if job.plan.chat_template:  # Ollama would take the base model's template, which is none or another
+        ways = [way for way in ways if way[0] != "ollama"]
     return [(way, title, pages.render_text(f"snippets/{template}", **values)) for way, title, template in ways]

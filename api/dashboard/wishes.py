@@ -16,6 +16,7 @@ ROLES = {
     "prompt_completion": ("prompt", "completion", "system"),
     "question_answer": ("question", "answer", "system"),
     "alpaca": ("instruction", "output", "input", "system"),
+    "preference": ("chosen", "rejected", "prompt", "system"),
     "text": ("text",),
 }
 
@@ -35,6 +36,12 @@ WISHES = (
         "method", "Method", "How the model is adapted", (("full", "Full"), ("lora", "LoRA"), ("qlora", "QLoRA, 4-bit"))
     ),
     Wish("priority", "Priority", "Where several fit", (("quality", "Quality"), ("economy", "Economy"))),
+    Wish(
+        "chat_template",
+        "Chat template",
+        "Instead of the model's own",
+        (("chatml", "ChatML"), ("llama3", "Llama 3"), ("zephyr", "Zephyr, plain words")),
+    ),
     Wish("n_epochs", "Epochs", "Passes over the data"),
     Wish("batch_size", "Batch size", "Rows per optimizer step"),
     Wish("learning_rate_multiplier", "Learning rate multiplier", "Times the planner's own"),
@@ -54,6 +61,7 @@ _HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _TEXTS = ("suffix", "credit_code")
 _TOP = (
     "priority",
+    "chat_template",
     "max_length",
     "per_device_train_batch_size",
     "gradient_checkpointing",

@@ -19,6 +19,7 @@ from api.schemas.files import (
     show_file,
     show_inspection,
 )
+from api.schemas.hyperparameters import ChatTemplateName
 from api.schemas.lists import ListObject, list_of
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
@@ -124,13 +125,13 @@ def delete_file(runtime: RuntimeDep, actor: ActorDep, file_id: str) -> FileDelet
     response_class=Response,
     responses={
         **downloads.responses("The bytes.", "application/octet-stream"),
-        **errors(*SIGNED_IN, "file_not_found", "store_unavailable"),
+        **errors(*SIGNED_IN, "file_not_found", "file_being_fetched", "store_unavailable"),
     },
 )
 def retrieve_file_content(request: Request, runtime: RuntimeDep, actor: ActorDep, file_id: str) -> Response:
     """The file's bytes as they were uploaded."""
     with runtime.database.read() as session:
-        file = files.get_file(session, actor.organization_id, file_id)
+        file = files.stored_file(session, actor.organization_id, file_id)
     return downloads.send(
         runtime,
         request,
@@ -148,6 +149,7 @@ def retrieve_file_content(request: Request, runtime: RuntimeDep, actor: ActorDep
         "file_not_found",
         "file_not_processed",
         "invalid_dataset",
+        "chat_template_not_usable",
         "model_not_found",
         "unsafe_weights",
         "model_gated",
@@ -163,11 +165,29 @@ def inspect_file(
         str | None,
         Query(max_length=300, description="Also count tokens and render rows as this base model reads them."),
     ] = None,
+    max_length: Annotated[
+        int | None,
+        Query(ge=16, le=1_048_576, description="Tokens above which rows would be cut; default: what the model reads."),
+    ] = None,
+    chat_template: Annotated[
+        ChatTemplateName | None, Query(description="Render with this template, as a job with it would.")
+    ] = None,
+    validation_file: Annotated[
+        str | None, Query(max_length=64, description="Also count the rows of this file that are in the inspected one.")
+    ] = None,
 ) -> InspectionObject:
     """The detected format, columns, broken rows with their line numbers, duplicates, and the first rows.
 
     With `model`, also the token histogram and the first rows rendered through the model's chat template, each stretch
     marked as trained or not.
     """
-    found = plans.inspect(runtime, actor, file_id, model)
-    return show_inspection(found.file, found.structure, model, found.tokens)
+    found = plans.inspect(
+        runtime,
+        actor,
+        file_id,
+        model,
+        chat_template=chat_template,
+        max_length=max_length,
+        validation_file_id=validation_file,
+    )
+    return show_inspection(found, model)

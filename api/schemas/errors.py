@@ -71,7 +71,39 @@ _SHOWN: tuple[TunewrightError, ...] = (
     ),
     InvalidRequestError("The plan plan_01JD… is for another model.", code="plan_mismatch", param="model"),
     InvalidRequestError("The code SUMMER expired on 2026-09-01.", code="code_expired", param="code"),
+    InvalidRequestError(
+        "The chat template 'chatml' cannot be used with this model: its vocabulary has no <|im_start|>, <|im_end|>. "
+        "Use zephyr.",
+        code="chat_template_not_usable",
+        param="chat_template",
+    ),
     InvalidDatasetError("The file 'train.jsonl' cannot be used: Line 17 is not valid JSON.", param="training_file"),
+    InvalidRequestError(
+        "'hf://acme' is no data set of the hub. Write hf://owner/name.",
+        code="invalid_hub_reference",
+        param="training_file",
+    ),
+    InvalidDatasetError(
+        "The data set 'acme/secret' is gated. Accept its terms on the hub and set HF_TOKEN for the service.",
+        code="dataset_gated",
+        param="training_file",
+    ),
+    InvalidDatasetError(
+        "The data set 'acme/pictures' has no Parquet files, and the hub has converted none. Download it, and upload it "
+        "as JSON Lines or Parquet.",
+        code="no_parquet",
+        param="training_file",
+    ),
+    InvalidDatasetError(
+        "The data set 'acme/math' has no config 'default'. Choose one with ?config=…: main, socratic.",
+        code="unknown_config",
+        param="training_file",
+    ),
+    InvalidDatasetError(
+        "The config 'main' of 'acme/math' has no split 'dev'. Choose one with ?split=…: test, train.",
+        code="unknown_split",
+        param="training_file",
+    ),
     InvalidDatasetError("The file 'train.jsonl' is empty.", code="empty_file", param="file"),
     InvalidModelError(
         "The model 'acme/pickled' has no safetensors weights, only pickle files, which can run code when loaded.",
@@ -119,6 +151,11 @@ _SHOWN: tuple[TunewrightError, ...] = (
     PermissionDeniedError("This sign-in link was used already or has expired.", code="sign_in_link_spent"),
     PermissionDeniedError("'smollm2-135m-instruct' is a base model and cannot be deleted here.", param="model"),
     NotFoundError("No file 'file-01JD…'.", code="file_not_found", param="file_id"),
+    NotFoundError(
+        "The hub has no such data set: 'acme/maths'. Check its spelling.",
+        code="dataset_not_found",
+        param="training_file",
+    ),
     NotFoundError("No fine-tuning job 'ftjob-01JD…'.", code="job_not_found", param="fine_tuning_job_id"),
     NotFoundError("No plan 'plan_01JD…'.", code="plan_not_found", param="plan"),
     NotFoundError(
@@ -139,6 +176,12 @@ _SHOWN: tuple[TunewrightError, ...] = (
         "minute and is done once for a data set. Ask again then.",
         code="model_being_rehearsed",
         param="model",
+    ),
+    NotYetError(
+        "A worker fetches 'acme--math-main-train-1a2b3c4d.parquet' (2,306,545 bytes) from the hub as file-01JD…. Ask "
+        "again then.",
+        code="file_being_fetched",
+        param="training_file",
     ),
     ConflictError("The quote of plan_01JD… stood until 12:00:00 UTC.", code="quote_expired", param="plan"),
     ConflictError("You have redeemed SANTIAGO already (1 of 1 times).", code="code_already_redeemed", param="code"),
@@ -186,6 +229,16 @@ SIGNED_IN = (
 BODY = ("invalid_json", "unknown_field", "request_too_slow", "request_too_large", "unsupported_media_type")
 CREATE = (*SIGNED_IN, *BODY, "idempotency_key_reused")
 PLANNING = (
+    "invalid_hub_reference",
+    "dataset_gated",
+    "no_parquet",
+    "unknown_config",
+    "unknown_split",
+    "dataset_not_found",
+    "file_being_fetched",
+    "file_too_large",
+    "storage_bytes_limit",
+    "chat_template_not_usable",
     "unsupported_method",
     "unsupported_integration",
     "invalid_dataset",

@@ -55,6 +55,7 @@ PLAN_EXAMPLE: JsonDict = {
         "truncated_examples": 0,
         "validation_examples": 0,
         "sampled": False,
+        "chat_template": None,
     },
     "quote": {
         "credits": 7,
@@ -167,6 +168,25 @@ JOB_EXAMPLE: JsonDict = {
     "gradient_accumulation_steps": 1,
     "gradient_checkpointing": False,
     "early_stopping_patience": None,
+    "chat_template": None,
+    "exact_match": None,
+    "evaluation": {
+        "before": {
+            "valid_loss": 3.71,
+            "perplexity": 40.85,
+            "valid_mean_token_accuracy": 0.41,
+            "stopped_rate": 0.25,
+            "exact_match": None,
+        },
+        "after": {
+            "valid_loss": 0.52,
+            "perplexity": 1.68,
+            "valid_mean_token_accuracy": 0.86,
+            "stopped_rate": 1.0,
+            "exact_match": None,
+        },
+        "answers": 4,
+    },
     "plan": "plan_01JDZ5T0Q6W2N8V4K7R3M9X1YB",
     "quote": {
         "credits": 7,
@@ -230,7 +250,10 @@ INSPECTION_EXAMPLE: JsonDict = {
     "errors": [],
     "error_count": 0,
     "duplicates": 0,
+    "duplicate_rows": [],
     "untrainable_rows": 0,
+    "first_untrainable_rows": [],
+    "overlap": None,
     "preview": [
         {
             "row": 1,
@@ -258,7 +281,10 @@ INSPECTION_EXAMPLE: JsonDict = {
         "truncated_rows": 0,
         "truncated_tokens": 0,
         "masked_rows": 0,
+        "first_masked_rows": [],
         "eos_trained": True,
+        "rows_without_eos": 0,
+        "chat_template": None,
         "rows": [
             {
                 "row": 1,

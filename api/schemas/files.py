@@ -1,6 +1,6 @@
 """Files and what is in them."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
@@ -8,10 +8,13 @@ from pydantic.config import JsonDict
 from api.schemas.base import IdentifiedBody, RequestBody, ResponseBody, unix_seconds
 from api.schemas.examples import INSPECTION_EXAMPLE
 from core.datasets.examples import Example
-from core.datasets.inspection import Inspection, RowIssue
+from core.datasets.hub_files import source_of
+from core.datasets.inspection import RowIssue
 from core.datasets.measurement import RenderedRow, TokenInspection
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
+from core.plans.service import FileInspection
 
+WireStatus = Literal["uploaded", "processed", "error"]
 FILE_EXAMPLE: JsonDict = {
     "id": "file-01JDZ5T0Q6W2N8V4K7R3M9X1YB",
     "object": "file",
@@ -22,7 +25,18 @@ FILE_EXAMPLE: JsonDict = {
     "purpose": "fine-tune",
     "status": "processed",
     "status_details": None,
+    "source": None,
 }
+
+
+class HubSourceObject(ResponseBody):
+    """What of the hub a file is."""
+
+    repository: str
+    revision: str = Field(description="The commit that it was fetched at.")
+    config: str
+    split: str
+    reference: str = Field(description="As `training_file`, gives the same bytes again.")
 
 
 class FileObject(IdentifiedBody):
@@ -36,8 +50,11 @@ class FileObject(IdentifiedBody):
     expires_at: int | None = Field(None, description="Always null: files stay until they are deleted.")
     filename: str
     purpose: FilePurpose
-    status: FileStatus = Field(description="`uploaded`, then `processed`, or `error` with `status_details`.")
-    status_details: str | None = Field(description="What is wrong with which row; null unless status is `error`.")
+    status: WireStatus = Field(description="`uploaded`, then `processed`, or `error` with `status_details`.")
+    status_details: str | None = Field(
+        description="What is wrong with which row; null unless status is `error`, or the file is still being fetched."
+    )
+    source: HubSourceObject | None = Field(None, description="Where on the hub it came from; null for an upload.")
 
 
 class FileDeleted(ResponseBody):
@@ -117,8 +134,18 @@ class TokensObject(ResponseBody):
     truncated_rows: int = Field(description="Rows longer than `max_length`, which are cut, not refused.")
     truncated_tokens: int
     masked_rows: int = Field(description="Rows in which nothing is trained.")
+    first_masked_rows: list[int]
     eos_trained: bool = Field(description="Whether the model learns to end its answers in every row.")
+    rows_without_eos: int = Field(description="Rows that are trained and not cut, without an end to learn.")
+    chat_template: str | None = Field(description="The named template; null: the model's own, or none.")
     rows: list[RenderedRowObject]
+
+
+class OverlapObject(ResponseBody):
+    """Rows of the validation file that are in the training file too."""
+
+    count: int
+    rows: list[int] = Field(description="The first of them, as numbered in the validation file.")
 
 
 class InspectionObject(ResponseBody):
@@ -128,7 +155,7 @@ class InspectionObject(ResponseBody):
 
     object: Literal["file.inspection"] = "file.inspection"
     file_id: str
-    status: FileStatus
+    status: WireStatus
     status_details: str | None
     format: FormatObject | None = Field(description="Null where the columns mean nothing without a `format`.")
     format_problem: str | None
@@ -137,8 +164,11 @@ class InspectionObject(ResponseBody):
     rows: int
     errors: list[RowErrorObject] = Field(description="The first of `error_count`.")
     error_count: int
-    duplicates: int
-    untrainable_rows: int
+    duplicates: int = Field(description="Rows that repeat an earlier one.")
+    duplicate_rows: list[int] = Field(description="The first of them.")
+    untrainable_rows: int = Field(description="Rows in which no model would be trained.")
+    first_untrainable_rows: list[int]
+    overlap: OverlapObject | None = Field(description="Only where a `validation_file` is named.")
     preview: list[PreviewRow]
     tokens: TokensObject | None = Field(description="Only where a `model` is asked for and the rows can be used.")
 
@@ -161,20 +191,40 @@ def show_file(file: StoredFile) -> FileObject:
         created_at=unix_seconds(file.created_at),
         filename=file.filename,
         purpose=FilePurpose(file.purpose),
-        status=FileStatus(file.status),
-        status_details=file.status_details,
+        status=_status(file),
+        status_details="Being fetched from the hub." if file.status is FileStatus.FETCHING else file.status_details,
+        source=_source(file),
     )
 
 
-def show_inspection(
-    file: StoredFile, found: Inspection | None, model: str | None, tokens: TokenInspection | None
-) -> InspectionObject:
+def _status(file: StoredFile) -> WireStatus:
+    """OpenAI's clients know three states."""
+    shown = FileStatus.UPLOADED if file.status is FileStatus.FETCHING else file.status
+    return cast(WireStatus, shown.value)
+
+
+def _source(file: StoredFile) -> HubSourceObject | None:
+    source = source_of(file)
+    if source is None:
+        return None
+    return HubSourceObject(
+        repository=source.repository,
+        revision=source.revision,
+        config=source.config,
+        split=source.split,
+        reference=source.reference,
+    )
+
+
+def show_inspection(inspected: FileInspection, model: str | None) -> InspectionObject:
     """An inspection as the wire shows it; all zeros where the file as a whole cannot be read."""
+    file, found, tokens = inspected.file, inspected.structure, inspected.tokens
     known: dict[str, Any] = {
         "file_id": file.id,
-        "status": FileStatus(file.status),
+        "status": _status(file),
         "status_details": file.status_details,
         "tokens": show_tokens(model, tokens) if model and tokens else None,
+        "overlap": OverlapObject(**vars(inspected.overlap)) if inspected.overlap else None,
     }
     if found is None:
         return InspectionObject(
@@ -187,7 +237,9 @@ def show_inspection(
             errors=[],
             error_count=0,
             duplicates=0,
+            duplicate_rows=[],
             untrainable_rows=0,
+            first_untrainable_rows=[],
             preview=[],
         )
     form = found.data_format
@@ -201,7 +253,9 @@ def show_inspection(
         errors=[_row_error(issue) for issue in found.errors],
         error_count=found.error_count,
         duplicates=found.duplicates,
+        duplicate_rows=list(found.duplicate_rows),
         untrainable_rows=found.untrainable_rows,
+        first_untrainable_rows=list(found.first_untrainable_rows),
         preview=[_preview(example) for example in found.preview],
     )
 
@@ -222,7 +276,10 @@ def show_tokens(model: str, tokens: TokenInspection) -> TokensObject:
         truncated_rows=tokens.truncated_rows,
         truncated_tokens=tokens.truncated_tokens,
         masked_rows=tokens.masked_rows,
+        first_masked_rows=list(tokens.first_masked_rows),
         eos_trained=tokens.eos_trained,
+        rows_without_eos=tokens.rows_without_eos,
+        chat_template=tokens.chat_template,
         rows=[_rendered(row) for row in tokens.preview],
     )
 

@@ -8,6 +8,8 @@ from api.schemas.base import OrAuto, RequestBody, ResponseBody
 from planner.plans import TrainingPlan
 from planner.setup import Method, TrainingSetup
 
+ChatTemplateName = Literal["chatml", "llama3", "zephyr"]
+
 # Taken in, so that the refusal can name the method instead of an unknown field.
 Unsupported = Annotated[Any, WithJsonSchema({"type": "null", "description": "Not supported."})]
 
@@ -63,12 +65,34 @@ class AdapterInput(RequestBody):
 class FormatInput(RequestBody):
     """Which columns of the file mean what, where detection got it wrong or could not tell."""
 
-    shape: Literal["messages", "sharegpt", "prompt_completion", "question_answer", "alpaca", "text"]
+    shape: Literal["messages", "sharegpt", "prompt_completion", "question_answer", "alpaca", "preference", "text"]
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="Each role of the shape and the column that holds it; roles left out have their usual name.",
         examples=[{"prompt": "question", "completion": "answer"}],
     )
+
+
+class ExactMatchInput(RequestBody):
+    """Answers to held-out prompts, before and after training, compared with a reference as on GSM8K."""
+
+    extract: Literal["after_hashes", "last_number", "text"] = Field(
+        description="What of an answer counts: what follows its last `####`, its last number, or all of it."
+    )
+    column: str | None = Field(
+        None, max_length=200, description="The column that holds the reference; null: the row's own answer."
+    )
+    rows: int = Field(32, ge=1, le=512, description="Held-out rows that are answered, at most.")
+    max_new_tokens: int = Field(256, ge=1, le=2048, description="Length at which an answer is cut off.")
+
+
+class ExactMatchObject(ResponseBody):
+    """How answers are compared."""
+
+    extract: Literal["after_hashes", "last_number", "text"]
+    column: str | None
+    rows: int
+    max_new_tokens: int
 
 
 class HyperparametersObject(ResponseBody):

@@ -1,5 +1,6 @@
 """Jobs: OpenAI's shape, and beside it the plan, the price and the memory."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
@@ -17,6 +18,9 @@ from api.schemas.examples import JOB_EXAMPLE
 from api.schemas.hyperparameters import (
     AdapterInput,
     AdapterObject,
+    ChatTemplateName,
+    ExactMatchInput,
+    ExactMatchObject,
     FormatInput,
     HyperparametersInput,
     HyperparametersObject,
@@ -28,6 +32,7 @@ from api.schemas.hyperparameters import (
 )
 from api.schemas.plans import MemoryObject, QuoteObject, show_memory, show_quote
 from core.db.plain import from_plain
+from core.jobs.evaluation import Evaluation, Scores
 from core.jobs.models import Job
 from core.jobs.service import MAX_SEED
 from core.jobs.settlement import released_credits, used_credits
@@ -35,6 +40,8 @@ from core.jobs.states import JobStatus
 from core.jobs.waiting import Place
 from core.plans.service import training_plan
 from planner.setup import TrainingSetup
+
+LARGEST_EXPONENT = 700.0  # of e, that a float holds
 
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -66,11 +73,17 @@ class PlanCreate(RequestBody):
         description="A base model: an id that GET /v1/models lists, a hub id (owner/name), or the name of a directory "
         "under the service's models folder.",
     )
-    training_file: str = Field(min_length=1, max_length=64, description="Id of an uploaded file.")
+    training_file: str = Field(
+        min_length=1,
+        max_length=400,
+        description="Id of an uploaded file, or a data set of the hub: "
+        "`hf://owner/name?split=train&config=main&revision=COMMIT`, all after the name optional.",
+    )
     validation_file: str | None = Field(
         None,
-        max_length=64,
-        description="Id of a file to evaluate on; without it a part of the training file is held out.",
+        max_length=400,
+        description="Id of a file, or a data set of the hub, to evaluate on; without it a part of the training file is "
+        "held out.",
     )
     suffix: str | None = Field(
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Part of the fine-tuned model's name."
@@ -103,6 +116,14 @@ class PlanCreate(RequestBody):
         None, description="Tokens per example; what is longer is cut off, counted and reported."
     )
     format: FormatInput | None = None
+    chat_template: Annotated[ChatTemplateName | None, OrAuto()] = Field(
+        None,
+        description="Render conversations with this template instead of the model's own. Without either, with the "
+        "first of `chatml`, `llama3`, `zephyr` that the model can read and stops at. It is published with the result.",
+    )
+    exact_match: ExactMatchInput | None = Field(
+        None, description="Also compare answers to held-out prompts with a reference, before and after training."
+    )
     gradient_checkpointing: Annotated[bool | None, OrAuto()] = Field(None, description="Trade time for memory.")
     per_device_train_batch_size: Annotated[int | None, Field(ge=1, le=1024), OrAuto()] = Field(
         None, description="Examples at once; the rest of `batch_size` is accumulated."
@@ -129,6 +150,24 @@ class JobMemory(ResponseBody):
         description="Peaks measured by the probe or at the end (`when`): peak_allocated_bytes, peak_reserved_bytes, "
         "device_bytes, and the `versions` of the libraries that decide them; null until then."
     )
+
+
+class ScoresObject(ResponseBody):
+    """Scores of one model on the held-out rows; null where none were held out or it was not asked for."""
+
+    valid_loss: float | None = Field(description="Nats per trained token.")
+    perplexity: float | None = Field(description="e to the power of `valid_loss`.")
+    valid_mean_token_accuracy: float | None
+    stopped_rate: float | None = Field(description="Share of answers that the model ended by itself.")
+    exact_match: float | None = Field(description="Share of answers that come to the same as the reference.")
+
+
+class EvaluationObject(ResponseBody):
+    """What the run scored on the same held-out rows before and after training."""
+
+    before: ScoresObject
+    after: ScoresObject
+    answers: int = Field(description="Held-out prompts that were answered.")
 
 
 class JobObject(IdentifiedBody):
@@ -172,6 +211,9 @@ class JobObject(IdentifiedBody):
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     early_stopping_patience: int | None
+    chat_template: str | None = Field(description="The named template in use; null: the model's own, or none.")
+    exact_match: ExactMatchObject | None
+    evaluation: EvaluationObject | None = Field(description="Null until the job has succeeded.")
     plan: str = Field(description="Id of the frozen plan.")
     quote: QuoteObject
     charged: int | None = Field(description="Credits charged: at most the quote; null until the job is finished.")
@@ -217,6 +259,9 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         gradient_accumulation_steps=setup.gradient_accumulation_steps,
         gradient_checkpointing=setup.gradient_checkpointing,
         early_stopping_patience=plan.hyperparameters.early_stopping_patience,
+        chat_template=job.plan.chat_template,
+        exact_match=ExactMatchObject(**job.plan.exact_match) if job.plan.exact_match else None,
+        evaluation=_evaluation(from_plain(Evaluation, job.evaluation)) if job.evaluation else None,
         plan=job.plan_id,
         quote=show_quote(job.plan, plan.quote),
         charged=job.charged_credits,
@@ -226,3 +271,12 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
             predicted=show_memory(plan.memory), bound=plan.memory.bound_bytes, measured=job.memory_measured
         ),
     )
+
+
+def _evaluation(found: Evaluation) -> EvaluationObject:
+    return EvaluationObject(before=_scores(found.before), after=_scores(found.after), answers=found.answers)
+
+
+def _scores(found: Scores) -> ScoresObject:
+    perplexity = None if found.valid_loss is None else math.exp(min(found.valid_loss, LARGEST_EXPONENT))
+    return ScoresObject(perplexity=perplexity, **vars(found))

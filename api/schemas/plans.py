@@ -97,6 +97,9 @@ class DataObject(ResponseBody):
     truncated_examples: int = Field(description="Examples longer than `max_length`, which are cut.")
     validation_examples: int
     sampled: bool
+    chat_template: str | None = Field(
+        description="The named template that conversations are rendered with; null: the model's own, or none."
+    )
 
 
 class PlanObject(ResponseBody):
@@ -208,6 +211,7 @@ def _data(row: Plan, plan: TrainingPlan) -> DataObject:
         truncated_examples=plan.truncated_examples,
         validation_examples=statistics.validation_examples,
         sampled=statistics.sampled,
+        chat_template=row.chat_template,
     )
 
 

@@ -8,26 +8,32 @@ from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
-from core.datasets.examples import EncodedExample, Example, Message
+from core.datasets.examples import DataFormat, EncodedExample, Example, Message
 from core.datasets.formats import RowError
-from core.datasets.spans import Rendering, SpecialTokens, probe_template, render_example
+from core.datasets.named_templates import choose_template, named_template
+from core.datasets.spans import Rendering, SpecialTokens, TurnProbe, probe_template, render_example
 from core.datasets.templates import ChatTemplate, TemplateRejectedError, template_message
 from core.datasets.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from core.errors import InvalidRequestError
 
-__all__ = ["Encoder", "Segment", "load_encoder"]
+__all__ = ["Encoder", "Segment", "load_encoder", "resolve_template"]
 
 _BATCH = 256
 Segment = tuple[str, bool]  # a stretch of text, and whether it is trained
 
 
-def load_encoder(tokenizer_directory: Path) -> "Encoder":
-    """The encoder of the model in `tokenizer_directory`.
+def load_encoder(tokenizer_directory: Path, chat_template: str | None = None) -> "Encoder":
+    """The encoder of the model in `tokenizer_directory`, with its own chat template or one of `NAMED_TEMPLATES`.
 
     Reads `tokenizer.json`, and where present `tokenizer_config.json`, `chat_template.jinja`,
     `special_tokens_map.json`, `config.json` and `generation_config.json`. Raises InvalidModelError.
     """
-    return Encoder(read_tokenizer_files(tokenizer_directory))
+    return Encoder(read_tokenizer_files(tokenizer_directory), chat_template)
+
+
+def resolve_template(tokenizer_directory: Path, data_format: DataFormat, asked: str | None) -> str | None:
+    """The name for `load_encoder` with which rows of this format are rendered: see `choose_template`."""
+    return choose_template(read_tokenizer_files(tokenizer_directory), data_format, asked)
 
 
 @dataclass(frozen=True)
@@ -43,30 +49,29 @@ class _Prepared:
 class Encoder:
     """A tokenizer with its chat template. Safe to share between threads; give each process its own."""
 
-    def __init__(self, files: TokenizerFiles) -> None:
+    def __init__(self, files: TokenizerFiles, chat_template: str | None = None) -> None:
         self._tokenizer: Tokenizer = files.tokenizer
-        self._template = files.template
+        self._template = named_template(chat_template, files) if chat_template else files.template
+        self.chat_template_name = chat_template
         self.eos_token_id: int = files.eos_token_id
         self.pad_token_id: int = files.pad_token_id
         self.vocab_size: int = files.tokenizer.get_vocab_size()
         ends = {token for i in files.stop_token_ids if (token := files.tokenizer.id_to_token(i)) is not None}
         self._special = SpecialTokens(files.special_tokens, frozenset(ends))
-        self._header = ""
-        if self._template:
-            self._header, end_of_turn = probe_template(self._template, self._special)
-            if end_of_turn:
-                self._special = SpecialTokens(files.special_tokens, frozenset({*ends, end_of_turn}))
+        self._probe = probe_template(self._template, self._special) if self._template else TurnProbe()
+        if self._probe.end_of_turn:
+            self._special = SpecialTokens(files.special_tokens, frozenset({*ends, self._probe.end_of_turn}))
         stop_ids = (files.tokenizer.token_to_id(token) for token in self._special.ends)
         self.stop_token_ids: frozenset[int] = frozenset(i for i in stop_ids if i is not None)
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model comes with a chat template. Without one only prompts with completions and text work."""
+        """Whether rows are rendered with a chat template. Without one only prompts with completions and text work."""
         return self._template is not None
 
     @property
     def chat_template(self) -> ChatTemplate | None:
-        """The model's chat template."""
+        """The chat template in use."""
         return self._template
 
     def encode(self, example: Example, max_length: int | None = None) -> EncodedExample:
@@ -94,17 +99,28 @@ class Encoder:
                     yield self._finish(one, encoding, max_length)
 
     def segments(self, example: Example) -> tuple[Segment, ...]:
-        """The whole example as the model reads it, in stretches that are trained or not."""
-        rendering = self._prepare(example).rendering
-        segments: list[Segment] = []
+        """The whole example as the model reads it, in stretches of tokens that are trained or not."""
+        prepared = self._prepare(example)
+        rendering, text = prepared.rendering, prepared.rendering.text
+        encoding = self._tokenizer.encode(text, add_special_tokens=prepared.adds_special_tokens)
+        encoded = self._finish(prepared, encoding, None)
+        ends = [end for _, end in encoding.offsets]
+        if prepared.splits_at is not None and _is_crossed(encoding, prepared.splits_at):
+            asked = len(self.render_prompt([Message("user", text[: prepared.splits_at], trained=False)]))
+            apart = self._tokenizer.encode(text[: prepared.splits_at], add_special_tokens=True)
+            said = len(encoded.input_ids) - asked - rendering.append_eos
+            ends = [end for _, end in apart.offsets][:asked] + [len(text)] * said
+        pieces: list[Segment] = []
         position = 0
-        for start, end in rendering.spans:
-            segments += [(rendering.text[position:start], False), (rendering.text[start:end], True)]
-            position = end
-        segments.append((rendering.text[position:], False))
-        if rendering.append_eos:
-            segments.append((self._tokenizer.id_to_token(self.eos_token_id) or "", bool(rendering.spans)))
-        return tuple((text, trained) for text, trained in segments if text)
+        for index, (token, trained) in enumerate(zip(encoded.input_ids, encoded.trained, strict=True)):
+            end = ends[index] if index < len(ends) else 0
+            is_added = end == 0  # by the tokenizer or by us, behind or before the text
+            piece = (self._tokenizer.id_to_token(token) or "") if is_added else text[position:end]
+            position = max(position, end)
+            pieces.append((piece, trained and index > 0))
+        grouped = groupby(pieces, key=lambda piece: piece[1])
+        joined = (("".join(piece for piece, _ in group), trained) for trained, group in grouped)
+        return tuple((piece, trained) for piece, trained in joined if piece)
 
     def render_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Token ids after which the model writes its next turn: what training puts before a trained span.
@@ -131,7 +147,7 @@ class Encoder:
                 code="template_rejected",
                 param="messages",
             ) from error
-        return tuple(self._tokenizer.encode(text + self._header, add_special_tokens=False).ids)
+        return tuple(self._tokenizer.encode(text + self._probe.header, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids."""
@@ -144,7 +160,7 @@ class Encoder:
             rendering = Rendering(example.text, spans, append_eos=bool(spans))
             return _Prepared(example.row, rendering, adds_special_tokens=True)
         if self._template is not None:
-            rendering = render_example(self._template, example, self._special)
+            rendering = render_example(self._template, example, self._special, self._probe)
             return _Prepared(example.row, rendering, adds_special_tokens=False)
         roles = [message.role for message in example.messages]
         if roles != ["user", "assistant"]:
@@ -152,7 +168,7 @@ class Encoder:
                 example.row,
                 f"the model has no chat template, and the row is a conversation ({', '.join(roles[:6])}).",
                 "messages",
-                "Use rows with one prompt and one completion, or choose an instruction-tuned model.",
+                "Name a `chat_template`, or use rows with one prompt and one completion.",
                 code="no_chat_template",
             )
         prompt, completion = example.messages

@@ -17,9 +17,11 @@ class DataKind(StrEnum):
 class DataFormat:
     """How rows of a file become examples. Detected from content, editable by the user.
 
-    `shape` names the layout (`messages`, `prompt_completion`, `alpaca`, `sharegpt`, `question_answer`, `text`);
+    `shape` names the layout (`messages`, `prompt_completion`, `alpaca`, `sharegpt`, `question_answer`, `preference`,
+    `text`);
     `columns` maps each role of that layout to the column that holds it, e.g. `{"prompt": "question",
-    "completion": "answer"}`.
+    "completion": "answer"}`. The role `reference`, which every layout may have, is what generated answers are compared
+    with.
     """
 
     shape: str
@@ -49,6 +51,7 @@ class Example:
     messages: tuple[Message, ...] = ()
     text: str | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    reference: str | None = None  # the value of the column that generated answers are compared with
 
 
 @dataclass(frozen=True)

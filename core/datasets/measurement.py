@@ -59,6 +59,7 @@ class TokenInspection:
     eos_trained: bool
     rows_without_eos: int
     preview: tuple[RenderedRow, ...]
+    chat_template: str | None = None  # the named template that rendered the rows; None: the model's own, or none
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def measure_tokens(
         eos_trained=not endless and len(masked) < len(measured),
         rows_without_eos=round(scale * len(endless)),
         preview=tuple(_rendered(encoder, example) for example in sample.first),
+        chat_template=encoder.chat_template_name,
     )
 
 

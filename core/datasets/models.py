@@ -20,6 +20,7 @@ class FilePurpose(StrEnum):
 class FileStatus(StrEnum):
     """How far the inspection of a file has come."""
 
+    FETCHING = "fetching"  # a worker brings it from the hub; the wire says `uploaded`, as OpenAI's clients know it
     UPLOADED = "uploaded"  # stored, not looked into yet
     PROCESSED = "processed"  # inspected: every row can be used
     ERROR = "error"  # inspected: `status_details` says what is wrong with which row
@@ -29,16 +30,21 @@ class StoredFile(Base):
     """A file of an organization; its bytes are in the artifact store."""
 
     __tablename__ = "files"
-    __table_args__ = (Index("ix_files_organization_id_id", "organization_id", "id"),)
+    __table_args__ = (
+        Index("ix_files_organization_id_id", "organization_id", "id"),
+        Index("ix_files_organization_id_hub_key", "organization_id", "hub_key", unique=True),
+    )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
     filename: Mapped[str] = mapped_column(String(255))
     purpose: Mapped[FilePurpose] = mapped_column(EnumText(FilePurpose, 30))
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)  # while it is fetched: what the hub says it will be
+    sha256: Mapped[str] = mapped_column(String(64))  # "" while it is fetched
     storage_key: Mapped[str] = mapped_column(String(300))
     status: Mapped[FileStatus] = mapped_column(EnumText(FileStatus, 20))
     status_details: Mapped[str | None] = mapped_column(String(2000))
     inspection: Mapped[dict[str, Any] | None]  # core.datasets.inspection.Inspection
+    hub_source: Mapped[dict[str, Any] | None]  # core.datasets.hub.HubSource, of a data set of the hub
+    hub_key: Mapped[str | None] = mapped_column(String(64))  # a hash of it: one file for each source
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -28,6 +28,18 @@ def page(
     return session.scalars(query.order_by(StoredFile.id.desc() if newest else StoredFile.id).limit(limit)).all()
 
 
+def file_from_hub(session: Session, organization_id: str, hub_key: str) -> StoredFile | None:
+    """The organization's file of this source."""
+    query = select(StoredFile).where(StoredFile.organization_id == organization_id, StoredFile.hub_key == hub_key)
+    return session.scalars(query).first()
+
+
+def unfetched(session: Session, limit: int) -> Sequence[str]:
+    """Ids of files that still wait to be fetched, oldest first."""
+    query = select(StoredFile.id).where(StoredFile.status == FileStatus.FETCHING).order_by(StoredFile.id)
+    return session.scalars(query.limit(limit)).all()
+
+
 def uninspected(session: Session, limit: int) -> Sequence[str]:
     """Ids of files that still wait for their inspection, oldest first."""
     query = select(StoredFile.id).where(StoredFile.status == FileStatus.UPLOADED).order_by(StoredFile.id)

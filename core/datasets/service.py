@@ -13,7 +13,7 @@ from core.datasets import queries
 from core.datasets.inspection import Inspection, inspect_file
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
 from core.db.plain import from_plain, to_plain
-from core.errors import ConflictError, InvalidDatasetError, InvalidRequestError, NotFoundError
+from core.errors import ConflictError, InvalidDatasetError, InvalidRequestError, NotFoundError, NotYetError
 from core.ids import new_id
 from core.paging import Page
 from core.queue.messages import INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, collect
@@ -22,6 +22,7 @@ from core.runtime import Runtime
 
 LONGEST_FILENAME = 255
 LONGEST_DETAILS = 2000
+FETCH_RETRY_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def store_upload(runtime: Runtime, organization_id: str, filename: str, chunks: 
     """
     with runtime.database.read() as session:
         limits = limits_of(session, runtime.settings, organization_id)
-        _check_room(session, limits, organization_id, 1)
+        check_room(session, limits, organization_id, 1)
     file_id = new_id("file-")
     name = Path(filename.replace("\\", "/")).name[:LONGEST_FILENAME] or "file"
     stored = runtime.store.put(f"{organization_id}/files/{file_id}", chunks, max_bytes=limits.upload_bytes)
@@ -51,7 +52,8 @@ def store_upload(runtime: Runtime, organization_id: str, filename: str, chunks: 
     return Upload(file_id, name, stored)
 
 
-def _check_room(session: Session, limits: Limits, organization_id: str, size_bytes: int) -> None:
+def check_room(session: Session, limits: Limits, organization_id: str, size_bytes: int) -> None:
+    """Raises LimitReachedError where the organization has no room for another file of this size."""
     wanted = queries.stored_bytes(session, organization_id) + size_bytes
     check_limit("storage_bytes", wanted, limits.storage_bytes, "Delete files that are no longer needed.")
 
@@ -97,7 +99,7 @@ def register_upload(
 
     def create(session: Session) -> str:
         limits = lock_limits(session, runtime.settings, organization_id)
-        _check_room(session, limits, organization_id, upload.stored.size_bytes)
+        check_room(session, limits, organization_id, upload.stored.size_bytes)
         return create_file(session, organization_id, upload, purpose).id
 
     def register(session: Session) -> StoredFile:
@@ -119,6 +121,20 @@ def get_file(session: Session, organization_id: str, file_id: str, *, param: str
     file = queries.file_of(session, organization_id, file_id)
     if file is None:
         raise NotFoundError(f"No file {file_id!r}.", code="file_not_found", param=param)
+    return file
+
+
+def stored_file(session: Session, organization_id: str, file_id: str, *, param: str = "file_id") -> StoredFile:
+    """The organization's file, its bytes in the store. Raises NotFoundError, NotYetError while a worker fetches it."""
+    file = get_file(session, organization_id, file_id, param=param)
+    if file.status is FileStatus.FETCHING:
+        raise NotYetError(
+            f"A worker fetches {file.filename!r} ({file.size_bytes:,} bytes) from the hub as {file_id}. "
+            "Ask again in a moment.",
+            code="file_being_fetched",
+            param=param,
+            retry_after_seconds=FETCH_RETRY_SECONDS,
+        )
     return file
 
 

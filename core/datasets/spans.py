@@ -9,13 +9,14 @@ text; what still cannot be proven is refused, because a wrong mask shows only in
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from core.datasets.examples import Example, Message
 from core.datasets.formats import RowError
 from core.datasets.templates import ChatTemplate, TemplateRejectedError, template_message
 
-__all__ = ["Rendering", "SpecialTokens", "probe_template", "render_example"]
+__all__ = ["Rendering", "SpecialTokens", "TurnProbe", "probe_template", "render_example"]
 
 _STAND_IN = "tunewrightstandin7f3a"
 _THINK_END = "</think>"
@@ -54,28 +55,46 @@ class SpecialTokens:
         return next(token for token in self.all if text.endswith(token, 0, end))
 
 
-def probe_template(template: ChatTemplate, special: SpecialTokens) -> tuple[str, str | None]:
-    """What the template writes around an answer: the header it does not give as a generation prompt, which is ""
-    for all but a few old templates, and the special token after the answer, if any."""
+@dataclass(frozen=True)
+class TurnProbe:
+    """What a template writes around an answer.
+
+    `header` opens an assistant's turn where the generation prompt does not; "" for all but a few old templates.
+    `opening` is all between the question's turn and the answer; `lead` are the blanks of it that the model writes.
+    `end_of_turn` is the special token after the answer, if any.
+    """
+
+    header: str = ""
+    opening: str = ""
+    lead: str = ""
+    end_of_turn: str | None = None
+
+
+def probe_template(template: ChatTemplate, special: SpecialTokens) -> TurnProbe:
+    """Find out by rendering a question and an answer."""
     user, assistant = {"role": "user", "content": "Hello"}, {"role": "assistant", "content": _STAND_IN}
     try:
-        prompt = template.render([user], prompt=True)
+        asked, prompt = template.render([user]), template.render([user], prompt=True)
         before, _, after = template.render([user, assistant]).partition(_STAND_IN)
     except TemplateRejectedError:
-        return "", None
-    end_of_turn = special.at(after, _skip_blanks(after, 0))
-    header = before.removeprefix(prompt) if not template.has_generation_prompt and before.startswith(prompt) else ""
-    return (header.rstrip(" ") if header.strip() else ""), end_of_turn
+        return TurnProbe()
+    between = before.removeprefix(prompt) if before.startswith(prompt) else ""
+    return TurnProbe(
+        header=between.rstrip(" ") if between.strip() and not template.has_generation_prompt else "",
+        opening=before.removeprefix(asked).rstrip(" ") if before.startswith(asked) else "",
+        lead="" if between.strip() else between,
+        end_of_turn=special.at(after, _skip_blanks(after, 0)),
+    )
 
 
-def render_example(template: ChatTemplate, example: Example, special: SpecialTokens) -> Rendering:
-    """Render `example` and find its trained spans.
+def render_example(template: ChatTemplate, example: Example, special: SpecialTokens, probe: TurnProbe) -> Rendering:
+    """Render `example` and find its trained spans. `probe` is the template's.
 
     A span runs from where the assistant begins to write to the end of its end-of-turn token.
     Raises RowError where the template rejects the conversation or the spans cannot be proven.
     """
     payload = [template_message(message) for message in example.messages]
-    conversation = _Conversation(template, example.messages, payload, example.tools, special)
+    conversation = _Conversation(template, example.messages, payload, example.tools, special, probe)
     try:
         return conversation.render()
     except TemplateRejectedError as error:
@@ -83,7 +102,7 @@ def render_example(template: ChatTemplate, example: Example, special: SpecialTok
             example.row,
             f"the model's chat template rejects this conversation: {error}.",
             "messages",
-            "Change the roles and their order to what the model expects, or choose another model.",
+            conversation.advice(),
             code="template_rejected",
         ) from error
     except _UnprovenError as error:
@@ -118,6 +137,30 @@ class _Conversation:
     payload: list[dict[str, Any]]
     tools: Sequence[Mapping[str, Any]]
     special: SpecialTokens
+    probe: TurnProbe
+
+    def advice(self) -> str:
+        """What to change in a conversation that the template rejects."""
+        if self.messages[0].role == "system" and self._is_taken(self.payload[1:]):
+            return (
+                "This model takes no system message: put the text of the system message into the first user message, "
+                "or choose another model."
+            )
+        spoken = [(i, m.role) for i, m in enumerate(self.messages) if m.role != "system"]
+        for (_, before), (index, role) in pairwise(spoken):
+            if role == before != "tool":
+                return (
+                    f"messages[{index}] follows another message of the {role}: join the two where the model's roles "
+                    "must alternate, or choose another model."
+                )
+        return "Change the roles and their order to what the model expects, or choose another model."
+
+    def _is_taken(self, payload: list[dict[str, Any]]) -> bool:
+        try:
+            self.template.render(payload, self.tools)
+        except TemplateRejectedError:
+            return False
+        return True
 
     def render(self) -> Rendering:
         text = self.template.render(self.payload, self.tools)
@@ -165,10 +208,10 @@ class _Conversation:
 
     def _locate(self, text: str, index: int) -> _Turn | None:
         is_last = self._is_last(index)
-        opening = self._prefix_length(text, index, prompt=True)
+        opening = self._opening(text, index)
         closing = len(text) if is_last else self._prefix_length(text, index + 1, prompt=False)
         if self.messages[index].extra.get("tool_calls"):
-            return self._locate_tool_calls(text, opening, closing)
+            return self._locate_tool_calls(text, index, opening, closing)
         content = self._content_at_end(text, index, opening, closing) or self._content_by_stand_in(text, index)
         if content is None:
             return None
@@ -178,9 +221,22 @@ class _Conversation:
             # space behind a header belongs to the answer's first token.
             is_written = self.template.has_generation_prompt or not text[opening:start].strip()
             start = opening if is_written else opening + len(text[opening:start].rstrip(" "))
+        elif text.endswith(self.probe.lead, 0, start):
+            start -= len(self.probe.lead)
         if closing is None and self.special.at(text, _skip_blanks(text, content_end)) not in self.special.ends:
             return None
         return self._close(text, start, content_end, closing or content_end, is_last=is_last)
+
+    def _opening(self, text: str, index: int) -> int | None:
+        """Where the assistant begins to write: behind the generation prompt; where that opens more than the template
+        then renders, such as a thought, behind what it renders of every answer's opening."""
+        opening = self._prefix_length(text, index, prompt=True)
+        if opening is not None:
+            return opening
+        before = self._prefix_length(text, index, prompt=False)
+        if before is None or not text.startswith(self.probe.opening, before):
+            return None
+        return before + len(self.probe.opening)
 
     def _prefix_length(self, text: str, count: int, *, prompt: bool) -> int | None:
         """Length of the rendering of the first `count` messages where that is how `text` begins."""
@@ -221,12 +277,53 @@ class _Conversation:
             return None
         return start, end
 
-    def _locate_tool_calls(self, text: str, opening: int | None, closing: int | None) -> _Turn | None:
-        """A turn that calls tools has no text of its own to prove it by, so both of its ends must be certain."""
-        if opening is None or closing is None:
+    def _locate_tool_calls(self, text: str, index: int, opening: int | None, closing: int | None) -> _Turn | None:
+        """A turn that calls tools: between its ends where both are certain; else around the names that it calls."""
+        if opening is not None and closing is not None:
+            end = opening + len(text[opening:closing].rstrip())
+            return _Turn(opening, end, is_closed=self.special.before(text, end) is not None)
+        names = self._names_called(text, index)
+        if names is None:
             return None
-        end = opening + len(text[opening:closing].rstrip())
-        return _Turn(opening, end, is_closed=self.special.before(text, end) is not None)
+        first, last = names
+        if opening is None:
+            opening = self._opening_behind_question(text, index, first)
+        ends = [(at, token) for token in self.special.ends if (at := text.find(token, last)) >= 0]
+        if opening is None or opening > first or not ends:
+            return None
+        at, token = min(ends)
+        return _Turn(opening, at + len(token), is_closed=True)
+
+    def _names_called(self, text: str, index: int) -> tuple[int, int] | None:
+        """From the first to the last name that the turn calls, found by what changes when other names stand there."""
+        calls = self.payload[index]["tool_calls"]
+        if not all(isinstance(call.get("function"), dict) for call in calls):
+            return None
+        renamed = [{**call, "function": {**call["function"], "name": _STAND_IN}} for call in calls]
+        payload = list(self.payload)
+        payload[index] = {**payload[index], "tool_calls": renamed}
+        try:
+            before, found, rest = self.template.render(payload, self.tools).partition(_STAND_IN)
+        except TemplateRejectedError:
+            return None
+        after = rest.rpartition(_STAND_IN)[2]
+        if not found or not text.startswith(before) or not text.endswith(after):
+            return None
+        return len(before), len(text) - len(after)
+
+    def _opening_behind_question(self, text: str, index: int, limit: int) -> int | None:
+        """Behind the last message before the turn and what the generation prompt puts behind it, up to `limit`."""
+        question = self.payload[index - 1].get("content") if index else None
+        if not question or not isinstance(question, str):
+            return None
+        try:
+            prompt = self.template.render(self.payload[:index], self.tools, prompt=True)
+        except TemplateRejectedError:
+            return None
+        _, found, behind = prompt.rpartition(question)
+        tail = question + behind
+        at = text.rfind(tail, 0, limit) if found else -1
+        return at + len(tail) if at >= 0 else None
 
     def _close(self, text: str, start: int, content_end: int, closing: int, *, is_last: bool) -> _Turn:
         """The turn from `start` through the token that ends it: one inside the turn, or a known end behind it."""

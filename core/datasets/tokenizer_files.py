@@ -11,18 +11,24 @@ from tokenizers import AddedToken, Tokenizer
 from core.datasets.templates import ChatTemplate
 from core.errors import InvalidModelError
 
-__all__ = ["TokenizerFiles", "read_tokenizer_files"]
+__all__ = ["TEMPLATE_FILE", "TokenizerFiles", "read_json", "read_tokenizer_files"]
+
+TEMPLATE_FILE = "chat_template.jinja"
 
 _SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What the files say. `special_tokens` are texts, longest first; `stop_token_ids` end a generated turn."""
+    """What the files say. `special_tokens` are texts, longest first; `stop_token_ids` end a generated turn.
+
+    `named_tokens` are those that templates may name: `bos_token`, `eos_token`, ...
+    """
 
     tokenizer: Tokenizer
     template: ChatTemplate | None
     special_tokens: tuple[str, ...]
+    named_tokens: Mapping[str, str]
     eos_token_id: int
     pad_token_id: int
     stop_token_ids: frozenset[int]
@@ -37,9 +43,9 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
             "AutoTokenizer.save_pretrained, which writes one.",
             code="no_tokenizer",
         )
-    config = _read_json(directory / "tokenizer_config.json")
+    config = read_json(directory / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:  # files from before transformers 4.34 keep the tokens apart
-        config = {**config, **_read_json(directory / "special_tokens_map.json")}
+        config = {**config, **read_json(directory / "special_tokens_map.json")}
     named = {key: _token_text(value) for key, value in config.items() if key.endswith("_token") and _token_text(value)}
     tokenizer = _load_tokenizer(path)
     _add_missing_tokens(tokenizer, config, named)
@@ -58,13 +64,15 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
         tokenizer=tokenizer,
         template=ChatTemplate.compile(source, named) if source else None,
         special_tokens=tuple(sorted(special, key=len, reverse=True)),
+        named_tokens=named,
         eos_token_id=eos,
         pad_token_id=eos if pad is None else pad,
         stop_token_ids=frozenset({eos, *stop_token_ids}),
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is none. Raises InvalidModelError."""
     if not path.is_file():
         return {}
     try:
@@ -82,7 +90,7 @@ def _token_text(value: object) -> str:
 
 def _load_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer, without truncation and padding, and with offsets that keep the blanks of a token."""
-    data = _read_json(path)
+    data = read_json(path)
     data["truncation"] = data["padding"] = None
     for processor in _objects(data.get("post_processor")):
         if "trim_offsets" in processor:
@@ -136,7 +144,7 @@ def _stop_token_ids(directory: Path) -> tuple[int, ...]:
     """EOS ids of generation_config.json and config.json, in that order."""
     found: list[int] = []
     for name in ("generation_config.json", "config.json"):
-        value = _read_json(directory / name).get("eos_token_id")
+        value = read_json(directory / name).get("eos_token_id")
         values = value if isinstance(value, list) else [value]
         found += [one for one in values if isinstance(one, int)]
     return tuple(dict.fromkeys(found))
@@ -144,7 +152,7 @@ def _stop_token_ids(directory: Path) -> tuple[int, ...]:
 
 def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
     """The default template: the file of its own first, then the configuration, which may hold several by name."""
-    file = directory / "chat_template.jinja"
+    file = directory / TEMPLATE_FILE
     if file.is_file():
         return file.read_text(encoding="utf-8")
     source = config.get("chat_template")

@@ -56,6 +56,7 @@ class Job(Base):
     error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody
     fine_tuned_model: Mapped[str | None] = mapped_column(String(500))
     result_file_id: Mapped[str | None] = mapped_column(Id)
+    evaluation: Mapped[dict[str, Any] | None]  # core.jobs.evaluation.Evaluation, once it has succeeded
     charged_credits: Mapped[int | None] = mapped_column(BigInteger)
 
     # Who holds it. Every write of a worker is guarded by the token.

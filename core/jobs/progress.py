@@ -12,11 +12,13 @@ from core.artifacts.store import StoredObject
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
 from core.db.base import utc_now
+from core.db.plain import to_plain
 from core.events import queries as event_queries
 from core.events import service as events
 from core.events.models import EventLevel, EventType
 from core.ids import new_id
 from core.jobs import queries
+from core.jobs.evaluation import Evaluation
 from core.jobs.lease import Lease, hold_job
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.settlement import settle
@@ -56,6 +58,7 @@ class Outcome:
     trained_tokens: int
     message: str
     step_seconds: float | None = None  # of one optimizer step, on average, where one was measured
+    evaluation: Evaluation | None = None
 
 
 def enter_phase(session: Session, lease: Lease, phase: str, message: str) -> None:
@@ -148,6 +151,7 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     job.result_file_id = result.id
     job.trained_tokens = outcome.trained_tokens
     job.step_seconds = outcome.step_seconds
+    job.evaluation = to_plain(outcome.evaluation) if outcome.evaluation else None
     job.fine_tuned_model = model_name(job)
     session.add(
         FineTunedModel(

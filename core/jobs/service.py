@@ -60,7 +60,9 @@ def submit_job(
         job_id = earlier(session, create_request)
         if job_id is not None:
             return get_job(session, actor.organization_id, job_id)
-        if request.plan_id is not None:
+    planned = plans.with_files(runtime, actor, planned)
+    if request.plan_id is not None:
+        with runtime.database.read() as session:
             check_same_run(plans.get_plan(session, actor, request.plan_id), planned)
     if request.plan_id is None:
         request = replace(request, draft=plans.draft_plan(runtime, actor, planned))

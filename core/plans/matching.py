@@ -1,5 +1,6 @@
 """Whether a plan is the one that a request describes."""
 
+from core.db.plain import to_plain
 from core.errors import InvalidRequestError
 from core.plans.models import Plan
 from core.plans.service import PlanRequest, training_plan
@@ -16,6 +17,8 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
         ("model", row.model, request.model),
         ("training_file", row.training_file_id, request.training_file_id),
         ("validation_file", row.validation_file_id, request.validation_file_id),
+        ("chat_template", row.chat_template, request.chat_template),
+        ("exact_match", row.exact_match, to_plain(request.exact_match) if request.exact_match else None),
         ("adapter.method", setup.method, wishes.method),
         ("adapter.r", setup.lora_rank, wishes.lora_rank),
         ("adapter.lora_alpha", setup.lora_alpha, wishes.lora_alpha),

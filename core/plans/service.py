@@ -4,28 +4,24 @@ Reading a data set and measuring its tokens takes a second or more, so a plan is
 transaction and saved, or frozen into a job, inside one.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import orjson
 from sqlalchemy.orm import Session
 
 from core.accounts.service import Actor
-from core.artifacts.store import ArtifactStore
+from core.datasets import hub_files
 from core.datasets import service as files
-from core.datasets.encoding import load_encoder
-from core.datasets.examples import DataFormat
+from core.datasets.examples import DataFormat, DataKind
+from core.datasets.final_answers import ExactMatch
 from core.datasets.inspection import (
     Inspection,
+    Overlap,
     TokenInspection,
     check_structure,
     check_trainable,
-    measure_tokens,
 )
 from core.datasets.models import FileStatus, StoredFile
 from core.db.base import utc_now
@@ -42,6 +38,7 @@ from core.errors import (
 from core.fleet import service as fleet
 from core.ids import new_id
 from core.plans import history, rehearsals
+from core.plans.measuring import measure, overlapping_rows
 from core.plans.models import Plan
 from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
@@ -61,6 +58,8 @@ from planner.policy import TrainingPlan, Wishes
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.statistics import DatasetStatistics
 
+LONGEST = 2**31  # tokens: longer than any model reads
+
 
 @dataclass(frozen=True)
 class PlanRequest:
@@ -71,6 +70,8 @@ class PlanRequest:
     validation_file_id: str | None = None
     data_format: DataFormat | None = None
     wishes: Wishes = field(default_factory=Wishes)
+    chat_template: str | None = None  # a named one; None: the model's own, else what suits the rows
+    exact_match: ExactMatch | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class PlanInputs:
     statistics: DatasetStatistics
     devices: Sequence[Device]
     learned: history.Learned
+    overlap: Overlap | None = None  # of the training with the validation file, where there is one
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,22 @@ class PlanDraft:
     base_model: BaseModel
     data_format: DataFormat
     tokens: TokenInspection
+    statistics: DatasetStatistics  # of `tokens`, and of the validation file
     plan: TrainingPlan
     rehearsed: RehearsedMemory | None  # where the model's memory comes from a rehearsal
 
 
 @dataclass(frozen=True)
 class FileInspection:
-    """A file, what its inspection found (None where it could not be read or still waits), and its tokens if asked."""
+    """A file, what its inspection found (None where it could not be read or still waits), and its tokens if asked.
+
+    `overlap`: rows of the validation file that was named which are in this one too.
+    """
 
     file: StoredFile
     structure: Inspection | None
     tokens: TokenInspection | None
+    overlap: Overlap | None = None
 
 
 def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraft:
@@ -123,6 +130,7 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
     Raises NotFoundError for the file, ModelNotFoundError, InvalidModelError, InvalidDatasetError, NotYetError while a
     model without a formula is rehearsed, and ServiceUnavailableError where no worker has reported.
     """
+    request = with_files(runtime, actor, request)
     training = _usable_file(runtime, actor, request.training_file_id, "training_file")
     validation = (
         _usable_file(runtime, actor, request.validation_file_id, "validation_file")
@@ -131,13 +139,17 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
     )
     base_model = find_base_model(runtime.settings.resolved_models_dir, request.model)
     data_format = request.data_format or _detected(training, "training_file")
-    tokens = _measure(runtime, base_model, training, data_format)
+    if request.exact_match is not None:
+        data_format = _with_reference(training, data_format, request.exact_match)
+    tokens = measure(runtime, base_model, training, data_format, request.chat_template)
     check_trainable(tokens, param="training_file")
-    statistics = tokens.statistics
+    statistics, repeated = tokens.statistics, None
     if validation is not None:
-        held_out_format = request.data_format or _detected(validation, "validation_file")
-        held_out = _measure(runtime, base_model, validation, held_out_format)
+        if request.data_format is None:
+            _check_same_layout(data_format, _detected(validation, "validation_file"))
+        held_out = measure(runtime, base_model, validation, data_format, request.chat_template)
         statistics = statistics.with_validation(held_out.statistics)
+        repeated = overlapping_rows(runtime, training, validation, data_format, data_format)
     with runtime.database.read() as session:
         devices = fleet.devices(session, runtime.settings)
         learned = history.learned(session, runtime.settings)
@@ -147,7 +159,28 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
             code="no_workers",
         )
     source = _memory_source(runtime, base_model, devices, statistics, request.wishes)
-    return PlanInputs(request, base_model, source, training, data_format, tokens, statistics, devices, learned)
+    return PlanInputs(
+        request, base_model, source, training, data_format, tokens, statistics, devices, learned, repeated
+    )
+
+
+def with_files(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanRequest:
+    """The request with the ids of files in place of data sets of the hub, which are fetched where they are not here.
+
+    Raises what `hub_files.ensure_file` raises.
+    """
+
+    def file_id(named: str, param: str) -> str:
+        if not hub_files.is_hub_reference(named):
+            return named
+        return hub_files.ensure_file(runtime, actor.organization_id, named, param).id
+
+    validation = request.validation_file_id
+    return replace(
+        request,
+        training_file_id=file_id(request.training_file_id, "training_file"),
+        validation_file_id=file_id(validation, "validation_file") if validation else None,
+    )
 
 
 def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
@@ -174,10 +207,18 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         raise InvalidRequestError(str(error)) from None
     if plan.truncated_examples:
         max_length = plan.setup.max_length
-        tokens = _measure(runtime, inputs.base_model, inputs.training, inputs.data_format, max_length=max_length)
+        tokens = measure(
+            runtime, inputs.base_model, inputs.training, inputs.data_format, request.chat_template, max_length
+        )
         check_trainable(tokens, param="max_length")
+    plan = replace(plan, reasons=(*plan.reasons, *_data_reasons(inputs)))
     rehearsed = source if isinstance(source, RehearsedMemory) else None
-    return PlanDraft(request, inputs.base_model, inputs.data_format, tokens, plan, rehearsed)
+    statistics = replace(
+        tokens.statistics,
+        validation_examples=inputs.statistics.validation_examples,
+        validation_tokens=inputs.statistics.validation_tokens,
+    )
+    return PlanDraft(request, inputs.base_model, inputs.data_format, tokens, statistics, plan, rehearsed)
 
 
 def create_plan(runtime: Runtime, actor: Actor, request: PlanRequest, create_request: CreateRequest) -> Plan:
@@ -205,9 +246,11 @@ def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft
         training_file_id=draft.request.training_file_id,
         validation_file_id=draft.request.validation_file_id,
         data_format=to_plain(draft.data_format),
-        statistics=to_plain(draft.tokens.statistics),
+        statistics=to_plain(draft.statistics),
         plan=to_plain(draft.plan),
         rehearsed=to_plain(draft.rehearsed) if draft.rehearsed else None,
+        chat_template=draft.tokens.chat_template,
+        exact_match=to_plain(draft.request.exact_match) if draft.request.exact_match else None,
         quote_credits=draft.plan.credits,
         expires_at=utc_now() + timedelta(seconds=runtime.settings.quote_seconds),
     )
@@ -237,19 +280,41 @@ def standing_plan(session: Session, actor: Actor, plan_id: str) -> Plan:
 
 
 def inspect(
-    runtime: Runtime, actor: Actor, file_id: str, model_id: str | None, data_format: DataFormat | None = None
+    runtime: Runtime,
+    actor: Actor,
+    file_id: str,
+    model_id: str | None,
+    data_format: DataFormat | None = None,
+    *,
+    chat_template: str | None = None,
+    max_length: int | None = None,
+    validation_file_id: str | None = None,
 ) -> FileInspection:
     """What is in a file and, with a model, its tokens, in the format that is detected unless one is given.
 
-    Raises NotFoundError, InvalidDatasetError and what `find_base_model` raises.
+    Rows count as truncated above `max_length`, or above what the model reads. With a validation file, also which of
+    its rows are in this one. Raises NotFoundError, InvalidDatasetError, ConflictError for a validation file that is
+    not inspected yet, InvalidRequestError for a template that the model cannot read, and what `find_base_model` raises.
     """
     file = _inspected_file(runtime, actor, file_id, "file_id")
     structure = files.inspection_of(file)
     tokens = None
     if model_id is not None and file.status is FileStatus.PROCESSED:
         base_model = find_base_model(runtime.settings.resolved_models_dir, model_id)
-        tokens = _measure(runtime, base_model, file, data_format or _detected(file, "file_id"))
-    return FileInspection(file, structure, tokens)
+        longest = min(max_length or LONGEST, int(base_model.config.get("max_position_embeddings") or LONGEST))
+        mapping = data_format or _detected(file, "file_id")
+        tokens = measure(runtime, base_model, file, mapping, chat_template, longest if longest < LONGEST else None)
+    repeated = None
+    if validation_file_id is not None and file.status is FileStatus.PROCESSED:
+        held_out = _usable_file(runtime, actor, validation_file_id, "validation_file")
+        repeated = overlapping_rows(
+            runtime,
+            file,
+            held_out,
+            data_format or _detected(file, "file_id"),
+            data_format or _detected(held_out, "validation_file"),
+        )
+    return FileInspection(file, structure, tokens, repeated)
 
 
 def training_plan(row: Plan) -> TrainingPlan:
@@ -276,6 +341,8 @@ def _inspected_file(runtime: Runtime, actor: Actor, file_id: str, param: str) ->
 
 
 def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> StoredFile:
+    with runtime.database.read() as session:
+        files.stored_file(session, actor.organization_id, file_id, param=param)
     file = _inspected_file(runtime, actor, file_id, param)
     if file.status is FileStatus.UPLOADED:
         raise ConflictError(
@@ -294,6 +361,48 @@ def _detected(file: StoredFile, param: str) -> DataFormat:
     inspection = from_plain(Inspection, file.inspection)
     check_structure(inspection, param=param)
     return inspection.require_format()
+
+
+def _check_same_layout(training: DataFormat, validation: DataFormat) -> None:
+    """A run reads both of its files in one way. Raises InvalidDatasetError."""
+    if (training.shape, training.kind) != (validation.shape, validation.kind):
+        raise InvalidDatasetError(
+            f"The rows of the validation file are of the shape {validation.shape!r}, those of the training file of "
+            f"{training.shape!r}. Write both in the same shape.",
+            param="validation_file",
+        )
+
+
+def _with_reference(file: StoredFile, data_format: DataFormat, exact_match: ExactMatch) -> DataFormat:
+    """The format with the column that answers are compared with. Raises InvalidRequestError."""
+    if data_format.kind is DataKind.TEXT:
+        raise InvalidRequestError(
+            "exact_match compares answers, and rows of raw text have none. Leave it out.", param="exact_match"
+        )
+    column = exact_match.column
+    if column is None:
+        return data_format
+    columns = from_plain(Inspection, file.inspection).columns
+    if column not in columns:
+        raise InvalidRequestError(
+            f"The rows have no column {column!r}; they have {', '.join(map(repr, columns[:12]))}.",
+            param="exact_match.column",
+        )
+    return replace(data_format, columns={**data_format.columns, "reference": column})
+
+
+def _data_reasons(inputs: PlanInputs) -> list[str]:
+    """What the data decided, in sentences."""
+    reasons = []
+    if (name := inputs.tokens.chat_template) is not None:
+        whose = "as asked for" if inputs.request.chat_template else "since the model has no chat template of its own"
+        reasons.append(f"Rows are rendered with the chat template {name!r}, {whose}; it is published with the result.")
+    if inputs.overlap is not None and inputs.overlap.count:
+        reasons.append(
+            f"{inputs.overlap.count:,} of {inputs.statistics.validation_examples:,} validation examples are also in "
+            f"the training file (first: row {inputs.overlap.rows[0]}): the validation loss will look better than it is."
+        )
+    return reasons
 
 
 def _memory_source(
@@ -318,21 +427,3 @@ def _spec(config: Mapping[str, Any]) -> ModelSpec:
         return ModelSpec.from_config(config)
     except InvalidConfigurationError as error:
         raise InvalidModelError(str(error), param="model") from None
-
-
-def _measure(
-    runtime: Runtime, base_model: BaseModel, file: StoredFile, data_format: DataFormat, max_length: int | None = None
-) -> TokenInspection:
-    plain = orjson.dumps(to_plain(data_format), option=orjson.OPT_SORT_KEYS)
-    return _measured(runtime.store, file.storage_key, base_model.directory, plain, max_length)  # type: ignore[arg-type]  # a store is hashed by identity
-
-
-@lru_cache(maxsize=128)
-def _measured(
-    store: ArtifactStore, storage_key: str, tokenizer: Path, data_format: bytes, max_length: int | None
-) -> TokenInspection:
-    """Token counts of one stored file under one tokenizer; a stored file never changes, so they never go stale."""
-    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-        path = store.materialize(storage_key, Path(directory))
-        mapping = from_plain(DataFormat, orjson.loads(data_format))
-        return measure_tokens(path, mapping, load_encoder(tokenizer), max_length=max_length)

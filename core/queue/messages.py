@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 RUN_JOB = "tunewright.run_job"
 INSPECT_FILE = "tunewright.inspect_file"
+FETCH_FILE = "tunewright.fetch_file"
 REHEARSE = "tunewright.rehearse"
 MAINTENANCE_QUEUE = "maintenance"
 

@@ -127,6 +127,7 @@ def running_service(
     database_url: str | None = None,
     overrides: Mapping[str, str] | None = None,
     worker: bool = True,
+    hub_url: str | None = None,
 ) -> Iterator[Service]:
     """A service in `directory`, stopped at the end with whatever it started."""
     port = free_port()
@@ -143,6 +144,7 @@ def running_service(
         **os.environ,
         **{f"TUNEWRIGHT_{name}": value for name, value in values.items()},
         "HF_HUB_OFFLINE": "1",
+        **({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub_url} if hub_url else {}),
     }
     upgrade(values["DATABASE_URL"])
     database = Database(values["DATABASE_URL"], lambda _: None)

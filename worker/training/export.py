@@ -16,8 +16,11 @@ from pathlib import Path
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
+from core.datasets.named_templates import publish_template
+from core.jobs.evaluation import Evaluation
 from planner.setup import Method
 from worker.protocol import RunRequest
+from worker.training.answers import compared_answers
 from worker.training.loading import LoadedModel
 from worker.training.metrics import MetricsRow
 from worker.training.model_card import model_card
@@ -53,6 +56,7 @@ def export(
     prompts: Sequence[Prompt],
     before: Sequence[Answer],
     after: Sequence[Answer],
+    evaluation: Evaluation | None,
 ) -> Exported:
     """Write everything under `export/` of the run directory, replacing an unfinished one.
 
@@ -71,17 +75,22 @@ def export(
     for name in _TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, directory / name)
+    if request.chat_template is not None:
+        publish_template(request.chat_template, directory)
     metrics, samples, plan = directory / "metrics.csv", directory / "samples.json", directory / "plan.json"
     metrics.write_text(metrics_csv(rows), encoding="utf-8")
-    samples.write_text(_json(_samples(prompts, before, after)), encoding="utf-8")
+    samples.write_text(_json(_samples(prompts, before, after)[: request.sample_count]), encoding="utf-8")
     plan.write_text(_json(request.plan), encoding="utf-8")
-    (directory / "README.md").write_text(model_card(request, rows, published), encoding="utf-8")
+    (directory / "README.md").write_text(model_card(request, rows, published, evaluation), encoding="utf-8")
+    compared = directory / "exact_match.json"
+    if request.exact_match is not None:
+        compared.write_text(_json(compared_answers(request.exact_match, prompts, before, after)), encoding="utf-8")
     for file in directory.iterdir():
         file.chmod(0o644)  # safetensors makes its files private
     archive = root / f"{directory.name}.zip"
     _zip(directory, archive)
     files = {archive.name: archive, metrics.name: metrics, samples.name: samples, plan.name: plan}
-    return Exported(directory, files)
+    return Exported(directory, files if request.exact_match is None else {**files, compared.name: compared})
 
 
 def metrics_csv(rows: Sequence[MetricsRow]) -> str:

@@ -9,7 +9,9 @@ import torch
 
 from core.datasets.encoding import load_encoder
 from core.errors import TrainingError
+from core.jobs.evaluation import Evaluation
 from worker.protocol import Phase, ResultReport, RunRequest
+from worker.training.answers import answer_length, answered_rows, evaluation_of
 from worker.training.batches import (
     Step,
     TokenizedSet,
@@ -51,8 +53,9 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
         current = load(request, reporter, stop)
     checkpoint = find_checkpoint(current)
     prompts = choose_prompts(
-        current.data.held_out_examples, current.encoder, request.sample_count, request.setup.max_length
+        current.data.held_out_examples, current.encoder, answered_rows(request), request.setup.max_length
     )
+    length = answer_length(request)
     if not current.is_trained:
         reporter.enter(Phase.PROBING)
         with stop.interruptible():
@@ -64,7 +67,7 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
     evaluate_if_due(current)
     if current.state.answers_before is None:
         reporter.enter(Phase.SAMPLING)
-        answers = answer_prompts(current.loaded, prompts, current.encoder, stop)
+        answers = answer_prompts(current.loaded, prompts, current.encoder, stop, length)
         current.state = replace(current.state, answers_before=answers)
 
     started = time.monotonic()
@@ -78,16 +81,20 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
     answers_after: tuple[Answer, ...] = ()
     if prompts:
         reporter.enter(Phase.SAMPLING)
-        answers_after = answer_prompts(current.loaded, prompts, current.encoder, stop)
+        answers_after = answer_prompts(current.loaded, prompts, current.encoder, stop, length)
     reporter.enter(Phase.EXPORTING)
     with stop.interruptible():
         before = current.state.answers_before or ()
-        exported = export(current.loaded, request, current.state.rows, published, prompts, before, answers_after)
+        rows = [row for row in current.state.rows if row.step <= published]
+        evaluation = evaluation_of(request, rows, prompts, before, answers_after)
+        exported = export(
+            current.loaded, request, current.state.rows, published, prompts, before, answers_after, evaluation
+        )
     reporter.enter(Phase.VERIFYING)
     with stop.interruptible():
         verify(current, exported, verifier)
     reporter.send(current.watch.report("end"))
-    return summarize(current, exported, published, train_seconds)
+    return summarize(current, exported, published, train_seconds, evaluation)
 
 
 def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
@@ -95,7 +102,7 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
     device = torch.device(request.device)
     watch = MemoryWatch(device, request.memory_limit_bytes)
     directory = Path(request.base_model_path)
-    encoder = load_encoder(directory)
+    encoder = load_encoder(directory, request.chat_template)
     data = load_data(request, encoder)
     for note in data.notes:
         reporter.warn(note)
@@ -184,7 +191,9 @@ def optimizer_step(current: Run, step: Step) -> None:
     _refuse_divergence(current)
 
 
-def summarize(current: Run, exported: Exported, published: int, train_seconds: float) -> ResultReport:
+def summarize(
+    current: Run, exported: Exported, published: int, train_seconds: float, evaluation: Evaluation | None
+) -> ResultReport:
     """The last word of a run that went well; losses up to the step that is published."""
     rows = [row for row in current.state.rows if row.step <= published]
     trained = [row.train_loss for row in rows if row.train_loss is not None]
@@ -202,6 +211,7 @@ def summarize(current: Run, exported: Exported, published: int, train_seconds: f
         final_train_loss=trained[-1] if trained else None,
         initial_valid_loss=evaluated[0] if evaluated else None,
         final_valid_loss=evaluated[-1] if evaluated else None,
+        evaluation=evaluation,
     )
 
 

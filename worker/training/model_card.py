@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 
+from core.jobs.evaluation import Evaluation
 from planner.setup import Method
 from worker.protocol import RunRequest
 from worker.training.metrics import MetricsRow
 
 
-def model_card(request: RunRequest, rows: Sequence[MetricsRow], published: int) -> str:
+def model_card(request: RunRequest, rows: Sequence[MetricsRow], published: int, evaluation: Evaluation | None) -> str:
     """A model card in the hub's format: metadata, what was trained how, results of step `published`, how to load it."""
     is_adapter = request.setup.method is not Method.FULL
     name = request.suffix or request.job_id
     parts = [_metadata(request, is_adapter), f"# {name}", _introduction(request), _table(request, published)]
-    results = _results([row for row in rows if row.step <= published])
+    results = _results([row for row in rows if row.step <= published], evaluation)
     if results:
         parts.append(results)
     parts.append(_usage(request, is_adapter))
@@ -48,12 +49,13 @@ def _table(request: RunRequest, published: int) -> str:
         ("effective batch size", setup.effective_batch_size),
         ("maximum length", f"{setup.max_length} tokens"),
         ("optimizer", setup.optimizer),
+        ("chat template", request.chat_template or "the base model's own, where it has one"),
         ("seed", request.seed),
     ]
     return "\n".join(["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in entries)])
 
 
-def _results(rows: Sequence[MetricsRow]) -> str:
+def _results(rows: Sequence[MetricsRow], evaluation: Evaluation | None) -> str:
     evaluated = [row for row in rows if row.valid_loss is not None]
     if len(evaluated) < 2:
         return ""
@@ -61,8 +63,21 @@ def _results(rows: Sequence[MetricsRow]) -> str:
     first, last = evaluated[0], evaluated[-1]
     lines.append(f"| loss | {first.valid_loss:.4f} | {last.valid_loss:.4f} |")
     lines.append(f"| token accuracy | {first.valid_mean_token_accuracy:.1%} | {last.valid_mean_token_accuracy:.1%} |")
+    for name, before, after in _shares(evaluation):
+        lines.append(f"| {name} | {before:.1%} | {after:.1%} |")
     lines.append("\n`samples.json` holds answers to the same held-out prompts before and after.")
     return "\n".join(lines)
+
+
+def _shares(evaluation: Evaluation | None) -> list[tuple[str, float, float]]:
+    if evaluation is None:
+        return []
+    before, after = evaluation.before, evaluation.after
+    shares = [
+        (f"answers that stop by themselves, of {evaluation.answers}", before.stopped_rate, after.stopped_rate),
+        (f"exact match, of {evaluation.answers}", before.exact_match, after.exact_match),
+    ]
+    return [(name, first, last) for name, first, last in shares if first is not None and last is not None]
 
 
 def _usage(request: RunRequest, is_adapter: bool) -> str:

@@ -114,7 +114,7 @@ def _warn_of_refusal(current: Run, error: CheckpointError) -> None:
 def fingerprint(request: RunRequest, data: RunData) -> str:
     """A hash of what decides the result: a smaller micro-batch goes on with a checkpoint, another plan does not."""
     setup = request.setup
-    decisive = [
+    decisive: list[object] = [
         request.base_model,
         request.base_model_revision,
         request.seed,
@@ -124,4 +124,6 @@ def fingerprint(request: RunRequest, data: RunData) -> str:
         [setup.effective_batch_size, setup.max_length, setup.packing],
         [len(data.training), int(data.training.offsets[-1]), len(data.held_out)],
     ]
+    if request.chat_template or request.exact_match:
+        decisive.append([request.chat_template, asdict(request.exact_match) if request.exact_match else None])
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()

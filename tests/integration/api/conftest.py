@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import structlog
 
+from core.accounts import service as accounts
+from core.accounts.models import User
 from core.settings import Settings
 from tests.integration.api.server import Service, Tenant, running_application
 from tests.tiny_models import make_tiny_model, tensors_header
@@ -107,3 +110,13 @@ def rows() -> list[dict[str, Any]]:
         }
         for number in range(12)
     ]
+
+
+@pytest.fixture
+def browser(service: Service, rich: Tenant) -> Iterator[httpx.Client]:
+    """A browser that the tenant is signed in with."""
+    with service.runtime.database.transaction() as session:
+        token = accounts.create_sign_in_link(session, session.get_one(User, rich.user_id), 60)
+    with httpx.Client(base_url=service.base_url, headers={"sec-fetch-site": "same-origin"}, timeout=30) as client:
+        client.get(f"/sign-in?token={token}")
+        yield client

@@ -1,7 +1,6 @@
 """Pages without a browser: what is said without the bundle, and to strangers; and forms that are sent twice."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +8,7 @@ import httpx
 import pytest
 
 from api import pages
-from core.accounts import service as accounts
-from core.accounts.models import User
 from tests.integration.api.server import Service, Tenant
-
-
-@pytest.fixture
-def browser(service: Service, rich: Tenant) -> Iterator[httpx.Client]:
-    """A browser that the tenant is signed in with."""
-    with service.runtime.database.transaction() as session:
-        token = accounts.create_sign_in_link(session, session.get_one(User, rich.user_id), 60)
-    with httpx.Client(base_url=service.base_url, headers={"sec-fetch-site": "same-origin"}, timeout=30) as client:
-        client.get(f"/sign-in?token={token}")
-        yield client
 
 
 def test_a_stranger_is_asked_to_sign_in(service: Service) -> None:

@@ -289,7 +289,26 @@ def test_segments_show_the_whole_rendering(model_directory: MakeDirectory) -> No
         ("Send it back.<|im_end|>", True),
         ("\n", False),
     )
-    assert encoder.segments(Example(1, text="raw")) == (("raw", True), ("<|im_end|>", True))
+    raw = encoder.segments(Example(1, text="raw"))  # its first token has nothing to be predicted from
+    assert "".join(text for text, _ in raw) == "raw<|im_end|>"
+    assert [trained for _, trained in raw] == [False, True]
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, THINKING], ids=lambda shape: shape.name)
+def test_segments_mark_the_tokens_that_are_trained(model_directory: MakeDirectory, shape: Shape) -> None:
+    encoder = load_encoder(model_directory(shape))
+    encoded = encoder.encode(example(DIALOGUE))
+    shown = [text for text, trained in encoder.segments(example(DIALOGUE)) if trained]
+    assert [text.strip() for text in shown] == [text.strip() for text in trained_runs(encoder, encoded)]
+
+
+@pytest.mark.parametrize("shape", [CHATML, LLAMA3, MISTRAL], ids=lambda shape: shape.name)
+def test_segments_of_prompts_and_completions(model_directory: MakeDirectory, shape: Shape) -> None:
+    encoder = load_encoder(model_directory(shape, None))
+    for prompt, answer in (("Q: why?\nA:", " Because."), ("lan", "tern")):
+        asked, said = encoder.segments(completion(prompt, answer))
+        assert asked == ((shape.bos or "") + prompt, False)
+        assert said == (answer + shape.eos, True)
 
 
 @pytest.mark.parametrize("shape", [CHATML, LLAMA3, GEMMA, PHI3, MARKED_WITHOUT_END], ids=lambda shape: shape.name)

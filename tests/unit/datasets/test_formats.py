@@ -69,11 +69,6 @@ def test_unknown_columns_are_named() -> None:
     assert caught.value.code == "unknown_format"
 
 
-def test_preference_pairs_are_named() -> None:
-    with pytest.raises(InvalidDatasetError, match="preference pairs"):
-        detect_format([{"prompt": "p", "chosen": "a", "rejected": "b"}])
-
-
 def test_each_assistant_message_is_trained_unless_weighted_0() -> None:
     row = {
         "messages": [
@@ -220,3 +215,54 @@ def test_row_errors_cross_process_boundaries() -> None:
         error.code,
     )
     assert copy.message == error.message
+
+
+ASKED, GOOD, BAD = (
+    {"role": "user", "content": "q"},
+    {"role": "assistant", "content": "a"},
+    {"role": "assistant", "content": "z"},
+)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "a", "rejected": "z"},
+        {"question": "q", "chosen": "a", "rejected": "z", "score": 1},
+        {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]},
+        {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+        {"prompt": "q", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+        {"prompt": "q", "chosen": GOOD, "rejected": BAD},
+        {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: z"},
+        {"input": {"messages": [ASKED]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+    ],
+)
+def test_of_preference_pairs_the_chosen_answer_is_trained(row: dict[str, Any]) -> None:
+    detected = detect_format([row, row])
+    assert (detected.shape, detected.kind) == ("preference", DataKind.CHAT)
+    messages = to_example(row, 1, detected).messages
+    assert messages == (Message("user", "q", trained=False), Message("assistant", "a", trained=True))
+
+
+def test_earlier_answers_of_preference_pairs_are_not_trained() -> None:
+    row = {"chosen": [ASKED, GOOD, ASKED, GOOD], "rejected": [ASKED, GOOD, ASKED, BAD], "system": "s"}
+    messages = to_example(row, 1, detect_format([row])).messages
+    assert [(m.role, m.trained) for m in messages] == [
+        ("system", False),
+        ("user", False),
+        ("assistant", False),
+        ("user", False),
+        ("assistant", True),
+    ]
+
+
+def test_a_preference_pair_without_an_answer_is_a_row_error() -> None:
+    row = {"prompt": "q", "chosen": None, "rejected": "z"}
+    with pytest.raises(RowError) as caught:
+        to_example(row, 7, detect_format([{**row, "chosen": "a"}]))
+    assert (caught.value.row, caught.value.param) == (7, "chosen")
+
+
+def test_conversational_prompts_keep_their_completions() -> None:
+    row = {"prompt": [ASKED], "completion": [GOOD]}
+    assert to_example(row, 1, detect_format([row])).messages[-1] == Message("assistant", "a", trained=True)

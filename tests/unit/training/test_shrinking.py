@@ -70,7 +70,7 @@ def test_samples_are_answered_in_smaller_batches(
 ) -> None:
     encoder, stop = load_encoder(tiny_model), StopSignal()
     prompts = choose_prompts(read_examples(conversations, CHAT), encoder, 5, MAX_LENGTH)
-    one_by_one = tuple(answer for prompt in prompts for answer in answer_prompts(loaded, [prompt], encoder, stop))
+    one_by_one = tuple(answer for prompt in prompts for answer in answer_prompts(loaded, [prompt], encoder, stop, 24))
     answer_batch, sizes = sampling._answer_batch, list[int]()
 
     def answer_one(loaded: LoadedModel, prompts: list[Prompt], *rest: object) -> tuple[Answer, ...]:
@@ -80,5 +80,5 @@ def test_samples_are_answered_in_smaller_batches(
         return answer_batch(loaded, prompts, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sampling, "_answer_batch", answer_one)
-    assert answer_prompts(loaded, prompts, encoder, stop) == one_by_one
+    assert answer_prompts(loaded, prompts, encoder, stop, 24) == one_by_one
     assert sizes == [5, 2, 1, 1, 3, 1, 2, 1, 1]

@@ -1,0 +1,128 @@
+"""Data sets of the hub as files of an organization: noted at once, fetched by a worker, inspected like uploads."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from sqlalchemy.orm import Session
+
+from core.accounts.limits import limits_of, lock_limits
+from core.artifacts.store import StoredObject
+from core.datasets import hub, queries
+from core.datasets.hub import HUB_SCHEME, HubSource
+from core.datasets.models import FilePurpose, FileStatus, StoredFile
+from core.datasets.service import LONGEST_DETAILS, LONGEST_FILENAME, check_room
+from core.db.base import utc_now
+from core.db.plain import from_plain, to_plain
+from core.errors import FileTooLargeError, ServiceUnavailableError, TunewrightError
+from core.ids import new_id
+from core.queue.messages import FETCH_FILE, INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, collect
+from core.runtime import Runtime
+
+GIVEN_UP_AFTER = timedelta(hours=1)  # a hub that is away so long
+_CHUNK_BYTES = 1024**2
+
+log = structlog.get_logger()
+
+
+def is_hub_reference(text: str) -> bool:
+    """Whether this names a data set of the hub instead of a file."""
+    return text.startswith(HUB_SCHEME)
+
+
+def ensure_file(runtime: Runtime, organization_id: str, reference: str, param: str) -> StoredFile:
+    """The organization's file of what `reference` means now; where there is none yet, a worker is asked to fetch it.
+
+    Asks the hub for metadata only. Raises what `hub.resolve` raises, FileTooLargeError where the split is larger than
+    an upload may be, and LimitReachedError where the organization has no room for it.
+    """
+    source = hub.resolve(hub.parse_reference(reference, param), param)
+    return runtime.database.run(lambda session: _ensure(session, runtime, organization_id, source, param))
+
+
+def _ensure(session: Session, runtime: Runtime, organization_id: str, source: HubSource, param: str) -> StoredFile:
+    limits = lock_limits(session, runtime.settings, organization_id)  # held: two requests make one file
+    key = hashlib.sha256(source.reference.encode()).hexdigest()
+    known = queries.file_from_hub(session, organization_id, key)
+    if known is not None:
+        return known
+    if source.size_bytes > limits.upload_bytes:
+        raise FileTooLargeError(
+            f"{source.reference} has {source.size_bytes:,} bytes, above the limit upload_bytes of "
+            f"{limits.upload_bytes:,}. Choose a smaller split, or upload a part of it.",
+            param=param,
+        )
+    check_room(session, limits, organization_id, source.size_bytes)
+    file_id = new_id("file-")
+    file = StoredFile(
+        id=file_id,
+        organization_id=organization_id,
+        filename=source.filename[-LONGEST_FILENAME:],
+        purpose=FilePurpose.FINE_TUNE,
+        size_bytes=source.size_bytes,
+        sha256="",
+        storage_key=f"{organization_id}/files/{file_id}",
+        status=FileStatus.FETCHING,
+        hub_source=to_plain(source),
+        hub_key=key,
+    )
+    session.add(file)
+    session.flush()
+    collect(session, Nudge(FETCH_FILE, MAINTENANCE_QUEUE, file_id))
+    return file
+
+
+def source_of(file: StoredFile) -> HubSource | None:
+    """Where on the hub the file came from; None for an upload."""
+    return from_plain(HubSource, file.hub_source) if file.hub_source is not None else None
+
+
+def fetch(runtime: Runtime, file_id: str) -> None:
+    """Fetch a file that waits for it. Runs outside any transaction; losing a race with another is harmless.
+
+    A refusal of the hub is kept as the file's error. A hub that is away leaves it waiting, and the sweep asks again.
+    """
+    with runtime.database.read() as session:
+        file = session.get(StoredFile, file_id)
+        if file is None or file.status is not FileStatus.FETCHING:
+            return
+        limit_bytes = limits_of(session, runtime.settings, file.organization_id).upload_bytes
+    source = from_plain(HubSource, file.hub_source)
+    stored: StoredObject | None = None
+    problem = ""
+    try:
+        with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
+            path = hub.download(source, Path(directory))
+            stored = runtime.store.put(file.storage_key, _chunks(path), max_bytes=limit_bytes)
+    except ServiceUnavailableError as error:
+        if utc_now() - file.created_at < GIVEN_UP_AFTER:
+            log.warning("hub_file_waits", file_id=file_id, error=error.message)
+            return
+        problem = error.message
+    except TunewrightError as error:
+        problem = error.message
+    if not runtime.database.run(lambda session: _record(session, file_id, stored, problem)) and stored is not None:
+        runtime.store.delete(stored.key)
+
+
+def _record(session: Session, file_id: str, stored: StoredObject | None, problem: str) -> bool:
+    """Write down how fetching ended; False for a file that was deleted meanwhile."""
+    file = session.get(StoredFile, file_id, with_for_update=True)
+    if file is None:
+        return False
+    if stored is None:
+        details = f"{problem} Delete this file and name the data set again to have it fetched once more."
+        file.status, file.status_details = FileStatus.ERROR, details[:LONGEST_DETAILS]
+        return True
+    file.size_bytes, file.sha256, file.status = stored.size_bytes, stored.sha256, FileStatus.UPLOADED
+    collect(session, Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file_id))
+    return True
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
