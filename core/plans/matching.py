@@ -24,6 +24,10 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
         ("max_length", setup.max_length, wishes.max_length),
         ("gradient_checkpointing", setup.gradient_checkpointing, wishes.gradient_checkpointing),
         ("per_device_train_batch_size", setup.per_device_train_batch_size, wishes.per_device_train_batch_size),
+        ("packing", setup.packing, wishes.packing),
+        ("learning_rate", hyperparameters.learning_rate, wishes.learning_rate),
+        ("warmup_ratio", hyperparameters.warmup_ratio, wishes.warmup_ratio),
+        ("weight_decay", hyperparameters.weight_decay, wishes.weight_decay),
         ("hyperparameters.batch_size", setup.effective_batch_size, wishes.batch_size),
         ("hyperparameters.n_epochs", hyperparameters.n_epochs, wishes.n_epochs),
         (

@@ -22,12 +22,15 @@ from core.datasets.encoding import load_encoder
 from core.datasets.examples import DataFormat
 from core.datasets.inspection import (
     Inspection,
+    Overlap,
     TokenInspection,
     check_structure,
     check_trainable,
     measure_tokens,
+    overlap,
 )
 from core.datasets.models import FileStatus, StoredFile
+from core.datasets.reading import read_examples
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
 from core.errors import (
@@ -252,6 +255,19 @@ def inspect(
     return FileInspection(file, structure, tokens)
 
 
+def held_out_overlap(
+    runtime: Runtime, actor: Actor, training_file_id: str, validation_file_id: str, data_format: DataFormat | None
+) -> Overlap:
+    """Which held-out rows are trained on too; their loss says nothing. Raises as `gather_inputs` does for files."""
+    training = _usable_file(runtime, actor, training_file_id, "training_file")
+    validation = _usable_file(runtime, actor, validation_file_id, "validation_file")
+    formats = (
+        data_format or _detected(training, "training_file"), data_format or _detected(validation, "validation_file")
+    )  # fmt: skip
+    keys = (training.storage_key, validation.storage_key)
+    return _overlapping(runtime.store, keys, tuple(_as_key(one) for one in formats))  # type: ignore[arg-type]  # as below
+
+
 def training_plan(row: Plan) -> TrainingPlan:
     """The planner's plan within the row."""
     return from_plain(TrainingPlan, row.plan)
@@ -323,7 +339,7 @@ def _spec(config: Mapping[str, Any]) -> ModelSpec:
 def _measure(
     runtime: Runtime, base_model: BaseModel, file: StoredFile, data_format: DataFormat, max_length: int | None = None
 ) -> TokenInspection:
-    plain = orjson.dumps(to_plain(data_format), option=orjson.OPT_SORT_KEYS)
+    plain = _as_key(data_format)
     return _measured(runtime.store, file.storage_key, base_model.directory, plain, max_length)  # type: ignore[arg-type]  # a store is hashed by identity
 
 
@@ -336,3 +352,17 @@ def _measured(
         path = store.materialize(storage_key, Path(directory))
         mapping = from_plain(DataFormat, orjson.loads(data_format))
         return measure_tokens(path, mapping, load_encoder(tokenizer), max_length=max_length)
+
+
+@lru_cache(maxsize=32)
+def _overlapping(store: ArtifactStore, storage_keys: tuple[str, str], data_formats: tuple[bytes, bytes]) -> Overlap:
+    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
+        training, validation = (
+            read_examples(store.materialize(key, Path(directory, name)), from_plain(DataFormat, orjson.loads(plain)))
+            for name, key, plain in zip(("training", "validation"), storage_keys, data_formats, strict=True)
+        )
+        return overlap(training, validation)
+
+
+def _as_key(data_format: DataFormat) -> bytes:
+    return orjson.dumps(to_plain(data_format), option=orjson.OPT_SORT_KEYS)
