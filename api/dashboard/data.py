@@ -7,7 +7,7 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, Request, Response
 
 from api.dashboard.page import page_router, see_other
-from api.dashboard.wishes import body_of, is_of_data, kept_fields, new_address
+from api.dashboard.wishes import body_of, is_of_data, kept_fields, missing_roles, new_address
 from api.deps import ActorDep, RuntimeDep, identify
 from api.forms import check_form, check_token
 from api.planning import plan_request
@@ -35,6 +35,11 @@ class Inspected:
     found: FileInspection | None = None
     problem: TunewrightError | None = None
     is_unmapped: bool = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it makes sense to plan with it."""
+        return not self.is_unmapped and not self.is_broken
 
     @property
     def is_broken(self) -> bool:
@@ -71,14 +76,18 @@ def inspect(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> Inspected
         found = plans.inspect(runtime, actor, file_id, None)
     except TunewrightError as error:
         return Inspected(file, problem=error)
-    is_unmapped = found.structure is not None and found.structure.data_format is None
-    if model is None or (is_unmapped and "shape" not in fields):
+    structure = found.structure
+    if structure is not None and "shape" in fields:
+        is_unmapped = bool(missing_roles(fields, structure.columns))
+    else:
+        is_unmapped = structure is not None and structure.data_format is None
+    if model is None or is_unmapped:
         return Inspected(found.file, found, is_unmapped=is_unmapped)
     try:
         found = plans.inspect(runtime, actor, file_id, model, plan_request(body_of(fields)).data_format)
     except TunewrightError as error:
-        return Inspected(found.file, found, error, is_unmapped)
-    return Inspected(found.file, found, is_unmapped=is_unmapped)
+        return Inspected(found.file, found, error)
+    return Inspected(found.file, found)
 
 
 def inspect_held_out(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> HeldOut | None:

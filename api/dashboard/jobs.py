@@ -10,7 +10,6 @@ from api.dashboard.list_view import AfterQuery, ListView, OrderQuery, SearchQuer
 from api.dashboard.page import page_router, show
 from api.dashboard.wishes import WISHES, planned_values
 from api.deps import ActorDep, RuntimeDep
-from api.wording import duration, memory
 from core.errors import InvalidRequestError
 from core.events.series import Point, curve
 from core.jobs import service as jobs
@@ -18,6 +17,7 @@ from core.jobs.models import Job
 from core.jobs.states import JobSort, JobStatus
 from core.plans.service import training_plan
 from planner.plans import TrainingPlan
+from planner.wording import duration, gib
 
 PAGE = 25
 GROUPS: dict[str, tuple[JobStatus, ...]] = {
@@ -131,8 +131,8 @@ def _facts(job: Job, plan: TrainingPlan) -> dict[str, str]:
         "Seed": str(job.seed),
         "Steps": f"{plan.total_steps:,}",
         "Device": plan.device.name,
-        "Predicted memory": memory(plan.memory.device_bytes),
-        "Measured memory": memory(measured["device_bytes"]) if measured else "–",
+        "Predicted memory": gib(plan.memory.device_bytes),
+        "Measured memory": gib(measured["device_bytes"]) if measured else "–",
         "Trained tokens": f"{job.trained_tokens:,}" if job.trained_tokens is not None else "–",
         "Validation loss": f"{job.valid_loss:.4f}" if job.valid_loss is not None else "–",
         "Device time": duration(job.used_seconds),

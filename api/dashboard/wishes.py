@@ -1,6 +1,6 @@
 """The form of a new fine-tune: from its fields to a request body of the API, so that both are checked by one schema."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -11,7 +11,7 @@ from api.schemas.jobs import PlanCreate
 from planner.plans import TrainingPlan
 
 COLUMN_PREFIX = "column_"
-# Each role that a shape's rows may have; the first ones are needed.
+# Each role that a shape's rows may have. The first are needed: as many as `NEEDED` says, else one.
 ROLES = {
     "messages": ("messages",),
     "sharegpt": ("conversations",),
@@ -20,6 +20,7 @@ ROLES = {
     "alpaca": ("instruction", "output", "input", "system"),
     "text": ("text",),
 }
+NEEDED = {"prompt_completion": 2, "question_answer": 2, "alpaca": 2}
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,7 @@ WISHES = {
         Wish("per_device_train_batch_size", "Rows at once", "The rest is accumulated"),
         Wish("gradient_checkpointing", "Gradient checkpointing", "Trades time for memory", _SWITCH),
     ),
-    "Price": (
-        Wish("max_credits", "Most credits", "A dearer plan is not started", empty="No limit", is_own=True),
-    ),
+    "Price": (Wish("max_credits", "Most credits", "A dearer plan is not started", empty="No limit", is_own=True),),
 }
 WISH_NAMES = tuple(wish.name for group in WISHES.values() for wish in group)
 _ADAPTER = ("method", "r", "lora_alpha", "lora_dropout", "target_modules")
@@ -96,6 +95,13 @@ def is_of_data(name: str) -> bool:
 def new_address(fields: Mapping[str, str]) -> str:
     """The address of the page that these fields make."""
     return "/new?" + urlencode(fields) if fields else "/new"
+
+
+def missing_roles(fields: Mapping[str, str], columns: Collection[str]) -> list[str]:
+    """The needed roles of the chosen shape that no column of the file is named for."""
+    shape = fields.get("shape", "")
+    needed = ROLES.get(shape, ())[: NEEDED.get(shape, 1)]
+    return [role for role in needed if fields.get(COLUMN_PREFIX + role, role) not in columns]
 
 
 def body_of(fields: Mapping[str, str]) -> PlanCreate:

@@ -23,7 +23,7 @@ _MISSING = 1e300  # sorts in place of a number that is not there, behind all oth
 class Order:
     """What a list is sorted by; rows that are equal in it are sorted by id, in the same direction."""
 
-    by: ColumnElement[Any]
+    by: ColumnElement[Any] | InstrumentedAttribute[Any]
     is_descending: bool
 
 
@@ -49,7 +49,8 @@ def sorted_page(
         query = query.where(_behind(row_id, order, after))
     keys = (order.by, row_id)
     query = query.order_by(*(key.desc() if order.is_descending else key.asc() for key in keys))
-    found = session.execute(query.add_columns(*keys).limit(limit + 1)).all()
+    columns = [key.label(f"keyset_{place}") for place, key in enumerate(keys)]
+    found = session.execute(query.add_columns(*columns).limit(limit + 1)).all()
     shown = found[:limit]
     next_after = _place(shown[-1][1], shown[-1][2]) if len(found) > limit else None
     return Page([row[0] for row in shown], has_more=next_after is not None, next_after=next_after)

@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Integer,
     ScalarSelect,
     Select,
     String,
@@ -18,7 +17,7 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from core.accounts.models import Organization
 from core.db.keyset import Order, known_first, sorted_page
@@ -89,19 +88,19 @@ def search(
     return sorted_page(session, query, Job.id, order, after=after, limit=limit)
 
 
-def _sorted_by(sort: JobSort, *, is_descending: bool) -> ColumnElement[Any]:
+def _sorted_by(sort: JobSort, *, is_descending: bool) -> ColumnElement[Any] | InstrumentedAttribute[Any]:
     match sort:
         case JobSort.CREATED:
-            return type_coerce(Job.id, String)  # ids ascend with time
+            return Job.id  # ids ascend with time
         case JobSort.NAME:
-            return func.lower(func.coalesce(Job.suffix, Job.id))
+            return func.lower(func.coalesce(Job.suffix, Job.id), type_=String())
         case JobSort.MODEL:
-            return func.lower(Job.model)
+            return func.lower(Job.model, type_=String())
         case JobSort.STATUS:
             places = {status.value: place for place, status in enumerate(JobStatus)}
             return case(places, value=type_coerce(Job.status, String), else_=len(places))
         case JobSort.STEPS:
-            return type_coerce(Job.step, Integer)
+            return Job.step
         case JobSort.LOSS:
             return known_first(Job.valid_loss, is_descending=is_descending)
         case JobSort.CREDITS:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, type_coerce
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, String, delete, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from core.db.base import UtcDateTime
 from core.db.keyset import Order, known_first, sorted_page
 from core.jobs.models import Job
 from core.paging import Page
@@ -64,14 +63,14 @@ def search(
     return sorted_page(session, query, FineTunedModel.id, order, after=after, limit=limit)
 
 
-def _sorted_by(sort: ModelSort, *, is_descending: bool) -> ColumnElement[Any]:
+def _sorted_by(sort: ModelSort, *, is_descending: bool) -> ColumnElement[Any] | InstrumentedAttribute[Any]:
     match sort:
         case ModelSort.MADE:
-            return type_coerce(FineTunedModel.created_at, UtcDateTime())
+            return FineTunedModel.created_at
         case ModelSort.NAME:
-            return func.lower(FineTunedModel.id)
+            return func.lower(FineTunedModel.id, type_=String())
         case ModelSort.BASE:
-            return func.lower(FineTunedModel.base_model)
+            return func.lower(FineTunedModel.base_model, type_=String())
         case ModelSort.LOSS:
             return known_first(Job.valid_loss, is_descending=is_descending)
 
