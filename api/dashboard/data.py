@@ -70,8 +70,7 @@ def inspect(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> Inspected
     file_id, model = fields.get("file"), fields.get("model")
     if file_id is None:
         return None
-    with runtime.database.read() as session:
-        file = files.get_file(session, actor.organization_id, file_id)
+    file = _chosen(runtime, actor, file_id)
     try:
         found = plans.inspect(runtime, actor, file_id, None)
     except TunewrightError as error:
@@ -95,8 +94,7 @@ def inspect_held_out(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> 
     file_id, training_id = fields.get("validation_file"), fields.get("file")
     if file_id is None:
         return None
-    with runtime.database.read() as session:
-        file = files.get_file(session, actor.organization_id, file_id)
+    file = _chosen(runtime, actor, file_id)
     try:
         structure = plans.inspect(runtime, actor, file_id, None).structure
         rows = structure.rows if structure else None
@@ -108,6 +106,11 @@ def inspect_held_out(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> 
     except TunewrightError as error:
         return HeldOut(file, problem=error)
     return HeldOut(file, rows, shared)
+
+
+def _chosen(runtime: Runtime, actor: Actor, file_id: str) -> StoredFile:
+    with runtime.database.read() as session:
+        return files.get_file(session, actor.organization_id, file_id)
 
 
 @router.post("/new/files")

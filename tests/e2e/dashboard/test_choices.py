@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.dashboard.test_paths import choose, write_rows
 from tests.e2e.dashboard.visitor import Visitor
 from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service
+
+pytestmark = pytest.mark.usefixtures("finished")  # which was paid for: there are credits
 
 
 def test_held_out_rows_that_are_trained_on_too_are_told(visitor: Visitor, service: Service, tmp_path: Path) -> None:
@@ -28,7 +31,6 @@ def test_held_out_rows_that_are_trained_on_too_are_told(visitor: Visitor, servic
     page.wait_for_url("**/jobs/ftjob-*")
     job = service.client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
     assert job.validation_file is not None
-    service.client.fine_tuning.jobs.cancel(job.id)
 
 
 def test_columns_of_any_name_become_any_shape(visitor: Visitor, tmp_path: Path) -> None:
@@ -52,24 +54,24 @@ def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service
     page = visitor.open(f"/new?model=tiny&file={service.upload(chat_rows())}")
     page.get_by_text("Adjust", exact=True).click()
     said = {
-        "Rank": "4",
-        "Alpha": "12",
-        "Dropout": "0.1",
-        "Target modules": "q_proj, v_proj",
-        "Epochs": "1",
-        "Batch size": "6",
-        "Learning rate": "0.002",
-        "Warmup": "0.25",
-        "Weight decay": "0.125",
-        "Seed": "11",
-        "Longest row": "96",
-        "Rows at once": "3",
+        "r": "4",
+        "lora_alpha": "12",
+        "lora_dropout": "0.1",
+        "target_modules": "q_proj, v_proj",
+        "n_epochs": "1",
+        "batch_size": "6",
+        "learning_rate": "0.002",
+        "warmup_ratio": "0.25",
+        "weight_decay": "0.125",
+        "seed": "11",
+        "max_length": "96",
+        "per_device_train_batch_size": "3",
     }
-    for label, value in said.items():
-        page.get_by_label(label, exact=True).fill(value)
-    page.get_by_label("Policy").select_option("economy")
-    for label, value in {"Method": "qlora", "Packing": "false", "Gradient checkpointing": "true"}.items():
-        page.get_by_label(label, exact=True).select_option(value)
+    for name, value in said.items():
+        page.locator(f"#wishes [name={name}]").fill(value)
+    chosen = {"priority": "economy", "method": "qlora", "packing": "false", "gradient_checkpointing": "true"}
+    for name, value in chosen.items():
+        page.locator(f"#wishes [name={name}]").select_option(value)
     expect(page.locator(".verdict")).to_contain_text("QLoRA rank 4")
 
     page.get_by_label("Most credits").fill("0")
@@ -81,7 +83,6 @@ def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service
     page.wait_for_url("**/jobs/ftjob-*")
 
     job = service.client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
-    service.client.fine_tuning.jobs.cancel(job.id)
     with service.http as http:
         plan = http.get(f"/plans/{job.model_extra['plan']}").json()
     assert job.seed == 11
@@ -103,11 +104,12 @@ def test_the_quick_start_has_a_key_that_works_in_it(visitor: Visitor, service: S
     assert f'base_url="{service.base_url}/v1"' in text
 
     (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in chat_rows()))
-    steps = "\n".join([text, page.locator("#guide-start_job").inner_text()])
-    names: dict[str, object] = {"open": lambda name, mode: (tmp_path / name).open(mode), "print": lambda *_: None}
-    exec(compile(steps, "quick start", "exec"), names)
+    steps = "\n".join([text, page.locator("#guide-start_job").inner_text()]).replace('"huge"', '"tiny"')
+    with (tmp_path / "train.jsonl").open("rb") as data:
+        names: dict[str, object] = {"open": lambda *_: data, "print": lambda *_: None}
+        exec(compile(steps, "quick start", "exec"), names)
     job = service.client.fine_tuning.jobs.list(limit=1).data[0]
     assert job.id == names["job"].id  # type: ignore[attr-defined]
-    service.client.fine_tuning.jobs.cancel(job.id)
+    service.wait(job.id, "succeeded")
     page = visitor.open("/guide")
     expect(page.locator("#guide-client")).to_contain_text("tw-YOUR-KEY")

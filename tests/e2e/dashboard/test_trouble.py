@@ -18,6 +18,7 @@ def test_a_lost_worker_is_told_and_its_job_goes_on(service: Service, visitor: Vi
     service.stop("worker", signal.SIGKILL)
     expect(page.locator("#job-live .badge")).to_have_text("Waiting for a device")
     expect(page.locator(".log")).to_contain_text("Its worker was lost; going on from the last checkpoint")
+    expect(page.locator("#job-live")).to_contain_text("Goes on from its last checkpoint.")
     expect(page.locator("#job-live")).to_contain_text("no worker of its kind is there")
 
     service.start_worker()
