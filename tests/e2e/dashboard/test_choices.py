@@ -108,6 +108,7 @@ def test_the_quick_start_has_a_key_that_works_in_it(visitor: Visitor, service: S
     with (tmp_path / "train.jsonl").open("rb") as data:
         names: dict[str, object] = {"open": lambda *_: data, "print": lambda *_: None}
         exec(compile(steps, "quick start", "exec"), names)
+    names["client"].close()  # type: ignore[attr-defined]
     job = service.client.fine_tuning.jobs.list(limit=1).data[0]
     assert job.id == names["job"].id  # type: ignore[attr-defined]
     service.wait(job.id, "succeeded")

@@ -33,7 +33,8 @@ Screens = dict[str, str]
 @pytest.fixture(scope="module")
 def screens(service: Service, finished: FineTuningJob) -> Screens:
     """Every screen and state, by name."""
-    file = service.upload(chat_rows())
+    file, shared = service.upload(chat_rows()), service.upload(chat_rows(4))
+    unmapped = service.upload([{"frage": "Wo?", "antwort": "Da.", "notiz": "x"}] * 8)
     broken = service.upload([*chat_rows(3), {"messages": []}])
     waiting = service.create_job(chat_rows(), suffix="other", hyperparameters={"n_epochs": 1})
     service.wait(waiting.id, "succeeded")
@@ -42,8 +43,8 @@ def screens(service: Service, finished: FineTuningJob) -> Screens:
         "new": "/new",
         "new-data": f"/new?file={file}",
         "new-plan": f"/new?model=tiny&file={file}&n_epochs=2",
-        "new-held-out": f"/new?model=tiny&file={file}&validation_file={service.upload(chat_rows(4))}&max_credits=0",
-        "new-unmapped": f"/new?model=tiny&file={service.upload([{'frage': 'Wo?', 'antwort': 'Da.'}] * 8)}",
+        "new-held-out": f"/new?model=tiny&file={file}&validation_file={shared}&max_credits=0",
+        "new-unmapped": f"/new?model=tiny&file={unmapped}",
         "new-broken": f"/new?model=tiny&file={broken}",
         "new-nothing-fits": f"/new?model=huge&file={file}",
         "jobs": "/jobs",
