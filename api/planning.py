@@ -93,5 +93,6 @@ def _wishes(body: PlanCreate) -> Wishes:
         learning_rate=body.learning_rate,
         warmup_ratio=body.warmup_ratio,
         weight_decay=body.weight_decay,
+        early_stopping_patience=body.early_stopping_patience,
         priority=Priority(body.priority),
     )

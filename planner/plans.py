@@ -37,6 +37,7 @@ class Wishes:
     warmup_ratio: float | None = None
     weight_decay: float | None = None
     packing: bool | None = None
+    early_stopping_patience: int | None = None  # evaluations in a row without a lower validation loss
 
 
 @dataclass(frozen=True)

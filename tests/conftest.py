@@ -1,5 +1,6 @@
 """Real parts for the tests: databases, broker and store, each started once and on a free port."""
 
+import inspect
 import logging
 import os
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 from sqlalchemy import create_engine, text
@@ -20,10 +22,18 @@ from core.db.session import Database
 from core.queue.messages import Message
 from core.settings import Settings
 from tests.ports import free_port
+from tests.waiting import PATIENCE_SECONDS
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub, or wait for one
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # the tests share their cores
 logging.getLogger("werkzeug").setLevel(logging.WARNING)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_clients() -> None:
+    """A busy machine answers late: clients that are told no timeout wait as long as the tests do, not httpx's 5 s."""
+    default: httpx.Timeout = inspect.signature(httpx.Client).parameters["timeout"].default
+    default.connect = default.read = default.write = default.pool = PATIENCE_SECONDS
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,7 @@ WISHES = {
         Wish("learning_rate", "Learning rate", "The peak"),
         Wish("warmup_ratio", "Warmup", "Share of the steps"),
         Wish("weight_decay", "Weight decay", "On what is trained"),
+        Wish("early_stopping_patience", "Early stopping", "Evaluations without a lower loss", empty="Off"),
         Wish("seed", "Seed", "Same seed, same adapter", empty="Random", is_own=True),
     ),
     "Memory": (
@@ -137,6 +138,7 @@ def planned_values(plan: TrainingPlan) -> dict[str, str]:
         "learning_rate": f"{hyper.learning_rate:g}",
         "warmup_ratio": f"{hyper.warmup_ratio:g}",
         "weight_decay": f"{hyper.weight_decay:g}",
+        "early_stopping_patience": hyper.early_stopping_patience,
         "max_length": setup.max_length,
         "packing": "on" if setup.packing else "off",
         "per_device_train_batch_size": setup.per_device_train_batch_size,

@@ -28,6 +28,7 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
         ("learning_rate", hyperparameters.learning_rate, wishes.learning_rate),
         ("warmup_ratio", hyperparameters.warmup_ratio, wishes.warmup_ratio),
         ("weight_decay", hyperparameters.weight_decay, wishes.weight_decay),
+        ("early_stopping_patience", hyperparameters.early_stopping_patience, wishes.early_stopping_patience),
         ("hyperparameters.batch_size", setup.effective_batch_size, wishes.batch_size),
         ("hyperparameters.n_epochs", hyperparameters.n_epochs, wishes.n_epochs),
         (
