@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
-from core.jobs.models import Checkpoint, JobArtifact
+from core.jobs import service as jobs
 from core.runtime import Runtime
 
 CHUNK_BYTES = 256 * 1024
@@ -39,29 +39,37 @@ class Download(BaseModel):
     media_type: str = "application/octet-stream"
 
 
-def of_artifact(artifact: JobArtifact) -> Download:
-    """The download of what a job published."""
-    return Download(
+def send_artifact(runtime: Runtime, request: Request, organization_id: str, job_id: str, name: str) -> Response:
+    """What a job published under this name. Raises NotFoundError, StoreError."""
+    with runtime.database.read() as session:
+        artifact = jobs.get_artifact(session, organization_id, job_id, name)
+    download = Download(
         storage_key=artifact.storage_key,
         filename=artifact.name,
         size_bytes=artifact.size_bytes,
         sha256=artifact.sha256,
         media_type=guess_type(artifact.name)[0] or "application/octet-stream",
     )
+    return send(runtime, request, download)
 
 
-def of_checkpoint(checkpoint: Checkpoint) -> Download:
-    """The download of a checkpoint that is still stored."""
+def send_checkpoint(
+    runtime: Runtime, request: Request, organization_id: str, job_id: str, checkpoint_id: str
+) -> Response:
+    """A checkpoint that is still stored. Raises NotFoundError, StoreError."""
+    with runtime.database.read() as session:
+        checkpoint = jobs.get_checkpoint(session, organization_id, job_id, checkpoint_id)
     assert checkpoint.storage_key is not None, "a checkpoint that is found is stored"
     assert checkpoint.size_bytes is not None, "its size with it"
     assert checkpoint.sha256 is not None, "and its hash"
-    return Download(
+    download = Download(
         storage_key=checkpoint.storage_key,
         filename=f"{checkpoint.job_id}-step-{checkpoint.step}.tar",
         size_bytes=checkpoint.size_bytes,
         sha256=checkpoint.sha256,
         media_type="application/x-tar",
     )
+    return send(runtime, request, download)
 
 
 def send(runtime: Runtime, request: Request, download: Download) -> Response:

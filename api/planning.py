@@ -97,6 +97,10 @@ def _wishes(body: PlanCreate) -> Wishes:
         max_length=body.max_length,
         gradient_checkpointing=body.gradient_checkpointing,
         per_device_train_batch_size=body.per_device_train_batch_size,
+        packing=body.packing,
+        learning_rate=body.learning_rate,
+        warmup_ratio=body.warmup_ratio,
+        weight_decay=body.weight_decay,
         early_stopping_patience=body.early_stopping_patience,
         priority=Priority(body.priority),
     )

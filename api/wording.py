@@ -6,9 +6,7 @@ from datetime import UTC, datetime, timedelta
 from core.jobs.states import JobStatus
 from core.ledger.models import TransactionKind
 from planner.setup import Method
-
-GIB = 1024**3
-MIB = 1024**2
+from planner.wording import duration, gib
 
 METHODS = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
 STATUSES = {
@@ -47,21 +45,6 @@ SHAPES = {
     "preference": "Preference pairs, the chosen answer",
     "text": "Plain text",
 }
-
-
-def memory(size_bytes: float) -> str:
-    """A size as people compare it with a device."""
-    if size_bytes < GIB:
-        return f"{size_bytes / MIB:.0f} MiB" if size_bytes >= MIB else f"{size_bytes / 1024:.1f} KiB"
-    return f"{size_bytes / GIB:.1f} GiB" if size_bytes < 100 * GIB else f"{size_bytes / GIB:.0f} GiB"
-
-
-def duration(seconds: float) -> str:
-    """A time in the units people think in."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def count(number: float) -> str:
@@ -116,7 +99,7 @@ def iso(moment: datetime) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    "memory": memory,
+    "memory": gib,
     "duration": duration,
     "count": count,
     "short": short,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from cli.plan_view import duration, gib, method_line
+from cli.plan_view import method_line
 from planner import policy
 from planner.candidates import MemorySource
 from planner.devices import Device
@@ -13,6 +13,7 @@ from planner.errors import DoesNotFitError
 from planner.model_spec import ModelSpec
 from planner.policy import TrainingPlan, Wishes
 from planner.statistics import DatasetStatistics
+from planner.wording import duration, gib
 
 
 def compare(

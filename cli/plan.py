@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cli.data_file import data_file
 from cli.gpu_table import compare
-from cli.plan_view import AlternativeView, PlanView, batch_line, gib, method_line, show_plan
+from cli.plan_view import AlternativeView, PlanView, batch_line, method_line, show_plan
 from cli.terminal import err, out
 from core.datasets.encoding import load_encoder, resolve_template
 from core.datasets.examples import DataFormat, Example
@@ -29,6 +29,7 @@ from planner.policy import Priority, TrainingPlan, Wishes
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
+from planner.wording import gib
 from worker import rehearsals
 
 # English text in byte-pair encodings comes to about 4 bytes a token, and a chat template adds about 5 tokens a turn.

@@ -8,7 +8,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-GIB = 1024**3
+from planner.wording import duration, gib
+
 BAR_CELLS = 46
 TERMS_SHOWN = 6
 
@@ -88,19 +89,6 @@ def batch_line(micro_batch: int, accumulation: int, *, checkpointing: bool) -> s
         f"{rows} per step" if accumulation == 1 else f"{rows} × {accumulation} = {micro_batch * accumulation} per step"
     )
     return line + (", gradient checkpointing" if checkpointing else "")
-
-
-def gib(size_bytes: int) -> str:
-    """A size in GiB, as people compare it with a GPU."""
-    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{size_bytes / 1024**2:.0f} MiB"
-
-
-def duration(seconds: float) -> str:
-    """A time in the units people think in."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _memory_bar(plan: PlanView) -> Text:

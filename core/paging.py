@@ -9,10 +9,11 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Page(Generic[Row]):
-    """One page of a list."""
+    """One page of a list. `next_after`: where the next begins, of a list that is not sorted by id."""
 
     rows: Sequence[Row]
     has_more: bool
+    next_after: str | None = None
 
     @classmethod
     def of(cls, rows: Sequence[Row], limit: int) -> "Page[Row]":

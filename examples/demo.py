@@ -31,8 +31,9 @@ from openai import OpenAI
 from rich.console import Console
 from rich.rule import Rule
 
-from cli.plan_view import duration, gib, show_plan
+from cli.plan_view import show_plan
 from core.datasets.samples import UNSEEN_PROMPTS, sample_path
+from planner.wording import duration, gib
 
 MODEL = "smollm2-135m-instruct"
 DATA_DIRECTORY = Path("var/demo")

@@ -10,6 +10,16 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+LLAMA_70B = {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
 _CORPUS = (
     "Hello! How can I help you today? My lamp does not glow. Unplug it, wait ten seconds and plug it in again.",
     "The order number is on the invoice. Please send us a photo of the box, and we will replace it at once.",
@@ -60,6 +70,17 @@ def make_tiny_model(
     model.generation_config.pad_token_id = 0
     model.save_pretrained(directory)
     (directory / "model.safetensors").chmod(0o644)
+    return directory
+
+
+def derive_model(tiny: Path, directory: Path, *, weights: str = "model.safetensors", **changes: Any) -> Path:
+    """The model of another configuration, without real weights: planning reads their header alone."""
+    directory.mkdir()
+    config = json.loads((tiny / "config.json").read_text()) | changes
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / weights).write_bytes(tensors_header(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (directory / name).write_bytes((tiny / name).read_bytes())
     return directory
 
 

@@ -53,4 +53,7 @@ function listen(form) {
   });
 }
 
-for (const form of document.querySelectorAll("form[data-upload]")) listen(form);
+// Also those that come later, with a part of the page.
+document.addEventListener("htmx:load", (event) => {
+  for (const form of event.detail.elt.querySelectorAll("form[data-upload]")) listen(form);
+});

@@ -38,9 +38,14 @@ def model_choices(models_dir: Path, devices: Sequence[Device], search: str = "")
         _choice(known[name], devices, True) if name in known else _local(models_dir, name, devices) for name in local
     ]
     found += [_choice(entry, devices, False) for entry in known.values() if entry.id not in local]
-    words = search.lower().split()
-    chosen = [one for one in found if all(word in f"{one.id} {one.title} {one.hub_id}".lower() for word in words)]
+    chosen = [one for one in found if is_named(search, one.id, one.title, one.hub_id)]
     return sorted(chosen, key=lambda one: (not one.is_local, one.parameters or 0))
+
+
+def is_named(search: str, *names: str | None) -> bool:
+    """Whether every word of the search is somewhere in the names."""
+    named = " ".join(name for name in names if name).lower()
+    return all(word in named for word in search.lower().split())
 
 
 def find_choice(models_dir: Path, devices: Sequence[Device], model_id: str) -> ModelChoice | None:

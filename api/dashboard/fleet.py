@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request, Response
 
-from api.dashboard.base_model_choice import best_reach, catalogue_spec
+from api.dashboard.base_model_choice import best_reach, catalogue_spec, is_named
 from api.dashboard.page import page_router, see_other, show
 from api.deps import ActorDep, RuntimeDep, authenticate_admin
 from api.forms import check_form
@@ -44,10 +44,9 @@ def show_fits(
     sizes: dict[int, list[catalogue.CatalogueGpu]] = {}
     for gpu in sorted(catalogue.gpus(), key=lambda gpu: gpu.memory_gib):
         sizes.setdefault(gpu.memory_gib, []).append(gpu)
-    words = q.lower().split()
     rows = []
     for entry in catalogue.models():
-        if all(word in f"{entry.id} {entry.title}".lower() for word in words):
+        if is_named(q, entry.id, entry.title):
             spec = catalogue_spec(entry.id)
             rows.append(
                 (entry, spec, best_reach(spec, devices), [reach(spec, device_of(of[0])) for of in sizes.values()])

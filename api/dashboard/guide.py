@@ -1,45 +1,60 @@
-"""A first program, with the reader's own address in it."""
+"""A first program, with the reader's own address in it and, made for it, a key."""
 
-from fastapi import Request, Response
+from fastapi import Depends, Request, Response
 
+from api import pages
 from api.dashboard.page import page_router, show
 from api.deps import ActorDep, RuntimeDep
+from api.forms import check_form
+from core.accounts import service as accounts
+from core.accounts.models import Scope
+from core.accounts.service import Actor
 from core.registry import base_models
+from core.runtime import Runtime
+
+KEY_NAME = "Quick start"
+NO_KEY = "tw-YOUR-KEY"
+STEPS = (
+    ("install", "Install the client"),
+    ("client", "Connect"),
+    ("start_job", "Upload and start"),
+    ("follow", "Follow it"),
+    ("download", "Download the adapter"),
+)
 
 router = page_router()
-
-_INSTALL = "pip install openai"
-_CLIENT = """from openai import OpenAI
-
-client = OpenAI(base_url="{base_url}/v1", api_key="{key}")"""
-_JOB = """file = client.files.create(file=open("train.jsonl", "rb"), purpose="fine-tune")
-job = client.fine_tuning.jobs.create(
-    model="{model}",
-    training_file=file.id,
-    suffix="support",
-    extra_body={{"priority": "auto", "credit_code": "YOUR-CODE"}},
-)
-print(job.id)"""
-_FOLLOW = """for event in client.fine_tuning.jobs.list_events(job.id, limit=100):
-    print(event.message)"""
-_DOWNLOAD = """curl -L -o adapter.zip -H "Authorization: Bearer {key}" \\
-  {base_url}/v1/fine_tuning/jobs/JOB_ID/artifacts/adapter.zip"""
 
 
 @router.get("/guide")
 def show_guide(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
     """The quick start."""
+    return _show(request, runtime, actor, None)
+
+
+@router.post("/guide", dependencies=[Depends(check_form)])
+def make_key(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
+    """The quick start with a new key in it, which is shown this once."""
+    new = runtime.database.run(lambda session: accounts.create_api_key_for(session, actor, KEY_NAME, scope=Scope.WRITE))
+    return _show(request, runtime, actor, new.secret)
+
+
+def _show(request: Request, runtime: Runtime, actor: Actor, key: str | None) -> Response:
     local = base_models.local_model_ids(runtime.settings.resolved_models_dir)
     values = {
         "base_url": (runtime.settings.public_url or str(request.base_url)).rstrip("/"),
-        "key": "tw-YOUR-KEY",
+        "key": key or NO_KEY,
         "model": local[0] if local else "llama-3.1-8b-instruct",
     }
-    steps = [
-        ("install", "Install the client", _INSTALL),
-        ("client", "Connect", _CLIENT.format(**values)),
-        ("job", "Upload and start", _JOB.format(**values)),
-        ("follow", "Follow it", _FOLLOW),
-        ("download", "Download the adapter", _DOWNLOAD.format(**values)),
-    ]
-    return show(request, runtime, actor, "guide.html", current="guide", steps=steps)
+    steps = [(name, title, pages.render_text(f"snippets/{name}.txt", **values)) for name, title in STEPS]
+    return show(
+        request,
+        runtime,
+        actor,
+        "guide.html",
+        current="guide",
+        steps=steps,
+        key=key,
+        key_name=KEY_NAME,
+        no_key=NO_KEY,
+        can_make_key=actor.scope.includes(Scope.WRITE),
+    )

@@ -3,27 +3,29 @@
 from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Annotated
-from urllib.parse import urlencode
 
 import orjson
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api import downloads, event_stream
+from api.dashboard.curves import lines_of
 from api.dashboard.evaluation_table import evaluation_table
 from api.dashboard.memory_bar import LABELS, draw
 from api.dashboard.page import page_router, see_other, show
 from api.dashboard.snippets import snippets_for
+from api.dashboard.wishes import COLUMN_PREFIX, new_address, planned_values
 from api.deps import ActorDep, RuntimeDep
 from api.forms import check_form
 from api.wording import iso
 from core.datasets import service as files
+from core.datasets.examples import DataFormat
 from core.db.plain import from_plain
 from core.errors import NotFoundError
 from core.events import queries as event_queries
 from core.events import service as events
 from core.events.models import EventType, JobEvent
-from core.events.series import Point, curve, point
+from core.events.series import curve, point
 from core.jobs import service as jobs
 from core.jobs.models import Job, JobArtifact
 from core.jobs.settlement import released_credits, used_credits
@@ -83,7 +85,7 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         newest=trained[-1] if trained else None,
         validated=evaluated[-1] if evaluated else None,
         rows=[astuple(one) for one in points],
-        lines=[("train", _line(trained, points)), ("valid", _line(evaluated, points))],
+        lines=lines_of([("train", trained), ("valid", evaluated)]),
         messages=messages,
         last_event=last[0].id if last else None,
         artifacts=artifacts,
@@ -97,29 +99,12 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         labels=LABELS,
         used=used_credits(job, plan.quote),
         released=released_credits(job),
-        again="/new?" + urlencode(_as_wishes(job, plan)),
+        again=new_address(_as_fields(job, plan)),
     )
 
 
 def _scale(plan: TrainingPlan) -> int:
     return round(max(plan.device.free_bytes, plan.memory.required_bytes) * 1.01)
-
-
-def _line(shown: list[Point], all_points: list[Point]) -> str:
-    """The points of a polyline 1000 wide and 240 high, for readers without scripts."""
-    losses = [loss for one in all_points if (loss := _loss(one)) is not None]
-    if not losses:
-        return ""
-    low, high, last = min(losses), max(losses), max(1, all_points[-1].step)
-    return " ".join(
-        f"{1000 * one.step / last:.1f},{10 + 220 * (high - loss) / (high - low or 1):.1f}"
-        for one in shown
-        if (loss := _loss(one)) is not None
-    )
-
-
-def _loss(one: Point) -> float | None:
-    return one.train_loss if one.valid_loss is None else one.valid_loss
 
 
 def _samples(runtime: Runtime, artifacts: Sequence[JobArtifact]) -> list[dict[str, object]]:
@@ -131,16 +116,20 @@ def _samples(runtime: Runtime, artifacts: Sequence[JobArtifact]) -> list[dict[st
     return samples
 
 
-def _as_wishes(job: Job, plan: TrainingPlan) -> dict[str, str]:
-    """The address of a new run like this one: what the planner would choose again is left to it."""
+def _as_fields(job: Job, plan: TrainingPlan) -> dict[str, str]:
+    """The fields of a new run like this one: what makes its result is kept; what makes it fit is planned again."""
+    planned = planned_values(plan)
+    data_format = from_plain(DataFormat, job.plan.data_format)
     values = {
         "model": job.model,
         "file": job.training_file_id,
-        "method": plan.setup.method.value,
-        "n_epochs": plan.n_epochs,
-        "r": plan.setup.lora_rank,
+        "validation_file": job.validation_file_id,
+        "shape": data_format.shape,
+        **{COLUMN_PREFIX + role: column for role, column in data_format.columns.items()},
+        **{name: planned.get(name) for name in ("method", "r", "n_epochs", "batch_size", "learning_rate")},
+        "seed": str(job.seed),
     }
-    return {name: str(value) for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value}
 
 
 @router.get("/jobs/{job_id}/stream")
@@ -183,6 +172,25 @@ def cancel(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
     return see_other(f"/jobs/{job_id}")
 
 
+@router.get("/jobs/{job_id}/delete")
+def ask_to_delete(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
+    """What deleting would take away and what it leaves, before it is done."""
+    with runtime.database.read() as session:
+        job = jobs.get_job(session, actor.organization_id, job_id)
+        artifacts = jobs.list_artifacts(session, actor.organization_id, job_id)
+    size_bytes = sum(artifact.size_bytes for artifact in artifacts)
+    return show(
+        request, runtime, actor, "delete_job.html", current="jobs", job=job, artifacts=artifacts, size_bytes=size_bytes
+    )
+
+
+@router.post("/jobs/{job_id}/delete", dependencies=[Depends(check_form)])
+def delete(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
+    """Delete the job with all it made."""
+    jobs.delete_job(runtime, actor.organization_id, job_id)
+    return see_other("/jobs")
+
+
 @router.post("/jobs/{job_id}/pause", dependencies=[Depends(check_form)])
 def pause(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
     """Stop the job behind a checkpoint."""
@@ -201,9 +209,7 @@ def resume(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
 @router.get("/jobs/{job_id}/files/{name}")
 def download(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str, name: str) -> Response:
     """What the job published."""
-    with runtime.database.read() as session:
-        artifact = jobs.get_artifact(session, actor.organization_id, job_id, name)
-    return downloads.send(runtime, request, downloads.of_artifact(artifact))
+    return downloads.send_artifact(runtime, request, actor.organization_id, job_id, name)
 
 
 @router.get("/jobs/{job_id}/checkpoints/{checkpoint_id}")
@@ -211,6 +217,4 @@ def download_checkpoint(
     request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str, checkpoint_id: str
 ) -> Response:
     """A point the job can go on from."""
-    with runtime.database.read() as session:
-        checkpoint = jobs.get_checkpoint(session, actor.organization_id, job_id, checkpoint_id)
-    return downloads.send(runtime, request, downloads.of_checkpoint(checkpoint))
+    return downloads.send_checkpoint(runtime, request, actor.organization_id, job_id, checkpoint_id)

@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import Query, Request, Response
 
+from api.dashboard.curves import lines_of
+from api.dashboard.list_view import AfterQuery, ListView, OrderQuery, SearchQuery, filters_of
 from api.dashboard.page import page_router, show
+from api.dashboard.wishes import WISHES, planned_values
 from api.deps import ActorDep, RuntimeDep
 from core.errors import InvalidRequestError
 from core.events.series import Point, curve
 from core.jobs import service as jobs
 from core.jobs.models import Job
-from core.jobs.states import JobStatus
+from core.jobs.states import JobSort, JobStatus
 from core.plans.service import training_plan
 from planner.plans import TrainingPlan
+from planner.wording import duration, gib
 
 PAGE = 25
 GROUPS: dict[str, tuple[JobStatus, ...]] = {
@@ -32,18 +35,28 @@ def show_jobs(
     request: Request,
     runtime: RuntimeDep,
     actor: ActorDep,
-    q: Annotated[str, Query(max_length=100)] = "",
+    q: SearchQuery = "",
     group: str = "all",
-    after: Annotated[str | None, Query(max_length=64)] = None,
+    sort: JobSort = JobSort.CREATED,
+    order: OrderQuery = None,
+    after: AfterQuery = None,
 ) -> Response:
     """A page of jobs."""
     if group not in GROUPS:
         raise InvalidRequestError(f"There is no group {group!r}; there are {', '.join(GROUPS)}.", param="group")
+    filters = filters_of(q=q.strip(), group=group if group != "all" else None)
+    view = ListView("/jobs", sort, JobSort.CREATED, order, after, filters)
     with runtime.database.read() as session:
         found = jobs.search_jobs(
-            session, actor.organization_id, statuses=GROUPS[group], text=q.strip(), after=after, limit=PAGE
+            session,
+            actor.organization_id,
+            statuses=GROUPS[group],
+            text=q.strip(),
+            sort=sort,
+            is_descending=view.is_descending,
+            after=after,
+            limit=PAGE,
         )
-    filters = {name: value for name, value in (("q", q), ("group", group)) if value and value != "all"}
     return show(
         request,
         runtime,
@@ -51,14 +64,13 @@ def show_jobs(
         "jobs.html",
         current="jobs",
         parts={"job-list": "_job_list.html"},
-        address="/jobs?" + urlencode(filters) if filters else "/jobs",
+        address=view.address,
+        view=view,
+        next_page=view.behind(found),
         jobs=found.rows,
         totals={job.id: training_plan(job.plan).total_steps for job in found.rows},
-        older="/jobs?" + urlencode({**filters, "after": found.rows[-1].id}) if found.has_more else None,
         q=q,
         group=group,
-        groups=GROUPS,
-        is_first=after is None,
     )
 
 
@@ -69,13 +81,18 @@ def compare(
     actor: ActorDep,
     job: Annotated[list[str], Query(max_length=10)],
 ) -> Response:
-    """Two runs: their losses over each other, and where their plans differ."""
-    if len(job) != 2:
+    """Two runs: their losses over each other, and where their plans differ. With one of them, a choice of the other."""
+    if len(job) not in (1, 2):
         raise InvalidRequestError(f"Choose two jobs to compare; {len(job)} were chosen.", param="job")
     with runtime.database.read() as session:
         pair = [jobs.get_job(session, actor.organization_id, job_id) for job_id in job]
+        if len(pair) == 1:
+            recent = jobs.search_jobs(session, actor.organization_id, limit=PAGE).rows
+            others = [other for other in recent if other.id != pair[0].id]
+            return show(request, runtime, actor, "compare_with.html", current="jobs", job=pair[0], others=others)
         curves = [curve(session, one.id) for one in pair]
     left, right = (_facts(one, training_plan(one.plan)) for one in pair)
+    facts = [(name, left[name], right[name]) for name in left]
     return show(
         request,
         runtime,
@@ -84,7 +101,9 @@ def compare(
         current="jobs",
         pair=pair,
         rows=_merged(*curves),
-        facts=[(name, left[name], right[name]) for name in left],
+        lines=lines_of(zip(("train", "other"), curves, strict=True)),
+        differing=[fact for fact in facts if fact[1] != fact[2]],
+        equal=[fact for fact in facts if fact[1] == fact[2]],
     )
 
 
@@ -102,21 +121,21 @@ def _merged(left: Sequence[Point], right: Sequence[Point]) -> list[list[float | 
 
 
 def _facts(job: Job, plan: TrainingPlan) -> dict[str, str]:
-    setup, measured = plan.setup, job.memory_measured
+    measured = job.memory_measured
+    planned = planned_values(plan)
     return {
         "Base model": job.model,
-        "Data": job.training_file_id,
-        "Method": setup.method.value,
-        "Rank": str(setup.lora_rank or "–"),
-        "Batch size": str(setup.effective_batch_size),
-        "Row length": f"{setup.max_length:,}",
-        "Epochs": str(plan.n_epochs),
+        "Training data": job.training_file_id,
+        "Held-out data": job.validation_file_id or "a part of the training data",
+        **{wish.label: planned.get(wish.name, "–") for group in WISHES.values() for wish in group if not wish.is_own},
+        "Seed": str(job.seed),
         "Steps": f"{plan.total_steps:,}",
-        "Learning rate": f"{plan.hyperparameters.learning_rate:.2g}",
         "Device": plan.device.name,
-        "Predicted memory": f"{plan.memory.device_bytes / 1024**3:.2f} GiB",
-        "Measured memory": f"{measured['device_bytes'] / 1024**3:.2f} GiB" if measured else "–",
+        "Predicted memory": gib(plan.memory.device_bytes),
+        "Measured memory": gib(measured["device_bytes"]) if measured else "–",
+        "Trained tokens": f"{job.trained_tokens:,}" if job.trained_tokens is not None else "–",
+        "Validation loss": f"{job.valid_loss:.4f}" if job.valid_loss is not None else "–",
+        "Device time": duration(job.used_seconds),
         "Quote": f"{job.quote_credits:,}",
         "Charged": "–" if job.charged_credits is None else f"{job.charged_credits:,}",
-        "Seed": str(job.seed),
     }

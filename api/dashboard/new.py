@@ -3,25 +3,28 @@
 import hashlib
 import secrets
 from dataclasses import dataclass, replace
-from typing import Annotated
-from urllib.parse import urlencode
 
-from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
-from fastapi import Depends, Form, Request, Response
+from fastapi import Depends, Request, Response
 
 from api.dashboard.base_model_choice import find_choice, model_choices
+from api.dashboard.data import inspect, inspect_held_out, recent_files
 from api.dashboard.memory_bar import LABELS, draw_methods
 from api.dashboard.page import page_router, see_other, show
-from api.dashboard.wishes import ROLES, WISHES, body_of, kept_fields
+from api.dashboard.wishes import (
+    ROLES,
+    WISH_NAMES,
+    WISHES,
+    body_of,
+    is_of_data,
+    kept_fields,
+    new_address,
+    planned_values,
+)
 from api.deps import ActorDep, RuntimeDep, identify
-from api.forms import check_form, check_token
-from api.multipart import receive_form
+from api.forms import check_form
 from api.planning import job_request, plan_request
 from core.accounts.service import Actor
-from core.datasets import service as files
-from core.datasets.models import FilePurpose, StoredFile
-from core.datasets.samples import sample_path
 from core.db.plain import to_plain
 from core.errors import (
     AuthenticationError,
@@ -37,14 +40,12 @@ from core.plans.preview import PlanPreview, preview_plan
 from core.runtime import Runtime
 from planner.plans import TrainingPlan
 
-SHOWN_FILES = 6
-
 router = page_router()
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The third step: a preview, or why there is none."""
+    """The third step: a preview, or why there is none, or why it may not be started."""
 
     preview: PlanPreview | None = None
     problem: TunewrightError | None = None
@@ -53,6 +54,11 @@ class Planned:
     def is_pending(self) -> bool:
         """Whether a worker is still finding out what a plan needs to know."""
         return isinstance(self.problem, NotYetError)
+
+    @property
+    def is_rehearsed(self) -> bool:
+        """Whether each change of the setup costs a rehearsal by a worker."""
+        return self.is_pending or (self.preview is not None and self.preview.is_rehearsed)
 
     @property
     def plan(self) -> TrainingPlan | None:
@@ -79,20 +85,20 @@ def _show(
 ) -> Response:
     with runtime.database.read() as session:
         devices = fleet.devices(session, runtime.settings)
-        recent = files.list_files(session, actor.organization_id, purpose=FilePurpose.FINE_TUNE, limit=SHOWN_FILES).rows
     models_dir = runtime.settings.resolved_models_dir
-    model, file_id = fields.get("model"), fields.get("file")
+    model = fields.get("model")
     part = request.headers.get("hx-target")
     values: dict[str, object] = {}
     if part != "plan":
         values = {
             "choices": [] if model else model_choices(models_dir, devices, search),
             "choice": find_choice(models_dir, devices, model) if model else None,
-            "recent": recent,
+            "recent": recent_files(runtime, actor),
             "search": search,
-            "data": _inspect(runtime, actor, file_id, model, fields) if file_id else None,
+            "data": inspect(runtime, actor, fields),
+            "held_out": inspect_held_out(runtime, actor, fields),
         }
-    planned = _plan(runtime, actor, fields) if model and file_id else None
+    planned = _plan(runtime, actor, fields) if model and "file" in fields else None
     methods = draw_methods(planned.preview.methods) if planned and planned.preview else []
     return show(
         request,
@@ -102,81 +108,41 @@ def _show(
         current="new",
         parts={"plan": "_plan_part.html", "models": "_models.html"},
         status=notice.status if notice else 200,
-        address="/new?" + urlencode(fields) if part == "plan" else None,
+        address=new_address(fields) if part == "plan" else None,
         fields=fields,
-        here="/new?" + urlencode(fields),
+        here=new_address(fields),
         devices=devices,
         wishes=WISHES,
         roles=ROLES,
         labels=LABELS,
         planned=planned,
         methods=methods,
-        automatic=_automatic(planned.plan) if planned and planned.plan else {},
+        automatic=planned_values(planned.plan) if planned and planned.plan else {},
+        has_wishes=not fields.keys().isdisjoint(WISH_NAMES),
         fingerprint=_fingerprint(planned.plan) if planned and planned.plan else "",
         start_key=secrets.token_urlsafe(16),
         notice=notice,
         start=start or {},
-        without=lambda *names: "/new?" + urlencode({k: v for k, v in fields.items() if k not in names}),
+        but=lambda **changes: new_address({**fields, **changes}),
+        without_model=new_address({name: value for name, value in fields.items() if name != "model"}),
+        without_data=new_address({name: value for name, value in fields.items() if not is_of_data(name)}),
+        without_held_out=new_address({name: value for name, value in fields.items() if name != "validation_file"}),
         **values,
     )
 
 
-@dataclass(frozen=True)
-class Inspected:
-    """The second step: the file, what is in it, and under the chosen model its tokens."""
-
-    file: StoredFile
-    found: plans.FileInspection | None
-    problem: TunewrightError | None
-    is_unmapped: bool
-
-
-def _inspect(runtime: Runtime, actor: Actor, file_id: str, model: str | None, fields: dict[str, str]) -> Inspected:
-    with runtime.database.read() as session:
-        file = files.get_file(session, actor.organization_id, file_id)
-    try:
-        structure = plans.inspect(runtime, actor, file_id, None)
-    except TunewrightError as error:
-        return Inspected(file, None, error, is_unmapped=False)
-    needs_mapping = structure.structure is not None and structure.structure.data_format is None
-    if model is None or (needs_mapping and "shape" not in fields):
-        return Inspected(structure.file, structure, None, needs_mapping)
-    try:
-        data_format = plan_request(body_of(fields)).data_format
-        return Inspected(
-            structure.file, plans.inspect(runtime, actor, file_id, model, data_format), None, needs_mapping
-        )
-    except TunewrightError as error:
-        return Inspected(structure.file, structure, error, needs_mapping)
-
-
 def _plan(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> Planned:
+    preview = None
     try:
-        return Planned(preview=preview_plan(runtime, actor, plan_request(body_of(fields))))
+        body = body_of(fields)
+        preview = preview_plan(runtime, actor, plan_request(body))
+        if preview.plan is not None:
+            jobs.check_quote(preview.plan.credits, body.max_credits)
     except (AuthenticationError, PermissionDeniedError):
         raise
     except TunewrightError as error:
-        return Planned(problem=error)
-
-
-def _automatic(plan: TrainingPlan) -> dict[str, str]:
-    """What the plan has in each field of the form."""
-    setup, hyper = plan.setup, plan.hyperparameters
-    values: dict[str, object] = {
-        "method": setup.method.value,
-        "n_epochs": hyper.n_epochs,
-        "batch_size": setup.effective_batch_size,
-        "learning_rate_multiplier": f"{hyper.learning_rate_multiplier:g}",
-        "max_length": f"{setup.max_length:,}",
-        "r": setup.lora_rank,
-        "lora_alpha": setup.lora_alpha,
-        "lora_dropout": None if setup.lora_rank is None else f"{setup.lora_dropout:g}",
-        "target_modules": ", ".join(setup.lora_target_modules) if setup.lora_target_modules else None,
-        "per_device_train_batch_size": setup.per_device_train_batch_size,
-        "gradient_checkpointing": "on" if setup.gradient_checkpointing else "off",
-        "early_stopping_patience": hyper.early_stopping_patience or "off",
-    }
-    return {name: str(value) for name, value in values.items() if value is not None}
+        return Planned(preview, error)
+    return Planned(preview)
 
 
 def _fingerprint(plan: TrainingPlan) -> str:
@@ -211,48 +177,3 @@ def _start(request: Request, runtime: Runtime, actor: Actor, form: dict[str, str
     except TunewrightError as error:
         return _show(request, runtime, actor, fields, notice=error, start=start)
     return see_other(f"/jobs/{job.id}")
-
-
-@router.post("/new/files")
-async def upload_file(request: Request, runtime: RuntimeDep, actor: ActorDep, model: str = "") -> Response:
-    """Take a data set, by drag and drop or a plain form, and go on with it."""
-    limiter: CapacityLimiter = request.app.state.upload_limiter
-    form = await receive_form(
-        request.headers.get("content-type", ""),
-        request.stream(),
-        limiter,
-        lambda filename, chunks: files.store_upload(runtime, actor.organization_id, filename, chunks),
-        lambda upload: runtime.store.delete(upload.stored.key),
-        more_fields=("csrf_token",),
-    )
-    try:
-        check_token(request, form.fields.get("csrf_token", ""))
-    except PermissionDeniedError:
-        await run_sync(runtime.store.delete, form.upload.stored.key)
-        raise
-    file = await run_sync(_register, request, runtime, actor, form.upload)
-    return see_other(_address(model, file.id))
-
-
-@router.post("/new/sample", dependencies=[Depends(check_form)])
-def use_sample(
-    request: Request, runtime: RuntimeDep, actor: ActorDep, model: Annotated[str, Form(max_length=300)] = ""
-) -> Response:
-    """Go on with the sample data set, as if it had been uploaded."""
-    path = sample_path()
-    with runtime.database.read() as session:
-        recent = files.list_files(session, actor.organization_id, purpose=FilePurpose.FINE_TUNE, limit=SHOWN_FILES).rows
-    known = next((file for file in recent if file.filename == path.name), None)
-    if known is None:
-        upload = files.store_upload(runtime, actor.organization_id, path.name, [path.read_bytes()])
-        known = _register(request, runtime, actor, upload)
-    return see_other(_address(model, known.id))
-
-
-def _register(request: Request, runtime: Runtime, actor: Actor, upload: files.Upload) -> StoredFile:
-    create = identify(request, runtime, actor, upload.stored.sha256, None)
-    return files.register_upload(runtime, actor.organization_id, upload, FilePurpose.FINE_TUNE, create)
-
-
-def _address(model: str, file_id: str) -> str:
-    return "/new?" + urlencode({"model": model, "file": file_id} if model else {"file": file_id})

@@ -1,15 +1,17 @@
 """The form of a new fine-tune: from its fields to a request body of the API, so that both are checked by one schema."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from pydantic import ValidationError
 
 from api.errors import describe
 from api.schemas.jobs import PlanCreate
+from planner.plans import TrainingPlan
 
 COLUMN_PREFIX = "column_"
-# Each role that a shape's rows may have; the first ones are needed.
+# Each role that a shape's rows may have. The first are needed: as many as `NEEDED` says, else one.
 ROLES = {
     "messages": ("messages",),
     "sharegpt": ("conversations",),
@@ -19,56 +21,70 @@ ROLES = {
     "preference": ("chosen", "rejected", "prompt", "system"),
     "text": ("text",),
 }
+NEEDED = {"prompt_completion": 2, "question_answer": 2, "alpaca": 2}
 
 
 @dataclass(frozen=True)
 class Wish:
-    """A field of the form that the planner decides where it is left empty."""
+    """A field of the form that is decided for whoever leaves it empty. `empty`: what the field then says.
+
+    `is_own`: it is the owner's to say, and in no plan.
+    """
 
     name: str
     label: str
     help: str
     choices: tuple[tuple[str, str], ...] = ()
+    empty: str = "Automatic"
+    is_own: bool = False
 
 
-WISHES = (
-    Wish(
-        "method", "Method", "How the model is adapted", (("full", "Full"), ("lora", "LoRA"), ("qlora", "QLoRA, 4-bit"))
+_SWITCH = (("true", "On"), ("false", "Off"))
+WISHES = {
+    "Adapter": (
+        Wish(
+            "method",
+            "Method",
+            "How the model is adapted",
+            (("full", "Full"), ("lora", "LoRA"), ("qlora", "QLoRA, 4-bit")),
+        ),
+        Wish("priority", "Policy", "Where several fit", (("quality", "Quality"), ("economy", "Economy")), is_own=True),
+        Wish("r", "Rank", "Size of the adapter"),
+        Wish("lora_alpha", "Alpha", "Scale of the adapter"),
+        Wish("lora_dropout", "Dropout", "On the adapter's input"),
+        Wish("target_modules", "Target modules", "Names of layers, with commas"),
     ),
-    Wish("priority", "Priority", "Where several fit", (("quality", "Quality"), ("economy", "Economy"))),
-    Wish(
-        "chat_template",
-        "Chat template",
-        "Instead of the model's own",
-        (("chatml", "ChatML"), ("llama3", "Llama 3"), ("zephyr", "Zephyr, plain words")),
+    "Training": (
+        Wish("n_epochs", "Epochs", "Passes over the data"),
+        Wish("batch_size", "Batch size", "Rows per optimizer step"),
+        Wish("learning_rate", "Learning rate", "The peak"),
+        Wish("warmup_ratio", "Warmup", "Share of the steps"),
+        Wish("weight_decay", "Weight decay", "On what is trained"),
+        Wish("early_stopping_patience", "Early stopping", "Evaluations without a lower loss", empty="Off"),
+        Wish(
+            "chat_template",
+            "Chat template",
+            "Instead of the model's own",
+            (("chatml", "ChatML"), ("llama3", "Llama 3"), ("zephyr", "Zephyr, plain words")),
+            is_own=True,
+        ),
+        Wish("seed", "Seed", "Same seed, same adapter", empty="Random", is_own=True),
     ),
-    Wish("n_epochs", "Epochs", "Passes over the data"),
-    Wish("batch_size", "Batch size", "Rows per optimizer step"),
-    Wish("learning_rate_multiplier", "Learning rate multiplier", "Times the planner's own"),
-    Wish("max_length", "Longest row", "Tokens; what is longer is cut"),
-    Wish("r", "Rank", "Size of the adapter"),
-    Wish("lora_alpha", "Alpha", "Scale of the adapter"),
-    Wish("lora_dropout", "Dropout", "On the adapter's input"),
-    Wish("target_modules", "Target modules", "Names of layers, with commas"),
-    Wish("per_device_train_batch_size", "Rows at once", "The rest is accumulated"),
-    Wish(
-        "gradient_checkpointing", "Gradient checkpointing", "Trades time for memory", (("true", "On"), ("false", "Off"))
+    "Memory": (
+        Wish("max_length", "Longest row", "Tokens; what is longer is cut"),
+        Wish("packing", "Packing", "Several examples in one row", _SWITCH),
+        Wish("per_device_train_batch_size", "Rows at once", "The rest is accumulated"),
+        Wish("gradient_checkpointing", "Gradient checkpointing", "Trades time for memory", _SWITCH),
     ),
-    Wish("early_stopping_patience", "Early stopping", "After so many evaluations without a lower loss"),
-)
+    "Price": (Wish("max_credits", "Most credits", "A dearer plan is not started", empty="No limit", is_own=True),),
+}
+WISH_NAMES = tuple(wish.name for group in WISHES.values() for wish in group)
 _ADAPTER = ("method", "r", "lora_alpha", "lora_dropout", "target_modules")
-_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
-_TEXTS = ("suffix", "credit_code")
-_TOP = (
-    "priority",
-    "chat_template",
-    "max_length",
-    "per_device_train_batch_size",
-    "gradient_checkpointing",
-    "early_stopping_patience",
-    *_TEXTS,
-)
-KNOWN = ("model", "file", "shape", *(wish.name for wish in WISHES))
+_HYPERPARAMETERS = ("n_epochs", "batch_size")
+_START = ("suffix", "credit_code")
+_TEXTS = ("validation_file", *_START)
+_DATA = ("file", "validation_file", "shape")
+_TOP = (*(name for name in WISH_NAMES if name not in (*_ADAPTER, *_HYPERPARAMETERS)), *_TEXTS)
 
 
 def kept_fields(fields: Mapping[str, str]) -> dict[str, str]:
@@ -76,8 +92,25 @@ def kept_fields(fields: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value.strip()
         for name, value in fields.items()
-        if value.strip() and (name in KNOWN or name.startswith(COLUMN_PREFIX))
+        if value.strip() and (name in ("model", *WISH_NAMES) or is_of_data(name))
     }
+
+
+def is_of_data(name: str) -> bool:
+    """Whether a field says which data, and how to read it."""
+    return name in _DATA or name.startswith(COLUMN_PREFIX)
+
+
+def new_address(fields: Mapping[str, str]) -> str:
+    """The address of the page that these fields make."""
+    return "/new?" + urlencode(fields) if fields else "/new"
+
+
+def missing_roles(fields: Mapping[str, str], columns: Collection[str]) -> list[str]:
+    """The needed roles of the chosen shape that no column of the file is named for."""
+    shape = fields.get("shape", "")
+    needed = ROLES.get(shape, ())[: NEEDED.get(shape, 1)]
+    return [role for role in needed if fields.get(COLUMN_PREFIX + role, role) not in columns]
 
 
 def body_of(fields: Mapping[str, str]) -> PlanCreate:
@@ -97,6 +130,29 @@ def body_of(fields: Mapping[str, str]) -> PlanCreate:
     except ValidationError as error:
         problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
         raise describe(problems, "text/html") from None
+
+
+def planned_values(plan: TrainingPlan) -> dict[str, str]:
+    """What the plan has in each field of the form, as a field takes it. Adapters' fields are left out of full ones."""
+    setup, hyper = plan.setup, plan.hyperparameters
+    values: dict[str, object] = {
+        "method": setup.method.value,
+        "r": setup.lora_rank,
+        "lora_alpha": setup.lora_alpha,
+        "lora_dropout": None if setup.lora_rank is None else f"{setup.lora_dropout:g}",
+        "target_modules": ", ".join(setup.lora_target_modules) if setup.lora_target_modules else None,
+        "n_epochs": hyper.n_epochs,
+        "batch_size": setup.effective_batch_size,
+        "learning_rate": f"{hyper.learning_rate:g}",
+        "warmup_ratio": f"{hyper.warmup_ratio:g}",
+        "weight_decay": f"{hyper.weight_decay:g}",
+        "early_stopping_patience": hyper.early_stopping_patience,
+        "max_length": setup.max_length,
+        "packing": "on" if setup.packing else "off",
+        "per_device_train_batch_size": setup.per_device_train_batch_size,
+        "gradient_checkpointing": "on" if setup.gradient_checkpointing else "off",
+    }
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def _columns(fields: Mapping[str, str]) -> dict[str, str]:

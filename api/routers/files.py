@@ -3,13 +3,11 @@
 import hashlib
 from typing import Annotated, Literal
 
-import anyio
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api import downloads
 from api.deps import ActorDep, IdempotencyKey, PageQuery, RuntimeDep, identify
-from api.multipart import receive_form
 from api.schemas.errors import SIGNED_IN, errors
 from api.schemas.files import (
     FileDeleted,
@@ -21,6 +19,7 @@ from api.schemas.files import (
 )
 from api.schemas.hyperparameters import ChatTemplateName
 from api.schemas.lists import ListObject, list_of
+from api.uploads import receive_upload
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
 from core.plans import service as plans
@@ -63,14 +62,7 @@ async def create_file(
     request: Request, runtime: RuntimeDep, actor: ActorDep, idempotency_key: IdempotencyKey = None
 ) -> FileObject:
     """Upload a data set. It is hashed and stored while it arrives, and inspected at once in the background."""
-    limiter: anyio.CapacityLimiter = request.app.state.upload_limiter
-    form = await receive_form(
-        request.headers.get("content-type", ""),
-        request.stream(),
-        limiter,
-        lambda filename, chunks: files.store_upload(runtime, actor.organization_id, filename, chunks),
-        lambda upload: runtime.store.delete(upload.stored.key),
-    )
+    form = await receive_upload(request, runtime, actor)
     # The boundary of a multipart body differs with each retry; what is in it does not.
     content = "\n".join([form.upload.filename, form.purpose, form.upload.stored.sha256])
     create_request = identify(request, runtime, actor, hashlib.sha256(content.encode()).hexdigest(), idempotency_key)

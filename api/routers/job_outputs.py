@@ -111,9 +111,7 @@ def retrieve_fine_tuning_checkpoint(
     request: Request, runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str, checkpoint_id: str
 ) -> Response:
     """What a job can go on from: its two newest checkpoints and its best, for some days after it is finished."""
-    with runtime.database.read() as session:
-        checkpoint = jobs.get_checkpoint(session, actor.organization_id, fine_tuning_job_id, checkpoint_id)
-    return downloads.send(runtime, request, downloads.of_checkpoint(checkpoint))
+    return downloads.send_checkpoint(runtime, request, actor.organization_id, fine_tuning_job_id, checkpoint_id)
 
 
 @router.get("/artifacts", summary="List artifacts", responses=errors(*SIGNED_IN, "job_not_found"))
@@ -139,6 +137,4 @@ def retrieve_fine_tuning_artifact(
     request: Request, runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str, name: str
 ) -> Response:
     """The adapter (`adapter.zip`), or one of the files beside it."""
-    with runtime.database.read() as session:
-        artifact = jobs.get_artifact(session, actor.organization_id, fine_tuning_job_id, name)
-    return downloads.send(runtime, request, downloads.of_artifact(artifact))
+    return downloads.send_artifact(runtime, request, actor.organization_id, fine_tuning_job_id, name)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from api.deps import ActorDep, CreateRequestDep, PageDep, RuntimeDep
 from api.planning import job_request, plan_request
 from api.schemas.errors import CREATE, PLANNING, SIGNED_IN, errors
-from api.schemas.jobs import JobCreate, JobObject, show_job
+from api.schemas.jobs import JobCreate, JobDeleted, JobObject, show_job
 from api.schemas.lists import ListObject, list_of
 from core.errors import InvalidRequestError
 from core.jobs import service as jobs
@@ -98,6 +98,20 @@ def retrieve_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_j
     with runtime.database.read() as session:
         job = jobs.get_job(session, actor.organization_id, fine_tuning_job_id)
     return _shown(runtime, job)
+
+
+@router.delete(
+    "/{fine_tuning_job_id}",
+    summary="Delete a job",
+    responses=errors(*SIGNED_IN, "job_not_found", "job_not_finished", "store_unavailable"),
+)
+def delete_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str) -> JobDeleted:
+    """Delete a finished job with its artifacts, checkpoints, result file, model and events.
+
+    Its training data stays, and so do the ledger's rows, which name it.
+    """
+    jobs.delete_job(runtime, actor.organization_id, fine_tuning_job_id)
+    return JobDeleted(id=fine_tuning_job_id)
 
 
 @router.post(

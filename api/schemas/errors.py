@@ -170,6 +170,11 @@ _SHOWN: tuple[TunewrightError, ...] = (
         "The job ftjob-01JD… is succeeded and cannot become cancelled.", code="invalid_job_state", param="job_id"
     ),
     ConflictError("The job ftjob-01JD… still needs this file.", code="file_in_use"),
+    ConflictError(
+        "The job ftjob-01JD… is running. Cancel it, or wait for its end, and delete it then.",
+        code="job_not_finished",
+        param="fine_tuning_job_id",
+    ),
     ConflictError("The file file-01JD… is still being inspected.", code="file_not_processed", param="training_file"),
     NotYetError(
         "The planner has no formula for 'stablelm', so a worker rehearses its training steps, which takes about a "

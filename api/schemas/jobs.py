@@ -128,6 +128,18 @@ class PlanCreate(RequestBody):
     per_device_train_batch_size: Annotated[int | None, Field(ge=1, le=1024), OrAuto()] = Field(
         None, description="Examples at once; the rest of `batch_size` is accumulated."
     )
+    packing: Annotated[bool | None, OrAuto()] = Field(
+        None, description="Several short examples in one row, each attending to itself only."
+    )
+    learning_rate: Annotated[float | None, Field(gt=0.0, le=1.0, allow_inf_nan=False), OrAuto()] = Field(
+        None, description="The peak, after warmup. Not together with `learning_rate_multiplier`."
+    )
+    warmup_ratio: Annotated[float | None, Field(ge=0.0, lt=1.0, allow_inf_nan=False), OrAuto()] = Field(
+        None, description="Share of the optimizer steps in which the learning rate rises."
+    )
+    weight_decay: Annotated[float | None, Field(ge=0.0, lt=1.0, allow_inf_nan=False), OrAuto()] = Field(
+        None, description="AdamW's, on what is trained."
+    )
     early_stopping_patience: int | None = Field(
         None,
         ge=1,
@@ -220,6 +232,20 @@ class JobObject(IdentifiedBody):
     released: int | None = Field(description="Credits of the quote that came back; null until the job is finished.")
     used: int = Field(description="Credits its device time has cost so far: what ending it now would charge.")
     memory: JobMemory
+
+
+class JobDeleted(ResponseBody):
+    """The job is gone, with all it made."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"id": "ftjob-01JDZ5T0Q6W2N8V4K7R3M9X1YB", "object": "fine_tuning.job", "deleted": True}]
+        }
+    )
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    deleted: Literal[True] = True
 
 
 def show_job(job: Job, place: Place | None = None) -> JobObject:

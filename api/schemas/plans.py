@@ -116,6 +116,8 @@ class PlanObject(ResponseBody):
     adapter: AdapterObject
     hyperparameters: HyperparametersObject
     learning_rate: float = Field(description="The peak, after warmup.")
+    warmup_ratio: float = Field(description="Share of the optimizer steps in which the learning rate rises.")
+    weight_decay: float
     max_length: int
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
@@ -172,6 +174,8 @@ def show_plan(row: Plan) -> PlanObject:
         adapter=show_adapter(setup),
         hyperparameters=show_hyperparameters(plan),
         learning_rate=plan.hyperparameters.learning_rate,
+        warmup_ratio=plan.hyperparameters.warmup_ratio,
+        weight_decay=plan.hyperparameters.weight_decay,
         max_length=setup.max_length,
         per_device_train_batch_size=setup.per_device_train_batch_size,
         gradient_accumulation_steps=setup.gradient_accumulation_steps,

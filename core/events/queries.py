@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from core.events.models import EventType, JobEvent
@@ -64,3 +64,8 @@ def metrics_since(session: Session, job_id: str, step: int) -> set[tuple[int, bo
         if data.get("train_loss") is not None or data.get("valid_loss") is not None:
             found.add((data["step"], data.get("valid_loss") is not None))
     return found
+
+
+def delete_of(session: Session, job_id: str) -> None:
+    """Drop all events of a job."""
+    session.execute(delete(JobEvent).where(JobEvent.job_id == job_id))

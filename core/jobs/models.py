@@ -45,6 +45,7 @@ class Job(Base):
     status: Mapped[JobStatus] = mapped_column(EnumText(JobStatus, 20))
     phase: Mapped[str | None] = mapped_column(String(20))
     step: Mapped[int] = mapped_column(default=0)
+    valid_loss: Mapped[float | None] = mapped_column(Float)  # the newest
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     estimated_finish_at: Mapped[datetime | None]
@@ -58,6 +59,7 @@ class Job(Base):
     result_file_id: Mapped[str | None] = mapped_column(Id)
     evaluation: Mapped[dict[str, Any] | None]  # core.jobs.evaluation.Evaluation, once it has succeeded
     charged_credits: Mapped[int | None] = mapped_column(BigInteger)
+    deleted_at: Mapped[datetime | None]  # what the books refer to stays; nobody is shown it
 
     # Who holds it. Every write of a worker is guarded by the token.
     attempts: Mapped[int] = mapped_column(default=0)

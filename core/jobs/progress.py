@@ -85,6 +85,8 @@ def record_metrics(session: Session, lease: Lease, metrics: Sequence[Metrics], s
         events.append(session, job.id, _sentence(item), type=EventType.METRICS, data=item.data)
         job.step = max(job.step, item.step)
         job.trained_tokens = item.trained_tokens
+        if evaluation:
+            job.valid_loss = item.data["valid_loss"]
     if seconds_left is not None:
         job.estimated_finish_at = utc_now() + timedelta(seconds=seconds_left)
 

@@ -5,12 +5,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ScalarSelect, func, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import (
+    ColumnElement,
+    ScalarSelect,
+    Select,
+    String,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    type_coerce,
+)
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from core.accounts.models import Organization
+from core.db.keyset import Order, known_first, sorted_page
 from core.jobs.models import Checkpoint, Job, JobArtifact
-from core.jobs.states import JobStatus
+from core.jobs.states import JobSort, JobStatus
+from core.paging import Page
 from core.plans.models import Plan
 
 
@@ -35,11 +48,15 @@ def lock_job(session: Session, job_id: str) -> Job | None:
     ).first()
 
 
+def _shown_jobs(organization_id: str) -> Select[Job]:
+    return select(Job).where(Job.organization_id == organization_id, Job.deleted_at.is_(None))
+
+
 def page(
     session: Session, organization_id: str, *, after: str | None, limit: int, metadata: Mapping[str, str] | None
 ) -> Sequence[Job]:
     """A page of the organization's jobs, newest first, from just behind `after`. None: those without metadata."""
-    query = select(Job).where(Job.organization_id == organization_id)
+    query = _shown_jobs(organization_id)
     if metadata is None:
         query = query.where(Job.metadata_.is_(None))
     for key, value in (metadata or {}).items():
@@ -50,23 +67,49 @@ def page(
 
 
 def search(
-    session: Session, organization_id: str, *, statuses: Collection[JobStatus], text: str, after: str | None, limit: int
-) -> Sequence[Job]:
-    """A page of the organization's jobs in these states, newest first, whose name, model or id holds the text."""
-    query = select(Job).where(Job.organization_id == organization_id)
+    session: Session,
+    organization_id: str,
+    *,
+    statuses: Collection[JobStatus],
+    text: str,
+    sort: JobSort,
+    is_descending: bool,
+    after: str | None,
+    limit: int,
+) -> Page[Job]:
+    """A sorted page of the organization's jobs in these states whose name, model or id holds the text."""
+    query = _shown_jobs(organization_id)
     if statuses:
         query = query.where(Job.status.in_(statuses))
     if text:
         columns = (Job.suffix, Job.model, Job.id, Job.fine_tuned_model)
         query = query.where(or_(*(column.icontains(text, autoescape=True) for column in columns)))
-    if after is not None:
-        query = query.where(Job.id < after)
-    return session.scalars(query.order_by(Job.id.desc()).limit(limit)).all()
+    order = Order(_sorted_by(sort, is_descending=is_descending), is_descending)
+    return sorted_page(session, query, Job.id, order, after=after, limit=limit)
+
+
+def _sorted_by(sort: JobSort, *, is_descending: bool) -> ColumnElement[Any] | InstrumentedAttribute[Any]:
+    match sort:
+        case JobSort.CREATED:
+            return Job.id  # ids ascend with time
+        case JobSort.NAME:
+            return func.lower(func.coalesce(Job.suffix, Job.id), type_=String())
+        case JobSort.MODEL:
+            return func.lower(Job.model, type_=String())
+        case JobSort.STATUS:
+            places = {status.value: place for place, status in enumerate(JobStatus)}
+            return case(places, value=type_coerce(Job.status, String), else_=len(places))
+        case JobSort.STEPS:
+            return Job.step
+        case JobSort.LOSS:
+            return known_first(Job.valid_loss, is_descending=is_descending)
+        case JobSort.CREDITS:
+            return func.coalesce(Job.charged_credits, Job.quote_credits)
 
 
 def of_organization(session: Session, organization_id: str, job_ids: Collection[str]) -> dict[str, Job]:
     """Those of these jobs that are the organization's, by id."""
-    query = select(Job).where(Job.organization_id == organization_id, Job.id.in_(job_ids))
+    query = _shown_jobs(organization_id).where(Job.id.in_(job_ids))
     return {job.id: job for job in session.scalars(query)}
 
 
@@ -216,3 +259,9 @@ def stored_checkpoints_of_finished(session: Session, finished_before: datetime) 
 def artifacts(session: Session, job_id: str) -> Sequence[JobArtifact]:
     """What a job published, adapter first."""
     return session.scalars(select(JobArtifact).where(JobArtifact.job_id == job_id).order_by(JobArtifact.position)).all()
+
+
+def delete_outputs(session: Session, job_id: str) -> None:
+    """Drop the rows of a job's checkpoints and of what it published."""
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
+    session.execute(delete(JobArtifact).where(JobArtifact.job_id == job_id))

@@ -10,14 +10,17 @@ from sqlalchemy.orm import Session
 
 from core.accounts.limits import check_limit, lock_limits
 from core.accounts.service import Actor
+from core.datasets import queries as file_queries
+from core.db.base import utc_now
 from core.db.plain import to_plain
-from core.errors import InvalidRequestError, NotFoundError
+from core.errors import ConflictError, InvalidRequestError, NotFoundError
+from core.events import queries as event_queries
 from core.events import service as events
 from core.ids import new_id
 from core.jobs import queries
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.settlement import settle
-from core.jobs.states import JobStatus
+from core.jobs.states import JobSort, JobStatus
 from core.jobs.transitions import move
 from core.ledger import codes
 from core.ledger import service as ledger
@@ -27,6 +30,7 @@ from core.plans.matching import check_same_run
 from core.plans.models import Plan
 from core.plans.service import PlanDraft, PlanRequest
 from core.queue.messages import Wake, collect, job_channel
+from core.registry import queries as registry_queries
 from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
 from core.settings import Settings
@@ -83,16 +87,21 @@ def create_job(
     return get_job(session, actor.organization_id, job_id)
 
 
-def _create(session: Session, runtime: Runtime, actor: Actor, request: JobRequest) -> Job:
-    _check_queue(session, runtime.settings, actor.organization_id)
-    plan = _frozen_plan(session, runtime, actor, request)
-    if request.max_credits is not None and plan.quote_credits > request.max_credits:
+def check_quote(quote_credits: int, max_credits: int | None) -> None:
+    """Raise InvalidRequestError for a quote above what the owner is ready to spend; None: whatever it is."""
+    if max_credits is not None and quote_credits > max_credits:
         raise InvalidRequestError(
-            f"The quote is {plan.quote_credits:,} credits, above your max_credits of {request.max_credits:,}. Raise "
-            "it, or ask for a plan with priority 'economy'.",
+            f"The quote is {quote_credits:,} credits, above your max_credits of {max_credits:,}. Raise it, or ask for "
+            "a plan with priority 'economy'.",
             code="quote_above_max_credits",
             param="max_credits",
         )
+
+
+def _create(session: Session, runtime: Runtime, actor: Actor, request: JobRequest) -> Job:
+    _check_queue(session, runtime.settings, actor.organization_id)
+    plan = _frozen_plan(session, runtime, actor, request)
+    check_quote(plan.quote_credits, request.max_credits)
     if request.credit_code:
         codes.redeem_for_job(session, actor.organization_id, request.credit_code)
     chosen = plans.training_plan(plan)
@@ -145,7 +154,7 @@ def _frozen_plan(session: Session, runtime: Runtime, actor: Actor, request: JobR
 def get_job(session: Session, organization_id: str, job_id: str) -> Job:
     """The organization's job. Raises NotFoundError."""
     job = session.get(Job, job_id)
-    if job is None or job.organization_id != organization_id:
+    if job is None or job.organization_id != organization_id or job.deleted_at is not None:
         raise _not_found(job_id)
     return job
 
@@ -164,12 +173,25 @@ def search_jobs(
     *,
     statuses: Collection[JobStatus] = (),
     text: str = "",
+    sort: JobSort = JobSort.CREATED,
+    is_descending: bool = True,
     after: str | None = None,
     limit: int,
 ) -> Page[Job]:
-    """A page of the organization's jobs, newest first: in any of these states, or in all; whose name holds `text`."""
-    rows = queries.search(session, organization_id, statuses=statuses, text=text, after=after, limit=limit + 1)
-    return Page.of(rows, limit)
+    """A sorted page of the organization's jobs in any of these states, or in all, whose name, model or id holds `text`.
+
+    Raises InvalidRequestError for an `after` that is not the `next_after` of a page sorted so.
+    """
+    return queries.search(
+        session,
+        organization_id,
+        statuses=statuses,
+        text=text,
+        sort=sort,
+        is_descending=is_descending,
+        after=after,
+        limit=limit,
+    )
 
 
 def list_checkpoints(
@@ -262,9 +284,42 @@ def resume_job(session: Session, settings: Settings, organization_id: str, job_i
     return job
 
 
+def delete_job(runtime: Runtime, organization_id: str, job_id: str) -> None:
+    """Delete a finished job with all it made: the rows in one transaction, then their bytes.
+
+    Gone are its artifacts, checkpoints, result file, model, events and what its owner wrote to it. What it was and
+    cost stays behind the books, which are never rewritten, and so does what the planner measured; its data set is a
+    file of its own. Raises NotFoundError, and ConflictError for a job that is not finished.
+    """
+    for key in runtime.database.run(lambda session: _delete(session, organization_id, job_id)):
+        runtime.store.delete(key)
+
+
+def _delete(session: Session, organization_id: str, job_id: str) -> list[str]:
+    job = _held_job(session, organization_id, job_id)
+    if not job.status.is_finished:
+        raise ConflictError(
+            f"The job {job_id} is {job.status}. Cancel it, or wait for its end, and delete it then.",
+            code="job_not_finished",
+            param="fine_tuning_job_id",
+        )
+    stored = [artifact.storage_key for artifact in queries.artifacts(session, job_id)]
+    stored += [row.storage_key for row in queries.stored_checkpoints(session, job_id) if row.storage_key is not None]
+    result = file_queries.file_of(session, organization_id, job.result_file_id) if job.result_file_id else None
+    if result is not None:
+        stored.append(result.storage_key)
+        session.delete(result)
+    queries.delete_outputs(session, job_id)
+    event_queries.delete_of(session, job_id)
+    registry_queries.delete_of_job(session, job_id)
+    job.suffix = job.metadata_ = job.error = job.fine_tuned_model = job.result_file_id = None
+    job.deleted_at = utc_now()
+    return sorted(set(stored))
+
+
 def _held_job(session: Session, organization_id: str, job_id: str) -> Job:
     job = queries.lock_job(session, job_id)
-    if job is None or job.organization_id != organization_id:
+    if job is None or job.organization_id != organization_id or job.deleted_at is not None:
         raise _not_found(job_id)
     return job
 

@@ -39,6 +39,18 @@ class JobStatus(StrEnum):
         return self in JobStatus.finished()
 
 
+class JobSort(StrEnum):
+    """What a list of jobs is sorted by."""
+
+    CREATED = "created"
+    NAME = "name"
+    MODEL = "model"
+    STATUS = "status"  # in the order in which a job goes through them
+    STEPS = "steps"
+    LOSS = "loss"  # the newest validation loss
+    CREDITS = "credits"  # charged, or quoted where it is not finished
+
+
 _S = JobStatus
 
 MOVES: dict[tuple[JobStatus, JobStatus], str] = {

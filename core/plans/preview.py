@@ -9,6 +9,7 @@ from core.plans.service import PlanRequest, draft_from, gather_inputs
 from core.runtime import Runtime
 from planner.comparison import MethodOutlook, compare_methods
 from planner.plans import TrainingPlan
+from planner.rehearsed import RehearsedMemory
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class PlanPreview:
     refusal: str
     methods: tuple[MethodOutlook, ...]
     tokens: TokenInspection
+    is_rehearsed: bool  # the model has no formula: a change of the setup may need another rehearsal
 
 
 def preview_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanPreview:
@@ -40,4 +42,4 @@ def preview_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanPr
         paces=inputs.learned.paces,
         memory=inputs.source,
     )
-    return PlanPreview(plan, refusal, methods, tokens)
+    return PlanPreview(plan, refusal, methods, tokens, isinstance(inputs.source, RehearsedMemory))

@@ -1,11 +1,25 @@
 """SQL of fine-tuned models."""
 
 from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, String, delete, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from core.db.keyset import Order, known_first, sorted_page
+from core.jobs.models import Job
+from core.paging import Page
 from core.registry.models import FineTunedModel
+
+
+class ModelSort(StrEnum):
+    """What a list of models is sorted by."""
+
+    MADE = "made"
+    NAME = "name"
+    BASE = "base"
+    LOSS = "loss"  # the newest validation loss of its job
 
 
 def model_of(session: Session, organization_id: str, model_id: str) -> FineTunedModel | None:
@@ -23,3 +37,52 @@ def models_of(session: Session, organization_id: str) -> Sequence[FineTunedModel
         .where(FineTunedModel.organization_id == organization_id, FineTunedModel.deleted_at.is_(None))
         .order_by(FineTunedModel.created_at.desc(), FineTunedModel.id.desc())
     ).all()
+
+
+def search(
+    session: Session,
+    organization_id: str,
+    *,
+    text: str,
+    base_model: str | None,
+    sort: ModelSort,
+    is_descending: bool,
+    after: str | None,
+    limit: int,
+) -> Page[FineTunedModel]:
+    """A sorted page of the organization's models whose id holds every word of the text."""
+    query = (
+        select(FineTunedModel)
+        .join(Job, Job.id == FineTunedModel.job_id)
+        .where(FineTunedModel.organization_id == organization_id, FineTunedModel.deleted_at.is_(None))
+        .where(*(FineTunedModel.id.icontains(word, autoescape=True) for word in text.split()))
+    )
+    if base_model is not None:
+        query = query.where(FineTunedModel.base_model == base_model)
+    order = Order(_sorted_by(sort, is_descending=is_descending), is_descending)
+    return sorted_page(session, query, FineTunedModel.id, order, after=after, limit=limit)
+
+
+def _sorted_by(sort: ModelSort, *, is_descending: bool) -> ColumnElement[Any] | InstrumentedAttribute[Any]:
+    match sort:
+        case ModelSort.MADE:
+            return FineTunedModel.created_at
+        case ModelSort.NAME:
+            return func.lower(FineTunedModel.id, type_=String())
+        case ModelSort.BASE:
+            return func.lower(FineTunedModel.base_model, type_=String())
+        case ModelSort.LOSS:
+            return known_first(Job.valid_loss, is_descending=is_descending)
+
+
+def base_models_of(session: Session, organization_id: str) -> Sequence[str]:
+    """The base models that the organization's models were made from, by name."""
+    query = select(FineTunedModel.base_model).where(
+        FineTunedModel.organization_id == organization_id, FineTunedModel.deleted_at.is_(None)
+    )
+    return session.scalars(query.distinct().order_by(FineTunedModel.base_model)).all()
+
+
+def delete_of_job(session: Session, job_id: str) -> None:
+    """Drop the row of the model that a job made."""
+    session.execute(delete(FineTunedModel).where(FineTunedModel.job_id == job_id))

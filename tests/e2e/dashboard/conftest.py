@@ -1,6 +1,5 @@
 """One service, one trained model and one browser for all tests of the dashboard, gone when they are done."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +11,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.e2e.dashboard.visitor import Visitor, enrol, owner_of
 from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service, running_service
-from tests.tiny_models import make_tiny_model, tensors_header
+from tests.tiny_models import LLAMA_70B, derive_model, make_tiny_model
 from tests.waiting import PATIENCE_SECONDS
-
-LLAMA_70B = {
-    "hidden_size": 8192,
-    "intermediate_size": 28672,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 128256,
-}
 
 
 @pytest.fixture(scope="package")
@@ -31,13 +20,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny`, and `huge`, which no machine of these tests can hold: planning reads its header alone."""
     directory = tmp_path_factory.mktemp("dashboard-models")
     tiny = make_tiny_model(directory / "tiny")
-    huge = directory / "huge"
-    huge.mkdir()
-    config = json.loads((tiny / "config.json").read_text()) | LLAMA_70B | {"tie_word_embeddings": False}
-    (huge / "config.json").write_text(json.dumps(config))
-    (huge / "model.safetensors").write_bytes(tensors_header(config))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (huge / name).write_bytes((tiny / name).read_bytes())
+    derive_model(tiny, directory / "huge", **LLAMA_70B)
     return directory
 
 

@@ -196,7 +196,7 @@ def test_jobs_are_found_and_two_are_compared(service: Service, visitor: Visitor,
     page.get_by_label("Compare colours").first.check()
     page.get_by_label("Compare other").check()
     page.get_by_role("button", name="Compare the two chosen").click()
-    expect(page.get_by_role("row", name=re.compile("Epochs"))).to_contain_text("differs")
+    expect(page.get_by_role("row", name=re.compile("^Epochs"))).to_be_visible()
     assert page.locator("run-chart").evaluate("chart => chart.points.rows.length") > 3
 
 
@@ -212,7 +212,16 @@ def test_what_belongs_to_others_is_not_there(newcomer: Visitor, finished: FineTu
 
 
 def test_a_form_without_its_token_changes_nothing(service: Service, visitor: Visitor, finished: FineTuningJob) -> None:
-    forms = ("/new", "/credits", "/settings/keys", f"/jobs/{finished.id}/cancel", "/models/delete", "/fleet/x/drain")
+    forms = (
+        "/new",
+        "/credits",
+        "/settings/keys",
+        f"/jobs/{finished.id}/cancel",
+        f"/jobs/{finished.id}/delete",
+        "/models/delete",
+        "/guide",
+        "/fleet/x/drain",
+    )
     for path in forms:
         answer = visitor.page.request.post(
             service.base_url + path,

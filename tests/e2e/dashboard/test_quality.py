@@ -3,7 +3,7 @@
 Screenshots of every screen, light and dark, desktop and phone, are left in test-results/dashboard.
 """
 
-import gzip
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,12 +11,10 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from playwright.sync_api import Browser, Page, expect
 
-from core.events import queries
-from core.events.models import EventLevel, EventType, JobEvent
 from core.events.series import MOST_POINTS
-from core.ids import new_id
 from tests.architecture.sources import ROOT
 from tests.e2e.dashboard.visitor import DESKTOP, PHONE, Visitor, owner_of
+from tests.e2e.long_run import add_steps
 from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service
 
@@ -35,7 +33,8 @@ Screens = dict[str, str]
 @pytest.fixture(scope="module")
 def screens(service: Service, finished: FineTuningJob) -> Screens:
     """Every screen and state, by name."""
-    file = service.upload(chat_rows())
+    file, shared = service.upload(chat_rows()), service.upload(chat_rows(4))
+    unmapped = service.upload([{"frage": "Wo?", "antwort": "Da.", "notiz": "x"}] * 8)
     broken = service.upload([*chat_rows(3), {"messages": []}])
     waiting = service.create_job(chat_rows(), suffix="other", hyperparameters={"n_epochs": 1})
     service.wait(waiting.id, "succeeded")
@@ -44,13 +43,19 @@ def screens(service: Service, finished: FineTuningJob) -> Screens:
         "new": "/new",
         "new-data": f"/new?file={file}",
         "new-plan": f"/new?model=tiny&file={file}&n_epochs=2",
+        "new-held-out": f"/new?model=tiny&file={file}&validation_file={shared}&max_credits=0",
+        "new-unmapped": f"/new?model=tiny&file={unmapped}",
         "new-broken": f"/new?model=tiny&file={broken}",
         "new-nothing-fits": f"/new?model=huge&file={file}",
         "jobs": "/jobs",
         "jobs-none": "/jobs?q=nothing-is-called-this",
         "job": f"/jobs/{finished.id}",
         "compare": f"/compare?job={finished.id}&job={waiting.id}",
+        "jobs-sorted": "/jobs?sort=loss&order=desc",
+        "compare-with": f"/compare?job={finished.id}",
+        "job-delete": f"/jobs/{finished.id}/delete",
         "models": "/models",
+        "model-delete": f"/models/delete?model={finished.fine_tuned_model}",
         "credits": "/credits",
         "fleet": "/fleet",
         "fits": "/fits",
@@ -133,19 +138,28 @@ def test_without_scripts_everything_can_be_read_and_forms_work(
         expect(page.locator("#job-live")).to_be_visible()
 
 
-def test_the_keyboard_alone_starts_a_job(service: Service, visitor: Visitor) -> None:
+def test_the_keyboard_alone_gets_from_a_file_to_an_adapter(service: Service, visitor: Visitor) -> None:
     file = service.upload(chat_rows())
     page = visitor.open(f"/new?file={file}")
-    tab_to(page, lambda: focused(page, "href") == f"/new?model=tiny&file={file}")
+    tab_to(page, lambda: (focused(page, "href") or "").endswith("model=tiny"))
     page.keyboard.press("Enter")
     page.wait_for_url("**model=tiny**")
+    tab_to(page, lambda: page.evaluate("document.activeElement.innerText") == "Adjust")
+    page.keyboard.press("Enter")
+    tab_to(page, lambda: focused(page, "name") == "n_epochs")
+    page.keyboard.type("2")
+    expect(page.locator("#plan")).to_contain_text("in 2 epochs")
     tab_to(page, lambda: focused(page, "name") == "suffix")
     page.keyboard.type("typed")
     tab_to(page, lambda: focused(page, "id") == "start-button")
     page.keyboard.press("Enter")
     page.wait_for_url("**/jobs/ftjob-*")
     expect(page.get_by_role("heading", level=1)).to_have_text("typed")
-    tab_to(page, lambda: focused(page, "id") in ("pause", "cancel") or page.locator("#pause").count() == 0)
+    expect(page.locator("#job-live .badge")).to_have_text("Succeeded")
+    tab_to(page, lambda: (focused(page, "href") or "").endswith("/files/adapter.zip"))
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert zipfile.is_zipfile(download.value.path())
 
 
 def tab_to(page: Page, arrived: Callable[[], bool]) -> None:
@@ -171,44 +185,36 @@ def test_the_theme_is_switched_and_kept(visitor: Visitor) -> None:
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
 
 
-def test_the_first_load_is_small(service: Service, visitor: Visitor) -> None:
-    visitor.requested.clear()
-    page = visitor.open("/new")
-    page.wait_for_load_state("networkidle")
-    answers = {url: page.request.get(url) for url in set(visitor.requested)}
-    static = [answer for url, answer in answers.items() if "/static/" in url]
-    assert {answer.headers["content-encoding"] for answer in static} == {"gzip"}
-    assert all("immutable" in answer.headers["cache-control"] for answer in static)
-    total = sum(len(gzip.compress(answer.body())) for answer in answers.values())
-    assert 0 < total <= FIRST_LOAD_BYTES
+def test_the_first_load_is_small(service: Service, chromium: Browser) -> None:
+    with Visitor.signed_in(service, chromium, owner_of(service)) as visitor:
+        newest = visitor.context.new_page()
+        visitor.watch(newest)
+        network = visitor.context.new_cdp_session(newest)
+        network.send("Network.enable")
+        network.send("Network.setCacheDisabled", {"cacheDisabled": True})
+        arrived: list[float] = []
+        network.on("Network.loadingFinished", lambda event: arrived.append(event["encodedDataLength"]))
+        visitor.requested.clear()
+        newest.goto(f"{service.base_url}/new")
+        newest.wait_for_load_state("networkidle")
+        assert len(arrived) >= len(set(visitor.requested)) > 2, "page, script and styles at least"
+        assert 0 < sum(arrived) <= FIRST_LOAD_BYTES
+        for url in set(visitor.requested):
+            answer = newest.request.get(url)
+            if "/static/" in url:
+                assert answer.headers["content-encoding"] == "gzip"
+                assert "immutable" in answer.headers["cache-control"]
 
 
 def test_a_job_of_ten_thousand_steps_stays_light(service: Service, visitor: Visitor) -> None:
     job = service.wait(service.create_job(chat_rows(), suffix="ten-thousand").id, "succeeded")
-    with service.database.transaction() as session:
-        last = queries.last_sequence(session, job.id)
-        session.add_all(step_of(job.id, last, step) for step in range(1000, 11_000))
+    add_steps(service, job.id, 10_000, peaks={7777: SPIKE})
     page = visitor.open(f"/jobs/{job.id}")
     drawn = page.locator("run-chart").first.evaluate("chart => chart.points.rows.map(row => row[1])")
     assert len(drawn) <= MOST_POINTS + SHORT
     assert SPIKE in drawn
     heap = visitor.context.new_cdp_session(page).send("Runtime.getHeapUsage")
     assert heap["usedSize"] < LARGEST_HEAP_BYTES
-
-
-def step_of(job_id: str, last: int, step: int) -> JobEvent:
-    """The event of one step, with one step's loss far above the others."""
-    loss = SPIKE if step == 7777 else 2.0 + 1000 / step
-    data = {"step": step, "total_steps": 11_000, "train_loss": loss, "learning_rate": 1e-4, "memory_bytes": 2**30}
-    return JobEvent(
-        id=new_id("ftevent-"),
-        job_id=job_id,
-        sequence=last + 1 + step,
-        type=EventType.METRICS,
-        level=EventLevel.INFO,
-        message=f"Step {step}",
-        data={**data, "tokens_per_second": 100.0},
-    )
 
 
 def test_our_scripts_stay_short() -> None:

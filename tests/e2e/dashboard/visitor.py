@@ -8,9 +8,8 @@ from typing import Any
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from core.accounts import service as accounts
-from core.accounts.models import Organization, User
-from core.ids import new_id
 from tests.e2e.service import Service
+from tests.people import add_user
 from tests.waiting import PATIENCE_SECONDS
 
 DESKTOP = {"width": 1360, "height": 900}
@@ -27,13 +26,7 @@ def owner_of(service: Service) -> str:
 def enrol(service: Service) -> str:
     """A one-time sign-in link of someone new, in an organization of their own."""
     with service.database.transaction() as session:
-        organization = Organization(id=new_id("org-"), name="Newcomers")
-        session.add(organization)
-        session.flush()
-        user = User(id=new_id("user-"), organization_id=organization.id, name="Nia")
-        session.add(user)
-        session.flush()
-        token = accounts.create_sign_in_link(session, user, 600)
+        token = accounts.create_sign_in_link(session, add_user(session, "Nia"), 600)
     return f"{service.base_url}/sign-in?token={token}"
 
 

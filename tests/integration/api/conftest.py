@@ -1,6 +1,5 @@
 """One application for all tests of the API; every test has organizations of its own."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,7 @@ from core.accounts import service as accounts
 from core.accounts.models import User
 from core.settings import Settings
 from tests.integration.api.server import Service, Tenant, running_application
-from tests.tiny_models import make_tiny_model, tensors_header
-
-LLAMA_70B = {
-    "hidden_size": 8192,
-    "intermediate_size": 28672,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 128256,
-}
+from tests.tiny_models import LLAMA_70B, derive_model, make_tiny_model
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,23 +29,10 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Base models: `tiny`; `huge`, which no device can hold; `pickled`, without safetensors; `short`: 64 tokens."""
     directory = tmp_path_factory.mktemp("models")
     tiny = make_tiny_model(directory / "tiny")
-    config = json.loads((tiny / "config.json").read_text())
-    for name, changes, weights in (
-        ("huge", {**LLAMA_70B, "tie_word_embeddings": False}, "model.safetensors"),
-        ("pickled", {}, "pytorch_model.bin"),
-        ("short", {"max_position_embeddings": 64}, "model.safetensors"),
-    ):
-        _derive(tiny, directory / name, config | changes, weights)
+    derive_model(tiny, directory / "huge", **LLAMA_70B)
+    derive_model(tiny, directory / "pickled", weights="pytorch_model.bin")
+    derive_model(tiny, directory / "short", max_position_embeddings=64)
     return directory
-
-
-def _derive(tiny: Path, target: Path, config: dict[str, Any], weights: str) -> None:
-    """A model with another configuration, without real weights: planning reads their header alone."""
-    target.mkdir()
-    (target / "config.json").write_text(json.dumps(config))
-    (target / weights).write_bytes(tensors_header(config))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (target / name).write_bytes((tiny / name).read_bytes())
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from api.app import create_app
 from core.accounts import service as accounts
-from core.accounts.models import Organization, Scope, User
+from core.accounts.models import Scope
 from core.db.migrate import upgrade
 from core.errors import TrainingError
 from core.fleet import service as fleet
@@ -28,6 +28,7 @@ from core.ledger.models import LedgerTransaction
 from core.runtime import Runtime
 from core.settings import Settings
 from planner.devices import Device
+from tests.people import add_user
 from tests.waiting import wait_for
 
 GIB = 1024**3
@@ -101,13 +102,8 @@ class Service:
     def enrol(self, *, is_admin: bool = False, scope: Scope = Scope.WRITE) -> tuple[str, str, str]:
         """A new organization: its id, its user's and an API key with this scope."""
         with self.runtime.database.transaction() as session:
-            organization = Organization(id=new_id("org-"), name="Test")
-            session.add(organization)
-            session.flush()
-            user = User(id=new_id("user-"), organization_id=organization.id, name="Tester", is_admin=is_admin)
-            session.add(user)
-            session.flush()
-            return organization.id, user.id, accounts.create_api_key(session, user, "test", scope=scope).secret
+            user = add_user(session, is_admin=is_admin)
+            return user.organization_id, user.id, accounts.create_api_key(session, user, "test", scope=scope).secret
 
     def claim(self, job_id: str) -> Lease:
         """Act as the worker that claims this job. Other jobs of the class are claimed on the way and left alone."""

@@ -234,3 +234,38 @@ def test_failed_job_shows_its_error_and_costs_nothing(
     assert (job.error.code, job.error.message) == ("training_failed", "The loss is not a number at step 3.")
     assert job.model_extra["charged"] == 0
     assert rich.http.get("/v1/credits").json()["available"] == 10_000
+
+
+def test_a_finished_job_is_deleted_with_its_bytes_and_the_books_stay(rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    service = rich.service
+    job = rich.client.fine_tuning.jobs.create(model="tiny", training_file=rich.upload(rows), suffix="gone")
+    path = f"/v1/fine_tuning/jobs/{job.id}"
+    refused = rich.http.delete(path)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_not_finished")
+
+    held = service.claim(job.id)
+    service.write_metrics(held, 1)
+    service.write_checkpoint(held, 1)
+    service.finish(held)
+    model = rich.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
+    assert any(job.id in str(path) for path in service.artifacts)
+    booked = rich.transactions
+
+    deleted = rich.http.delete(path)
+    assert deleted.json() == {"id": job.id, "object": "fine_tuning.job", "deleted": True}
+    assert not any(job.id in str(path) for path in service.artifacts)
+    for gone in (path, f"{path}/events", f"{path}/artifacts/adapter.zip", f"{path}/checkpoints", f"/v1/models/{model}"):
+        assert rich.http.get(gone).status_code == 404, gone
+    assert rich.http.delete(path).status_code == 404
+    assert [row.id for row in rich.client.fine_tuning.jobs.list()] == []
+    assert [row.id for row in rich.transactions] == [row.id for row in booked]
+    assert rich.client.files.retrieve(job.training_file).id == job.training_file
+
+
+def test_what_the_planner_chooses_for_training_can_be_said(rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    said = {"learning_rate": 0.002, "warmup_ratio": 0.25, "weight_decay": 0.125, "packing": False}
+    body = {"model": "tiny", "training_file": rich.upload(rows), **said}
+    plan = rich.http.post("/v1/plans", json=body).json()
+    assert {name: plan[name] for name in said} == said
+    mismatch = rich.http.post("/v1/fine_tuning/jobs", json={**body, "plan": plan["id"], "warmup_ratio": 0.5})
+    assert (mismatch.status_code, mismatch.json()["error"]["param"]) == (400, "warmup_ratio")

@@ -7,7 +7,6 @@ from typing import cast
 
 from sqlalchemy.orm import Session
 
-from core.accounts.models import Organization, User
 from core.accounts.service import Actor
 from core.datasets.examples import DataFormat, DataKind
 from core.db.base import utc_now
@@ -28,6 +27,7 @@ from planner.devices import Device
 from planner.model_spec import ModelSpec
 from planner.plans import TrainingPlan, Wishes
 from planner.statistics import DatasetStatistics
+from tests.people import add_user
 
 GIB = 1024**3
 DEVICE_CLASS = "cpu"
@@ -37,14 +37,9 @@ CPU = Device(0, "cpu", "Test CPU", "cpu", 16 * GIB, 12 * GIB, None, DEVICE_CLASS
 
 def add_organization(session: Session, credits_given: int) -> Actor:
     """An organization with these credits and one user, who acts."""
-    organization = Organization(id=new_id("org-"), name="Test")
-    session.add(organization)
-    session.flush()
-    user = User(id=new_id("user-"), organization_id=organization.id, name="Tester")
-    session.add(user)
-    session.flush()
-    ledger.grant(session, organization.id, credits_given, idempotency_key=new_id("test:"))
-    return Actor(organization.id, user.id, is_admin=False, credential=f"key_{user.id}")
+    user = add_user(session)
+    ledger.grant(session, user.organization_id, credits_given, idempotency_key=new_id("test:"))
+    return Actor(user.organization_id, user.id, is_admin=False, credential=f"key_{user.id}")
 
 
 def add_worker(session: Session, worker_id: str) -> None:

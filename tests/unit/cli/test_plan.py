@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from cli.plan import estimate_statistics
-from cli.plan_view import AlternativeView, PlanView, batch_line, duration, gib, method_line, show_plan
+from cli.plan_view import AlternativeView, PlanView, batch_line, method_line, show_plan
 from core.datasets.examples import DataFormat, DataKind
+from planner.wording import duration, gib
 from tests.tiny_models import make_tiny_model
 
 GIB = 1024**3
@@ -129,7 +130,7 @@ def test_of_many_settings_one_line_a_method_is_shown() -> None:
 
 def test_numbers_read_as_people_say_them() -> None:
     assert [duration(seconds) for seconds in (12, 89, 90, 3600, 7200, 9000)] == [
-        "12 s", "89 s", "2 min", "60 min", "2 h 0 min", "2 h 30 min",
+        "12 s", "89 s", "2 min", "60 min", "2 h 00 min", "2 h 30 min",
     ]  # fmt: skip
     assert (gib(512 * 1024**2), gib(GIB * 3 // 2)) == ("512 MiB", "1.5 GiB")
     assert method_line("lora", 8, 16) == "LoRA, rank 8, alpha 16"

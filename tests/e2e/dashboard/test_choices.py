@@ -1,0 +1,116 @@
+"""What one can choose for a new fine-tune beside the model: held-out data, what columns mean, every number."""
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.dashboard.test_paths import choose, write_rows
+from tests.e2e.dashboard.visitor import Visitor
+from tests.e2e.rows import chat_rows
+from tests.e2e.service import Service
+
+pytestmark = pytest.mark.usefixtures("finished")  # which was paid for: there are credits
+
+
+def test_held_out_rows_that_are_trained_on_too_are_told(visitor: Visitor, service: Service, tmp_path: Path) -> None:
+    page = visitor.open(f"/new?model=tiny&file={service.upload(chat_rows())}&r=16")
+    page.get_by_text("Held-out rows to measure on").click()
+    shared = write_rows(tmp_path / "held.jsonl", [*chat_rows(3), *chat_rows(40)[36:]])
+    page.get_by_label("Held-out file").set_input_files(shared)
+    page.wait_for_url("**validation_file=file-*")
+    expect(page.locator(".held-out .notice")).to_contain_text("3 of 7 held-out rows are trained on too (rows 1, 2, 3)")
+    assert "r=16" in page.url, "what was adjusted is kept"
+
+    page.get_by_role("link", name="Remove the held-out file").click()
+    expect(page.locator(".held-out .notice")).to_have_count(0)
+    page.get_by_text("Held-out rows to measure on").click()
+    page.locator(".held-out .tile", has_text="held.jsonl").first.click()
+    page.locator("#start-button").click()
+    page.wait_for_url("**/jobs/ftjob-*")
+    job = service.client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
+    assert job.validation_file is not None
+
+
+def test_columns_of_any_name_become_any_shape(visitor: Visitor, tmp_path: Path) -> None:
+    rows = [{"aufgabe": f"Zähle bis {n}.", "lösung": f"Bis {n}.", "kontext 1": "Zahlen"} for n in range(8)]
+    page = choose(visitor, write_rows(tmp_path / "alpaka.jsonl", rows))
+    expect(page.get_by_role("status").filter(has_text="aufgabe, lösung, kontext 1")).to_be_visible()
+    expect(page.locator("#step-plan")).to_be_visible()
+    expect(page.get_by_text("Say first what the columns mean.")).to_be_visible()
+
+    page.get_by_label("Rows are").select_option("alpaca")
+    for role, column in (("instruction", "aufgabe"), ("output", "lösung"), ("input", "kontext 1")):
+        page.locator(f"[name=column_{role}]").select_option(column)
+    page.get_by_role("button", name="Use these columns").click()
+    expect(page.locator(".verdict")).to_be_visible()
+    page.get_by_text("What the model will read").click()
+    expect(page.locator("mark").first).to_contain_text("Bis 0.")
+    expect(page.locator(".rendered").first).to_contain_text("Zahlen")
+
+
+def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service) -> None:
+    page = visitor.open(f"/new?model=tiny&file={service.upload(chat_rows())}")
+    page.get_by_text("Adjust", exact=True).click()
+    said = {
+        "r": "4",
+        "lora_alpha": "12",
+        "lora_dropout": "0.1",
+        "target_modules": "q_proj, v_proj",
+        "n_epochs": "1",
+        "batch_size": "6",
+        "learning_rate": "0.002",
+        "warmup_ratio": "0.25",
+        "weight_decay": "0.125",
+        "seed": "11",
+        "max_length": "96",
+        "per_device_train_batch_size": "3",
+    }
+    for name, value in said.items():
+        page.locator(f"#wishes [name={name}]").fill(value)
+    chosen = {"priority": "economy", "method": "qlora", "packing": "false", "gradient_checkpointing": "true"}
+    for name, value in chosen.items():
+        page.locator(f"#wishes [name={name}]").select_option(value)
+    expect(page.locator(".verdict")).to_contain_text("QLoRA rank 4")
+
+    page.get_by_label("Most credits").fill("0")
+    expect(page.locator("#plan").get_by_role("alert")).to_contain_text("above your max_credits of 0")
+    expect(page.locator("#start-button")).to_be_disabled()
+    page.get_by_label("Most credits").fill("1000")
+    expect(page.locator("#start-button")).to_be_enabled()
+    page.locator("#start-button").click()
+    page.wait_for_url("**/jobs/ftjob-*")
+
+    job = service.client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
+    with service.http as http:
+        plan = http.get(f"/plans/{job.model_extra['plan']}").json()
+    assert job.seed == 11
+    assert plan["adapter"] == {
+        "method": "qlora", "r": 4, "lora_alpha": 12, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"],
+    }  # fmt: skip
+    names = ("learning_rate", "warmup_ratio", "weight_decay", "max_length", "packing", "gradient_checkpointing")
+    assert [plan[name] for name in names] == [0.002, 0.25, 0.125, 96, False, True]
+    assert (plan["per_device_train_batch_size"], plan["gradient_accumulation_steps"]) == (3, 2)
+    assert plan["hyperparameters"]["n_epochs"] == 1
+
+
+def test_the_quick_start_has_a_key_that_works_in_it(visitor: Visitor, service: Service, tmp_path: Path) -> None:
+    page = visitor.open("/guide")
+    expect(page.locator("#guide-client")).to_contain_text("tw-YOUR-KEY")
+    page.get_by_role("button", name="Make a key for this").click()
+    expect(page.get_by_role("status")).to_contain_text("the one time it is shown")
+    text = page.locator("#guide-client").inner_text()
+    assert f'base_url="{service.base_url}/v1"' in text
+
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in chat_rows()))
+    steps = "\n".join([text, page.locator("#guide-start_job").inner_text()]).replace('"huge"', '"tiny"')
+    with (tmp_path / "train.jsonl").open("rb") as data:
+        names: dict[str, object] = {"open": lambda *_: data, "print": lambda *_: None}
+        exec(compile(steps, "quick start", "exec"), names)
+    names["client"].close()  # type: ignore[attr-defined]
+    job = service.client.fine_tuning.jobs.list(limit=1).data[0]
+    assert job.id == names["job"].id  # type: ignore[attr-defined]
+    service.wait(job.id, "succeeded")
+    page = visitor.open("/guide")
+    expect(page.locator("#guide-client")).to_contain_text("tw-YOUR-KEY")
