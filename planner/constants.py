@@ -69,6 +69,9 @@ FULL_FROM_TRAINED_TOKENS = 10_000_000  # tokens; from here LoRA falls behind: Bi
 LEARNING_RATE_AT_2000 = 5.0e-5  # rate; full fine-tuning at hidden size 2000: Schulman et al. 2025
 LEARNING_RATE_EXPONENT = 0.781  # exponent; of 2000 / hidden_size on Llama models: Schulman et al. 2025
 LORA_LEARNING_RATE_FACTOR = 10.0  # times; LoRA's best rate over full fine-tuning's: Schulman et al. 2025
+RSLORA_ALPHA = (
+    16  # alpha; with use_rslora: scale 2, as without it, at rank 64; Kalajdzievski 2023 has one for all ranks
+)
 LENGTH_STEP = 64  # tokens; that lengths are rounded up to: tile size of matrix kernels
 PACKED_LENGTH = 2_048  # tokens; of a packed row where examples are shorter: attention still cheap
 PACKED_ROWS_MINIMUM = 128  # rows; packed; below it an epoch would have too few optimizer steps

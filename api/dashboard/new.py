@@ -172,10 +172,19 @@ def _automatic(plan: TrainingPlan) -> dict[str, str]:
         "lora_alpha": setup.lora_alpha,
         "lora_dropout": None if setup.lora_rank is None else f"{setup.lora_dropout:g}",
         "target_modules": ", ".join(setup.lora_target_modules) if setup.lora_target_modules else None,
+        "use_rslora": None if setup.lora_rank is None else _switch(setup.use_rslora),
+        "use_dora": None if setup.lora_rank is None else _switch(setup.use_dora),
+        "init_lora_weights": None if setup.lora_rank is None else setup.init_lora_weights.value,
+        "modules_to_save": ", ".join(setup.modules_to_save) if setup.modules_to_save else None,
         "per_device_train_batch_size": setup.per_device_train_batch_size,
-        "gradient_checkpointing": "on" if setup.gradient_checkpointing else "off",
+        "gradient_checkpointing": _switch(setup.gradient_checkpointing),
+        "optim": setup.optimizer,
     }
     return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def _switch(is_on: bool) -> str:  # the value itself
+    return "on" if is_on else "off"
 
 
 def _fingerprint(plan: TrainingPlan) -> str:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from api.errors import describe
 from api.schemas.jobs import PlanCreate
+from planner.optimizers import OPTIMIZERS
 
 COLUMN_PREFIX = "column_"
 # Each role that a shape's rows may have; the first ones are needed.
@@ -30,6 +31,7 @@ class Wish:
     choices: tuple[tuple[str, str], ...] = ()
 
 
+_SWITCH = (("true", "On"), ("false", "Off"))
 WISHES = (
     Wish(
         "method", "Method", "How the model is adapted", (("full", "Full"), ("lora", "LoRA"), ("qlora", "QLoRA, 4-bit"))
@@ -43,15 +45,30 @@ WISHES = (
     Wish("lora_alpha", "Alpha", "Scale of the adapter"),
     Wish("lora_dropout", "Dropout", "On the adapter's input"),
     Wish("target_modules", "Target modules", "Names of layers, with commas"),
-    Wish("per_device_train_batch_size", "Rows at once", "The rest is accumulated"),
+    Wish("use_rslora", "rsLoRA", "Scales by the square root of the rank", _SWITCH),
+    Wish("use_dora", "DoRA", "Trains lengths apart from directions", _SWITCH),
     Wish(
-        "gradient_checkpointing", "Gradient checkpointing", "Trades time for memory", (("true", "On"), ("false", "Off"))
+        "init_lora_weights", "Start", "Of the adapter", (("default", "Default"), ("pissa", "PiSSA"), ("olora", "OLoRA"))
     ),
+    Wish("modules_to_save", "Trained whole", "embed_tokens, lm_head or both, with a comma"),
+    Wish("per_device_train_batch_size", "Rows at once", "The rest is accumulated"),
+    Wish("gradient_checkpointing", "Gradient checkpointing", "Trades time for memory", _SWITCH),
+    Wish("optim", "Optimizer", "Its states' size", tuple((name, name) for name in OPTIMIZERS)),
 )
-_ADAPTER = ("method", "r", "lora_alpha", "lora_dropout", "target_modules")
+_ADAPTER = (
+    "method",
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "use_rslora",
+    "use_dora",
+    "init_lora_weights",
+    "modules_to_save",
+)
 _HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _TEXTS = ("suffix", "credit_code")
-_TOP = ("priority", "max_length", "per_device_train_batch_size", "gradient_checkpointing", *_TEXTS)
+_TOP = ("priority", "max_length", "per_device_train_batch_size", "gradient_checkpointing", "optim", *_TEXTS)
 KNOWN = ("model", "file", "shape", *(wish.name for wish in WISHES))
 
 
@@ -90,7 +107,7 @@ def _columns(fields: Mapping[str, str]) -> dict[str, str]:
 
 def _value(name: str, text: str) -> object:
     """The text as the schema's type where it reads as one; else the text, for the schema to refuse by name."""
-    if name == "target_modules":
+    if name in ("target_modules", "modules_to_save"):
         return [part.strip() for part in text.split(",") if part.strip()]
     if name in _TEXTS:
         return text

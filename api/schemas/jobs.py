@@ -34,6 +34,7 @@ from core.jobs.settlement import released_credits, used_credits
 from core.jobs.states import JobStatus
 from core.jobs.waiting import Place
 from core.plans.service import training_plan
+from planner.optimizers import OPTIMIZERS
 from planner.setup import TrainingSetup
 
 MetadataKey = Annotated[str, Field(max_length=64)]
@@ -106,6 +107,12 @@ class PlanCreate(RequestBody):
     gradient_checkpointing: Annotated[bool | None, OrAuto()] = Field(None, description="Trade time for memory.")
     per_device_train_batch_size: Annotated[int | None, Field(ge=1, le=1024), OrAuto()] = Field(
         None, description="Examples at once; the rest of `batch_size` is accumulated."
+    )
+    optim: Annotated[str | None, Field(max_length=64), OrAuto()] = Field(
+        None,
+        description="The optimizer, by transformers' name. States in the dtype of what is trained, in float32 or in 8 "
+        "bits; paged ones leave the GPU when it is full.",
+        json_schema_extra={"examples": list(OPTIMIZERS)},
     )
 
 
