@@ -126,8 +126,8 @@ def describe_variant(spec: ModelSpec, setup: TrainingSetup) -> list[str]:
     if setup.use_rslora:
         scale = (setup.lora_alpha or 0) / math.sqrt(setup.lora_rank or 1)
         said.append(
-            f"Rank-stabilised: adapters are scaled by {scale:.2g}, alpha {setup.lora_alpha} over the square root of the "
-            "rank, so that a higher rank learns no slower."
+            f"Rank-stabilised: adapters are scaled by {scale:.2g}, alpha {setup.lora_alpha} over the square root of "
+            "the rank, so that a higher rank learns no slower."
         )
     if setup.use_dora:
         said.append(

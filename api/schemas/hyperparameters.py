@@ -66,8 +66,8 @@ class AdapterInput(RequestBody):
     )
     init_lora_weights: Annotated[Literal["default", "pissa", "olora"] | None, OrAuto()] = Field(
         None,
-        description="Where adapters start. `pissa` and `olora`: at factors of the base's weights; published as ordinary "
-        "adapters of twice the rank, which fit the unchanged base model.",
+        description="Where adapters start. `pissa` and `olora`: at factors of the base's weights; published as "
+        "ordinary adapters of twice the rank, which fit the unchanged base model.",
     )
     modules_to_save: Annotated[list[str] | None, OrAuto()] = Field(
         None, description="Trained whole beside the adapters: `embed_tokens`, `lm_head` or both."

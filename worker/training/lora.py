@@ -154,7 +154,7 @@ def _forward(module: LoraLayer, weight: Callable[[], torch.Tensor], inputs: torc
     magnitude = module.lora_magnitude_vector[ADAPTER].weight if module.lora_magnitude_vector else None
     frozen = _Frozen(
         weight,
-        module.get_base_layer().bias,
+        cast("torch.Tensor | None", module.get_base_layer().bias),
         module.scaling[ADAPTER],
         start_of(module),
         cast("torch.Tensor | None", getattr(module, SQUARED_ROWS, None)),

@@ -27,6 +27,7 @@ from worker.training.lora import (
     LoraLayer,
     away_from,
     lora_layers,
+    start_of,
     weight_reader,
 )
 
