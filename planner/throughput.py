@@ -10,7 +10,7 @@ from planner.decoder import DTYPE_BYTES
 from planner.devices import Device
 from planner.layers import layer_memory
 from planner.model_spec import ALL_LINEAR, ModelSpec
-from planner.setup import Hyperparameters, Method, TrainingSetup
+from planner.setup import Hyperparameters, InitLoraWeights, Method, TrainingSetup
 from planner.stacks import profile
 from planner.statistics import DatasetStatistics
 
@@ -190,7 +190,7 @@ def estimate_speed(
         flops_per_token=work,
         step_seconds=training / max(1, steps),
         total_steps=steps,
-        loading_seconds=_loading_seconds(spec, setup, device),
+        loading_seconds=_loading_seconds(spec, setup, device) + _starting_seconds(spec, setup, device),
         training_seconds=training,
         evaluation_seconds=c.EVALUATIONS * evaluated / forward,
         sampling_seconds=_sampling_seconds(spec, setup, device),
@@ -246,6 +246,17 @@ def _loading_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> f
     if setup.method is Method.QLORA:
         seconds += weights / (c.CPU_QUANTIZE_BYTES if on_cpu else c.QUANTIZE_BYTES)
     return seconds
+
+
+def _starting_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> float:
+    """Time until adapters stand where they start: PiSSA decomposes every adapted weight, others take next to none."""
+    if setup.method is Method.FULL or setup.init_lora_weights is not InitLoraWeights.PISSA:
+        return 0.0
+    targets = setup.lora_target_modules or (ALL_LINEAR,)
+    weights = c.PISSA_PRODUCTS * sum(count * linear.weight_parameters for count, linear in spec.targeted(targets))
+    if device.kind == "cpu":
+        return 2 * weights * (setup.lora_rank or 0) / (c.CPU_PISSA_FLOPS_PER_CORE * (device.cores or 1))
+    return weights * 4 / device_rates(device).bandwidth_bytes  # read in float32 for a few columns
 
 
 def _sampling_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> float:
