@@ -14,6 +14,7 @@ from tests.unit.training.runs import request_for, setup_for
 from tests.unit.training.test_variants import CPU, IDS, logits_of, train
 from worker.training.export import _save_adapter
 from worker.training.loading import load_base, load_for_training
+from worker.training.verification import VerificationTask, _load
 
 BOTH = ("lm_head", "embed_tokens")
 NAMES = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
@@ -86,6 +87,19 @@ def test_gradients_are_those_of_whole_weights(tmp_path: Path) -> None:
         )
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_a_4_bit_mixture_with_a_whole_module_is_proven(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "mixtral", family="mixtral")
+    setup = setup_for(Method.QLORA, modules_to_save=BOTH)
+    loaded = load_for_training(model, setup, 0, CPU)
+    loaded.causal_model.set_attn_implementation("sdpa")
+    train(loaded)
+    trained = logits_of(loaded.causal_model)
+    _save_adapter(loaded, request_for(model, model, tmp_path, setup), tmp_path)
+    task = VerificationTask(str(model), str(tmp_path), setup, "cpu", 1, ())
+    reloaded = logits_of(_load(task, CPU))
+    assert (reloaded - trained).norm() < 0.02 * trained.norm()
 
 
 def test_other_modules_are_refused(tmp_path: Path) -> None:
