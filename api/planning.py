@@ -96,5 +96,6 @@ def _wishes(body: PlanCreate) -> Wishes:
         max_length=body.max_length,
         gradient_checkpointing=body.gradient_checkpointing,
         per_device_train_batch_size=body.per_device_train_batch_size,
+        early_stopping_patience=body.early_stopping_patience,
         priority=Priority(body.priority),
     )

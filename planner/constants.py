@@ -59,6 +59,7 @@ START_SECONDS = 2.0  # seconds; claim to first step of a preloaded child, the we
 VERIFY_SECONDS = 8.0  # seconds; a fresh process imports torch, transformers, peft (5 to 6 s) and scores
 SAMPLE_TOKENS = 96  # tokens; per sample: MAX_NEW_TOKENS of worker/training/sampling.py
 CPU_GENERATION_BYTES = 6.0e9  # bytes/s; weights read in one decoding step or optimizer step on 2 cores: assumed
+MOST_HELD_OUT = 512  # rows; of a training file: enough for the loss to be known to a few per cent
 EVALUATIONS = 5  # passes; over the held-out set: before, some during, after
 CREDIT_MARGIN = 0.25  # of predicted time; covered by the quote, which is a cap
 

@@ -35,6 +35,8 @@ def explain(question: Question, candidates: Sequence[Candidate], chosen: Candida
     if chosen.setup.method is not Method.FULL:
         sentences += [_rank(question, chosen), *describe_variant(question.spec, chosen.setup)]
     sentences += [_batch(question, candidates, chosen), _passes(question, chosen), _memory(chosen), _price(chosen)]
+    if chosen.hyperparameters.early_stopping_patience is not None:
+        sentences.append(_early_stop(chosen.hyperparameters.early_stopping_patience))
     if question.spec.is_surveyed:
         sentences.append(
             f"The planner has no formula for {question.spec.model_type}: its parameters were counted on the built "
@@ -184,6 +186,14 @@ def _passes(question: Question, chosen: Candidate) -> str:
         return f"{rate}; the rate is yours."
     kind = "full fine-tuning" if chosen.setup.method is Method.FULL else "adapters"
     return f"{rate}, usual for {kind} at a hidden size of {question.spec.hidden_size:,}."
+
+
+def _early_stop(patience: int) -> str:
+    evaluations = "1 evaluation brings" if patience == 1 else f"{patience} evaluations in a row bring"
+    return (
+        f"Training ends early when {evaluations} no lower validation loss, and the best one's model is published; "
+        "time and price are for all epochs, and what is not used is not charged."
+    )
 
 
 def _memory(chosen: Candidate) -> str:

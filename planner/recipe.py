@@ -14,6 +14,15 @@ from planner.statistics import DatasetStatistics
 from planner.throughput import truncated_tokens
 
 _EPOCHS = ((64, 6), (128, 4), (10_000, 3), (100_000, 2))  # examples below which, epochs; one above
+_COUNTS = (
+    "lora_rank",
+    "lora_alpha",
+    "max_length",
+    "batch_size",
+    "per_device_train_batch_size",
+    "n_epochs",
+    "early_stopping_patience",
+)
 _SHORT_RUN_EXAMPLES = 512  # below it the warmup takes a larger share, so that it is more than one or two steps
 
 
@@ -30,7 +39,7 @@ class Length:
 
 def check_wishes(spec: ModelSpec, wishes: Wishes) -> None:
     """Raise InvalidSetupError for numbers out of range and for wishes that contradict each other or the model."""
-    for name in ("lora_rank", "lora_alpha", "max_length", "batch_size", "per_device_train_batch_size", "n_epochs"):
+    for name in _COUNTS:
         value = getattr(wishes, name)
         if value is not None and value < 1:
             raise InvalidSetupError(f"{name} is {value}; it must be at least 1.")
@@ -145,14 +154,25 @@ def choose_learning_rate(spec: ModelSpec, method: Method, wishes: Wishes) -> flo
 def choose_hyperparameters(
     spec: ModelSpec, statistics: DatasetStatistics, method: Method, wishes: Wishes
 ) -> Hyperparameters:
-    """Everything that decides the result but not the memory."""
+    """Everything that decides the result but not the memory.
+
+    Raises InvalidSetupError where training is to stop early and no row is left to evaluate on.
+    """
     defaults = Hyperparameters(n_epochs=1, learning_rate=1e-4)
     warmup = 0.1 if statistics.examples < _SHORT_RUN_EXAMPLES else defaults.warmup_ratio
     decay = 0.01 if method is Method.FULL else defaults.weight_decay
-    return Hyperparameters(
+    chosen = Hyperparameters(
         n_epochs=choose_epochs(statistics.examples, wishes),
         learning_rate=choose_learning_rate(spec, method, wishes),
         warmup_ratio=warmup if wishes.warmup_ratio is None else wishes.warmup_ratio,
         weight_decay=decay if wishes.weight_decay is None else wishes.weight_decay,
         learning_rate_multiplier=wishes.learning_rate_multiplier or 1.0,
+        early_stopping_patience=wishes.early_stopping_patience,
     )
+    evaluated = statistics.validation_examples or chosen.held_out_of(statistics.examples)
+    if chosen.early_stopping_patience and not evaluated:
+        raise InvalidSetupError(
+            f"early_stopping_patience is {chosen.early_stopping_patience}, but nothing is evaluated: of "
+            f"{statistics.examples:,} rows none is held out. Give a validation_file, or leave it out."
+        )
+    return chosen

@@ -211,9 +211,7 @@ def truncated_tokens(statistics: DatasetStatistics, max_length: int) -> float:
 
 def held_out_examples(statistics: DatasetStatistics, hyperparameters: Hyperparameters) -> int:
     """Examples that are evaluated and not trained; none of the training file where a validation file is given."""
-    if statistics.validation_examples or statistics.examples < 2:
-        return 0
-    return min(statistics.examples - 1, max(1, round(statistics.examples * hyperparameters.evaluation_fraction)))
+    return 0 if statistics.validation_examples else hyperparameters.held_out_of(statistics.examples)
 
 
 def total_steps(statistics: DatasetStatistics, setup: TrainingSetup, hyperparameters: Hyperparameters) -> int:

@@ -117,6 +117,7 @@ class ResultReport:
     files: dict[str, str]
     trained_tokens: int
     steps: int
+    published_step: int  # whose model it is; below `steps` where an earlier one had the lowest validation loss
     train_seconds: float  # of this attempt, loading and export excluded
     step_seconds: float | None  # of one optimizer step, on average over this attempt; None where it took none
     checkpoints: int  # written by this attempt

@@ -179,6 +179,7 @@ def _automatic(plan: TrainingPlan) -> dict[str, str]:
         "per_device_train_batch_size": setup.per_device_train_batch_size,
         "gradient_checkpointing": _switch(setup.gradient_checkpointing),
         "optim": setup.optimizer,
+        "early_stopping_patience": hyper.early_stopping_patience or "off",
     }
     return {name: str(value) for name, value in values.items() if value is not None}
 

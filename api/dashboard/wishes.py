@@ -54,6 +54,7 @@ WISHES = (
     Wish("per_device_train_batch_size", "Rows at once", "The rest is accumulated"),
     Wish("gradient_checkpointing", "Gradient checkpointing", "Trades time for memory", _SWITCH),
     Wish("optim", "Optimizer", "Its states' size", tuple((name, name) for name in OPTIMIZERS)),
+    Wish("early_stopping_patience", "Early stopping", "After so many evaluations without a lower loss"),
 )
 _ADAPTER = (
     "method",
@@ -68,7 +69,15 @@ _ADAPTER = (
 )
 _HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _TEXTS = ("suffix", "credit_code")
-_TOP = ("priority", "max_length", "per_device_train_batch_size", "gradient_checkpointing", "optim", *_TEXTS)
+_TOP = (
+    "priority",
+    "max_length",
+    "per_device_train_batch_size",
+    "gradient_checkpointing",
+    "optim",
+    "early_stopping_patience",
+    *_TEXTS,
+)
 KNOWN = ("model", "file", "shape", *(wish.name for wish in WISHES))
 
 

@@ -26,6 +26,7 @@ PLAN_EXAMPLE: JsonDict = {
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 1,
     "gradient_checkpointing": False,
+    "early_stopping_patience": None,
     "optimizer": "adamw_torch_fused",
     "packing": False,
     "device": {"name": "AMD EPYC 9454P", "device_class": "cpu", "total_bytes": 34359738368, "free_bytes": 30064771072},
@@ -185,6 +186,7 @@ JOB_EXAMPLE: JsonDict = {
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 1,
     "gradient_checkpointing": False,
+    "early_stopping_patience": None,
     "plan": "plan_01JDZ5T0Q6W2N8V4K7R3M9X1YB",
     "quote": {
         "credits": 7,

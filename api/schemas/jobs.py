@@ -114,6 +114,13 @@ class PlanCreate(RequestBody):
         "bits; paged ones leave the GPU when it is full.",
         json_schema_extra={"examples": list(OPTIMIZERS)},
     )
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="End training when the validation loss has not fallen in so many evaluations in a row, and publish "
+        "the model of the best one.",
+    )
 
 
 class JobCreate(PlanCreate):
@@ -171,6 +178,7 @@ class JobObject(IdentifiedBody):
     per_device_train_batch_size: int = Field(description="As it runs now; may be below the plan's after a step down.")
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
+    early_stopping_patience: int | None
     plan: str = Field(description="Id of the frozen plan.")
     quote: QuoteObject
     charged: int | None = Field(description="Credits charged: at most the quote; null until the job is finished.")
@@ -215,6 +223,7 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         per_device_train_batch_size=setup.per_device_train_batch_size,
         gradient_accumulation_steps=setup.gradient_accumulation_steps,
         gradient_checkpointing=setup.gradient_checkpointing,
+        early_stopping_patience=plan.hyperparameters.early_stopping_patience,
         plan=job.plan_id,
         quote=show_quote(job.plan, plan.quote),
         charged=job.charged_credits,

@@ -29,6 +29,7 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
         ("max_length", setup.max_length, wishes.max_length),
         ("gradient_checkpointing", setup.gradient_checkpointing, wishes.gradient_checkpointing),
         ("per_device_train_batch_size", setup.per_device_train_batch_size, wishes.per_device_train_batch_size),
+        ("early_stopping_patience", hyperparameters.early_stopping_patience, wishes.early_stopping_patience),
         ("hyperparameters.batch_size", setup.effective_batch_size, wishes.batch_size),
         ("hyperparameters.n_epochs", hyperparameters.n_epochs, wishes.n_epochs),
         (

@@ -106,6 +106,7 @@ def _deciding(wishes: Wishes) -> Wishes:
         learning_rate_multiplier=None,
         warmup_ratio=None,
         weight_decay=None,
+        early_stopping_patience=None,
     )
 
 

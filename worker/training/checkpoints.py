@@ -9,17 +9,18 @@ the seed and the step, so the step is all there is to keep of them.
 import hashlib
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from worker.training.memory import is_out_of_memory
+from worker.training.metrics import MetricsRow, best_evaluation
 from worker.training.sampling import Answer
 
 KEPT = 2
@@ -28,21 +29,11 @@ _WEIGHTS = "weights.safetensors"
 _OPTIMIZER = "optimizer.pt"
 _STATE = "state.json"
 _UNFINISHED = ".unfinished"
+_DAMAGE = (OSError, ValueError, KeyError, TypeError)  # what reading one that was cut off or changed raises
 
 
 class CheckpointError(Exception):
     """A checkpoint could not be written."""
-
-
-@dataclass(frozen=True)
-class MetricsRow:
-    """One line of metrics.csv. Step 0 is the evaluation before training; train values are None for skipped steps."""
-
-    step: int
-    train_loss: float | None = None
-    train_accuracy: float | None = None
-    valid_loss: float | None = None
-    valid_mean_token_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,23 +50,30 @@ class RunState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back and found whole."""
+    """A checkpoint found whole. Its tensors are read when they are asked for, onto the CPU."""
 
     path: Path
     state: RunState
-    weights: Mapping[str, torch.Tensor]
-    optimizer: Mapping[str, object]
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The trained parameters by name."""
+        return load_file(self.path / _WEIGHTS)
+
+    def optimizer(self) -> dict[str, Any]:
+        """The optimizer's state dict."""
+        state: dict[str, Any] = torch.load(self.path / _OPTIMIZER, weights_only=True, map_location="cpu")
+        return state
 
 
 def write_checkpoint(
     directory: Path, state: RunState, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, object]
 ) -> Path:
-    """Write a checkpoint and keep the newest two. Returns its path.
+    """Write a checkpoint and keep the newest two and that of the best evaluation. Returns its path.
 
     Raises CheckpointError where the disk refuses, what was there before being as it was, and the device's
     out-of-memory error.
     """
-    target = directory / f"step-{state.step:08d}"
+    target = directory / _name(state.step)
     unfinished = directory / (target.name + _UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -89,8 +87,10 @@ def write_checkpoint(
     shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
     unfinished.rename(target)
     _sync(directory)
+    best = best_evaluation(state.rows)
     for stale in _newest_first(directory)[KEPT:]:
-        shutil.rmtree(stale, ignore_errors=True)
+        if best is None or stale.name != _name(best.step):
+            shutil.rmtree(stale, ignore_errors=True)
     return target
 
 
@@ -117,13 +117,26 @@ def newest_checkpoint(directory: Path, fingerprint: str) -> tuple[Checkpoint | N
     for path in _newest_first(directory):
         try:
             checkpoint = _read(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
+        except _DAMAGE as error:
             complaints.append(f"Checkpoint {path.name} is damaged ({error}); an earlier one is used.")
             continue
         if checkpoint.state.fingerprint == fingerprint:
             return checkpoint, complaints
         complaints.append(f"Checkpoint {path.name} belongs to another plan; it is not used.")
     return None, complaints
+
+
+def checkpoint_of(directory: Path, step: int, fingerprint: str) -> Checkpoint | None:
+    """The checkpoint of one step of this run, if it is there and whole."""
+    try:
+        checkpoint = _read(directory / _name(step))
+    except _DAMAGE:
+        return None
+    return checkpoint if checkpoint.state.fingerprint == fingerprint else None
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _newest_first(directory: Path) -> list[Path]:
@@ -140,12 +153,7 @@ def _read(path: Path) -> Checkpoint:
     data["rows"] = tuple(MetricsRow(**row) for row in data["rows"])
     if data["answers_before"] is not None:
         data["answers_before"] = tuple(Answer(**answer) for answer in data["answers_before"])
-    return Checkpoint(
-        path=path,
-        state=RunState(**data),
-        weights=load_file(path / _WEIGHTS),
-        optimizer=torch.load(path / _OPTIMIZER, weights_only=True, map_location="cpu"),
-    )
+    return Checkpoint(path, RunState(**data))
 
 
 def _sha256(path: Path) -> str:

@@ -10,11 +10,10 @@ from core.datasets.encoding import Encoder
 from core.datasets.examples import EncodedExample, Example
 from core.datasets.reading import read_examples
 from core.errors import InvalidDatasetError
+from planner.constants import MOST_HELD_OUT
 from worker.protocol import RunRequest
 from worker.training.batches import TokenizedSet
 
-# Enough for the loss to be known to a few per cent; more would cost training time.
-MAX_HELD_OUT = 512
 _HELD_OUT_STREAM = 0x68656C64  # a random stream of its own, apart from those of the epochs
 
 
@@ -45,15 +44,14 @@ def load_data(request: RunRequest, encoder: Encoder) -> RunData:
         )
     if request.validation_path is not None:
         held_examples, held_encoded, _ = _read(Path(request.validation_path), request, encoder)
-        chosen = _draw(len(held_encoded), min(len(held_encoded), MAX_HELD_OUT), request.seed)
+        chosen = _draw(len(held_encoded), min(len(held_encoded), MOST_HELD_OUT), request.seed)
         return RunData(
             training=TokenizedSet.of(encoded),
             held_out=TokenizedSet.of(held_encoded[index] for index in chosen),
             held_out_examples=tuple(held_examples[index] for index in chosen),
             notes=notes,
         )
-    count = min(int(len(encoded) * request.hyperparameters.evaluation_fraction), MAX_HELD_OUT, len(encoded) - 1)
-    chosen = _draw(len(encoded), count, request.seed)
+    chosen = _draw(len(encoded), request.hyperparameters.held_out_of(len(encoded)), request.seed)
     held = set(chosen)
     return RunData(
         training=TokenizedSet.of(example for index, example in enumerate(encoded) if index not in held),

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 
 from planner.setup import Method
 from worker.protocol import RunRequest
-from worker.training.checkpoints import MetricsRow
 from worker.training.loading import LoadedModel
+from worker.training.metrics import MetricsRow
 from worker.training.model_card import model_card
 from worker.training.sampling import Answer, Prompt
 from worker.training.variants import published_config, published_factors
@@ -53,11 +53,15 @@ def export(
     loaded: LoadedModel,
     request: RunRequest,
     rows: Sequence[MetricsRow],
+    published: int,
     prompts: Sequence[Prompt],
     before: Sequence[Answer],
     after: Sequence[Answer],
 ) -> Exported:
-    """Write everything under `export/` of the run directory, replacing an unfinished one. Raises OSError."""
+    """Write everything under `export/` of the run directory, replacing an unfinished one.
+
+    `published` is the step whose weights are in place. Raises OSError.
+    """
     root = Path(request.run_directory) / "export"
     shutil.rmtree(root, ignore_errors=True)
     is_full = request.setup.method is Method.FULL
@@ -75,7 +79,7 @@ def export(
     metrics.write_text(metrics_csv(rows), encoding="utf-8")
     samples.write_text(_json(_samples(prompts, before, after)), encoding="utf-8")
     plan.write_text(_json(request.plan), encoding="utf-8")
-    (directory / "README.md").write_text(model_card(request, rows), encoding="utf-8")
+    (directory / "README.md").write_text(model_card(request, rows, published), encoding="utf-8")
     for file in directory.iterdir():
         file.chmod(0o644)  # safetensors makes its files private
     archive = root / f"{directory.name}.zip"

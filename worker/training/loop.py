@@ -19,17 +19,18 @@ from worker.training.batches import (
     step_tokens,
     steps_per_epoch,
 )
-from worker.training.checkpoints import MetricsRow, RunState
+from worker.training.checkpoints import RunState
 from worker.training.data import load_data
 from worker.training.evaluation import evaluate
 from worker.training.export import Exported, export
 from worker.training.forward import score
 from worker.training.loading import load_for_training
 from worker.training.memory import MemoryWatch, release
+from worker.training.metrics import MetricsRow
 from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm, set_learning_rate
 from worker.training.probing import probe
 from worker.training.reporting import Reporter
-from worker.training.resuming import find_checkpoint, fingerprint, restore, save
+from worker.training.resuming import find_checkpoint, fingerprint, publishable, restore, save
 from worker.training.run import Run
 from worker.training.sampling import Answer, answer_prompts, choose_prompts
 from worker.training.stopping import StopRequested, StopSignal
@@ -52,7 +53,7 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
     prompts = choose_prompts(
         current.data.held_out_examples, current.encoder, request.sample_count, request.setup.max_length
     )
-    if current.state.step < current.total_steps:
+    if not current.is_trained:
         reporter.enter(Phase.PROBING)
         with stop.interruptible():
             probe(current)
@@ -67,10 +68,12 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
         current.state = replace(current.state, answers_before=answers)
 
     started = time.monotonic()
-    if current.state.step < current.total_steps:
+    if not current.is_trained:
         reporter.enter(Phase.TRAINING)
     train(current)
     train_seconds = time.monotonic() - started
+    with stop.interruptible():
+        published = publishable(current)
 
     answers_after: tuple[Answer, ...] = ()
     if prompts:
@@ -79,12 +82,12 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
     reporter.enter(Phase.EXPORTING)
     with stop.interruptible():
         before = current.state.answers_before or ()
-        exported = export(current.loaded, request, current.state.rows, prompts, before, answers_after)
+        exported = export(current.loaded, request, current.state.rows, published, prompts, before, answers_after)
     reporter.enter(Phase.VERIFYING)
     with stop.interruptible():
         verify(current, exported, verifier)
     reporter.send(current.watch.report("end"))
-    return summarize(current, exported, train_seconds)
+    return summarize(current, exported, published, train_seconds)
 
 
 def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
@@ -125,7 +128,7 @@ def train(current: Run) -> None:
                 save(current)
                 saved_at = time.monotonic()
             current.stop.check()
-            if current.state.step == current.total_steps:
+            if current.is_trained:
                 return
             if epoch != current.state.step // current.steps_per_epoch:
                 epoch = current.state.step // current.steps_per_epoch
@@ -181,9 +184,9 @@ def optimizer_step(current: Run, step: Step) -> None:
     _refuse_divergence(current)
 
 
-def summarize(current: Run, exported: Exported, train_seconds: float) -> ResultReport:
-    """The last word of a run that went well."""
-    rows = current.state.rows
+def summarize(current: Run, exported: Exported, published: int, train_seconds: float) -> ResultReport:
+    """The last word of a run that went well; losses up to the step that is published."""
+    rows = [row for row in current.state.rows if row.step <= published]
     trained = [row.train_loss for row in rows if row.train_loss is not None]
     evaluated = [row.valid_loss for row in rows if row.valid_loss is not None]
     root = Path(current.request.run_directory)
@@ -191,6 +194,7 @@ def summarize(current: Run, exported: Exported, train_seconds: float) -> ResultR
         files={name: str(path.relative_to(root)) for name, path in exported.files.items()},
         trained_tokens=current.state.tokens,
         steps=current.state.step,
+        published_step=published,
         train_seconds=train_seconds,
         step_seconds=current.step_seconds / current.steps_taken if current.steps_taken else None,
         checkpoints=current.saving.count,
@@ -219,7 +223,7 @@ def evaluate_if_due(current: Run) -> None:
         row = replace(last, valid_loss=result.loss, valid_mean_token_accuracy=result.accuracy)
         current.state = replace(state, rows=(*rows[:-1], row))
         current.report_metrics(replace(row, train_loss=None, train_accuracy=None))
-    if phase is Phase.TRAINING and state.step < current.total_steps:
+    if phase is Phase.TRAINING and not current.is_trained:
         current.reporter.enter(Phase.TRAINING)
 
 

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from planner.adapters import FACTORISED
 from planner.setup import Method, TrainingSetup
 from worker.protocol import RunRequest
-from worker.training.checkpoints import MetricsRow
+from worker.training.metrics import MetricsRow
 
 
-def model_card(request: RunRequest, rows: Sequence[MetricsRow]) -> str:
-    """A model card in the hub's format: metadata, what was trained how, results, and how to load it."""
+def model_card(request: RunRequest, rows: Sequence[MetricsRow], published: int) -> str:
+    """A model card in the hub's format: metadata, what was trained how, results of step `published`, how to load it."""
     is_adapter = request.setup.method is not Method.FULL
     name = request.suffix or request.job_id
-    parts = [_metadata(request, is_adapter), f"# {name}", _introduction(request), _table(request)]
-    results = _results(rows)
+    parts = [_metadata(request, is_adapter), f"# {name}", _introduction(request), _table(request, published)]
+    results = _results([row for row in rows if row.step <= published])
     if results:
         parts.append(results)
     parts.append(_usage(request, is_adapter))
@@ -37,7 +37,7 @@ def _introduction(request: RunRequest) -> str:
     return f"{kinds[request.setup.method]} `{request.base_model}`{revision}, fine-tuned with Tunewright."
 
 
-def _table(request: RunRequest) -> str:
+def _table(request: RunRequest, published: int) -> str:
     setup, hyperparameters = request.setup, request.hyperparameters
     entries: list[tuple[str, object]] = [("method", setup.method)]
     if setup.method is not Method.FULL:
@@ -45,6 +45,7 @@ def _table(request: RunRequest) -> str:
         entries += _variants(setup)
     entries += [
         ("epochs", hyperparameters.n_epochs),
+        ("published step", published),
         ("learning rate", f"{hyperparameters.learning_rate:g}, {hyperparameters.lr_scheduler_type}"),
         ("effective batch size", setup.effective_batch_size),
         ("maximum length", f"{setup.max_length} tokens"),

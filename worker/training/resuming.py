@@ -11,11 +11,12 @@ from worker.protocol import CheckpointReport, RunRequest
 from worker.training.checkpoints import (
     Checkpoint,
     CheckpointError,
-    MetricsRow,
+    checkpoint_of,
     newest_checkpoint,
     write_checkpoint,
 )
 from worker.training.data import RunData
+from worker.training.metrics import MetricsRow, best_evaluation
 from worker.training.run import Run
 
 
@@ -33,10 +34,41 @@ def find_checkpoint(current: Run) -> Checkpoint | None:
 
 def restore(current: Run, checkpoint: Checkpoint) -> None:
     """Put the weights and the optimizer's state of a checkpoint in place."""
+    _put_weights(current, checkpoint)
+    current.optimizer.load_state_dict(checkpoint.optimizer())
+
+
+def publishable(current: Run) -> int:
+    """The step whose model is published, its weights in place: the last one, or the best where training may stop early.
+
+    The last one too where the checkpoint of the best is gone, which is said.
+    """
+    last, patience = current.state.step, current.request.hyperparameters.early_stopping_patience
+    best = best_evaluation(current.state.rows)
+    if patience is None or best is None or best.step == last:
+        return last
+    if last < current.total_steps:
+        current.reporter.say(
+            f"Training stopped after {last} of {current.total_steps} steps: the validation loss has not fallen below "
+            f"{best.valid_loss:.4f} since step {best.step}."
+        )
+    checkpoint = checkpoint_of(current.checkpoints, best.step, current.state.fingerprint)
+    if checkpoint is None:
+        current.reporter.warn(
+            f"The checkpoint of step {best.step}, whose validation loss was the lowest, is gone; the model of the last "
+            f"step, {last}, is published."
+        )
+        return last
+    _put_weights(current, checkpoint)
+    current.reporter.say(f"The model of step {best.step} is published: its validation loss was the lowest.")
+    return best.step
+
+
+def _put_weights(current: Run, checkpoint: Checkpoint) -> None:
+    weights = checkpoint.weights()
     with torch.no_grad():
         for name, tensor in _kept(current).items():
-            tensor.copy_(checkpoint.weights[name])
-    current.optimizer.load_state_dict(dict(checkpoint.optimizer))
+            tensor.copy_(weights[name])
 
 
 def save(current: Run) -> None:

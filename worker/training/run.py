@@ -8,10 +8,11 @@ import torch
 from core.datasets.encoding import Encoder
 from worker.protocol import MetricsReport, RunRequest
 from worker.training.batches import Layout
-from worker.training.checkpoints import MetricsRow, RunState
+from worker.training.checkpoints import RunState
 from worker.training.data import RunData
 from worker.training.loading import LoadedModel
 from worker.training.memory import MemoryWatch
+from worker.training.metrics import MetricsRow, has_stopped_improving
 from worker.training.optimizer import learning_rate
 from worker.training.reporting import Reporter
 from worker.training.stopping import StopSignal
@@ -55,6 +56,14 @@ class Run:
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.steps_per_epoch * self.request.hyperparameters.n_epochs
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether no step is left: all are done, or the validation loss has stopped falling."""
+        patience = self.request.hyperparameters.early_stopping_patience
+        if patience is not None and has_stopped_improving(self.state.rows, patience):
+            return True
+        return self.state.step == self.total_steps
 
     @property
     def expected_train_seconds(self) -> float:

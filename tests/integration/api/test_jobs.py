@@ -14,6 +14,7 @@ def test_job_echoes_what_was_asked_and_what_was_decided(rich: Tenant, rows: list
     job = rich.client.fine_tuning.jobs.create(
         model="tiny",
         training_file=file_id,
+        validation_file=rich.upload(rows[:4]),
         suffix="lamps",
         seed=42,
         metadata={"team": "support"},
@@ -26,6 +27,7 @@ def test_job_echoes_what_was_asked_and_what_was_decided(rich: Tenant, rows: list
             "max_length": 256,
             "gradient_checkpointing": True,
             "per_device_train_batch_size": 2,
+            "early_stopping_patience": 3,
             "priority": "quality",
             "max_credits": 10_000,
         },
@@ -52,6 +54,7 @@ def test_job_echoes_what_was_asked_and_what_was_decided(rich: Tenant, rows: list
     }
     assert (extra["max_length"], extra["gradient_checkpointing"], extra["suffix"]) == (256, True, "lamps")
     assert (extra["per_device_train_batch_size"], extra["gradient_accumulation_steps"]) == (2, 2)
+    assert extra["early_stopping_patience"] == 3
     assert extra["memory"]["predicted"]["device_bytes"] > 0
     assert extra["memory"]["measured"] is None
     assert extra["charged"] is None
@@ -119,6 +122,7 @@ def test_plan_is_explained_and_then_run_exactly(rich: Tenant, rows: list[dict[st
         ({"model": "short"}, "model"),
         ({"hyperparameters": {"n_epochs": 7}}, "hyperparameters.n_epochs"),
         ({"adapter": {"method": "qlora"}}, "adapter.method"),
+        ({"early_stopping_patience": 3}, "early_stopping_patience"),
     ],
 )
 def test_plan_for_another_run_is_refused(

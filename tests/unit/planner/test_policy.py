@@ -153,11 +153,21 @@ def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
         ({"lora_dropout": 1.0}, "below 1"),
         ({"max_length": 1_000_000}, "at most 131072"),
         ({"lora_target_modules": ("nonsense",)}, "nonsense"),
+        ({"early_stopping_patience": 0}, "at least 1"),
     ],
 )
 def test_contradictory_wishes_are_refused(wishes, message):
     with pytest.raises(InvalidSetupError, match=message):
         planned("llama-3.1-8b", "A100-80GB", **wishes)
+
+
+def test_stopping_early_needs_rows_to_evaluate_on():
+    with pytest.raises(InvalidSetupError, match="of 19 rows none is held out"):
+        planned("llama-3.1-8b", "A100-80GB", rows(19, 100), early_stopping_patience=2)
+    for enough in (rows(20, 100), rows(19, 100).with_validation(rows(1, 100))):
+        stopping = planned("llama-3.1-8b", "A100-80GB", enough, early_stopping_patience=2)
+        assert stopping.hyperparameters.early_stopping_patience == 2
+        assert any("Training ends early when 2 evaluations in a row" in reason for reason in stopping.reasons)
 
 
 def test_dropout_on_fused_experts_is_refused():

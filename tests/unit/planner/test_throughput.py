@@ -102,6 +102,7 @@ def test_steps_count_whole_batches_of_what_is_not_held_out():
     setup = replace(LORA, per_device_train_batch_size=4, gradient_accumulation_steps=2)
     assert held_out_examples(rows(100, 10), HYPERPARAMETERS) == 5
     assert total_steps(rows(100, 10), setup, HYPERPARAMETERS) == 4 * 12
+    assert held_out_examples(rows(100_000, 10), HYPERPARAMETERS) == 512
     with_file = rows(100, 10).with_validation(rows(20, 10))
     assert held_out_examples(with_file, HYPERPARAMETERS) == 0
     assert total_steps(with_file, setup, HYPERPARAMETERS) == 4 * 13

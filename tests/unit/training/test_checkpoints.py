@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.training.checkpoints import MetricsRow, RunState, newest_checkpoint, write_checkpoint
+from worker.training.checkpoints import RunState, newest_checkpoint, write_checkpoint
+from worker.training.metrics import MetricsRow
 from worker.training.sampling import Answer
 
 STATE = RunState("plan", step=4, tokens=99, rows=(MetricsRow(4, 1.5, 0.5),), answers_before=(Answer("hi", 1, True),))
@@ -45,7 +46,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     checkpoint, complaints = newest_checkpoint(tmp_path, "plan")
     assert checkpoint is not None
     assert checkpoint.state == STATE
-    assert torch.equal(checkpoint.weights["weight"], WEIGHTS["weight"])
+    assert torch.equal(checkpoint.weights()["weight"], WEIGHTS["weight"])
     assert complaints == []
 
 
