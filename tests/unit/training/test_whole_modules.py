@@ -89,6 +89,7 @@ def test_gradients_are_those_of_whole_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:The PEFT config")  # the export names the base by its id, not by its folder
 def test_a_4_bit_mixture_with_a_whole_module_is_proven(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "mixtral", family="mixtral")
     setup = setup_for(Method.QLORA, modules_to_save=BOTH)
