@@ -8,7 +8,7 @@ from core.errors import InvalidRequestError
 from core.jobs.service import JobRequest
 from core.plans.service import PlanRequest
 from planner.plans import Priority, Wishes
-from planner.setup import Method
+from planner.setup import InitLoraWeights, Method
 
 _KINDS = {
     "messages": DataKind.CHAT,
@@ -85,12 +85,19 @@ def _wishes(body: PlanCreate) -> Wishes:
     chosen = _hyperparameters(body)
     adapter = body.adapter
     targets = adapter.target_modules if adapter else None
+    start = adapter.init_lora_weights if adapter else None
+    whole = adapter.modules_to_save if adapter else None
     return Wishes(
         method=Method(adapter.method) if adapter and adapter.method != "auto" else None,
         lora_rank=adapter.r if adapter else None,
         lora_alpha=adapter.lora_alpha if adapter else None,
         lora_dropout=adapter.lora_dropout if adapter else None,
         lora_target_modules=tuple(targets) if targets is not None else None,
+        use_rslora=adapter.use_rslora if adapter else None,
+        use_dora=adapter.use_dora if adapter else None,
+        init_lora_weights=InitLoraWeights(start) if start is not None else None,
+        modules_to_save=tuple(whole) if whole is not None else None,
+        optim=body.optim,
         n_epochs=chosen.n_epochs,
         batch_size=chosen.batch_size,
         learning_rate_multiplier=chosen.learning_rate_multiplier,

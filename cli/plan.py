@@ -27,7 +27,7 @@ from planner.families import FAMILIES
 from planner.model_spec import ModelSpec
 from planner.policy import Priority, TrainingPlan, Wishes
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
-from planner.setup import Method
+from planner.setup import InitLoraWeights, Method
 from planner.statistics import DatasetStatistics
 from planner.wording import gib
 from worker import rehearsals
@@ -74,6 +74,12 @@ def plan(
     method: Annotated[Method | None, typer.Option(help="Pin the method.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Pin the rank of the adapters.")] = None,
     max_length: Annotated[int | None, typer.Option(min=16, help="Tokens an example may have.")] = None,
+    use_dora: Annotated[bool, typer.Option("--use-dora", help="Adapters with DoRA.")] = False,
+    use_rslora: Annotated[bool, typer.Option("--use-rslora", help="Rank-stabilised adapters.")] = False,
+    init_lora_weights: Annotated[InitLoraWeights | None, typer.Option(help="Where adapters start.")] = None,
+    modules_to_save: Annotated[
+        list[str] | None, typer.Option(help="embed_tokens or lm_head, trained whole; may be repeated.")
+    ] = None,
 ) -> None:
     """Plan a run on this machine, without a service: method, memory, time and price."""
     settings = Settings()
@@ -81,7 +87,16 @@ def plan(
         devices = _devices(gpu)
         with data_file(data, settings) as path:
             subject = _read(models or settings.resolved_models_dir, model, path)
-        wishes = Wishes(priority=priority, method=method, lora_rank=rank, max_length=max_length)
+        wishes = Wishes(
+            priority=priority,
+            method=method,
+            lora_rank=rank,
+            max_length=max_length,
+            use_dora=use_dora or None,
+            use_rslora=use_rslora or None,
+            init_lora_weights=init_lora_weights,
+            modules_to_save=tuple(modules_to_save) if modules_to_save else None,
+        )
         spec, memory = _sources(subject, devices, wishes)
         if gpu == ALL:
             out.print(compare(model, spec, memory, subject.statistics, devices, wishes, settings.prices))

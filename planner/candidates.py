@@ -13,19 +13,20 @@ from planner.model_spec import ModelSpec
 from planner.plans import Quote, Wishes
 from planner.recipe import (
     Length,
+    choose_alpha,
     choose_batch_size,
     choose_hyperparameters,
     choose_length,
     choose_rank,
     choose_targets,
 )
-from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup
+from planner.setup import Hyperparameters, InitLoraWeights, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.throughput import AS_PREDICTED, Pace, SpeedEstimate, estimate_speed, truncated_tokens
 
 LADDER = (Method.FULL, Method.LORA, Method.QLORA)  # from the least to the most compressed
 OPTIMIZER = "adamw_torch_fused"
-FRUGAL_OPTIMIZER = "paged_adamw_8bit"  # where the states of full fine-tuning do not fit otherwise
+FRUGAL_OPTIMIZER = "paged_adamw_8bit"  # where the states of whole weights do not fit otherwise
 SECONDS_PER_HOUR = 3600
 MOST_SIZES = 8  # micro-batches considered, smallest first
 
@@ -98,12 +99,10 @@ class Question:
 
 def allowed_methods(question: Question) -> tuple[Method, ...]:
     """Methods that the wishes leave, least compressed first."""
-    if question.wishes.method is not None:
-        return (question.wishes.method,)
     wishes = question.wishes
-    if wishes.lora_rank or wishes.lora_alpha or wishes.lora_dropout or wishes.lora_target_modules:
-        return LADDER[1:]
-    return LADDER
+    if wishes.method is not None:
+        return (wishes.method,)
+    return LADDER[1:] if wishes.about_the_adapter else LADDER
 
 
 def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
@@ -144,11 +143,12 @@ def _variants(question: Question, length: Length, method: Method) -> Iterator[Tr
         max_length=length.max_length,
         packing=length.packing,
         attn_implementation="eager" if spec.family.eager_attention_only else "sdpa",
-        optimizer=OPTIMIZER,
+        optimizer=wishes.optim or OPTIMIZER,
     )
     if method is Method.FULL:
         yield setup
-        yield replace(setup, optimizer=FRUGAL_OPTIMIZER)
+        if wishes.optim is None:
+            yield replace(setup, optimizer=FRUGAL_OPTIMIZER)
         return
     targets = choose_targets(wishes)
     wanted = wishes.lora_rank or choose_rank(spec, question.statistics, targets)
@@ -156,15 +156,22 @@ def _variants(question: Question, length: Length, method: Method) -> Iterator[Tr
     while wishes.lora_rank is None and ranks[-1] > c.SMALLEST_RANK:
         ranks.append(ranks[-1] // 2)
     for rank in ranks:
-        yield replace(
+        setup = replace(
             setup,
             quantization=Quantization.NF4_DOUBLE_QUANT if method is Method.QLORA else None,
             lora_rank=rank,
-            lora_alpha=wishes.lora_alpha or 2 * rank,
+            lora_alpha=choose_alpha(rank, wishes),
             lora_target_modules=targets,
             adapter_dtype="float32",
             lora_dropout=wishes.lora_dropout or 0.0,
+            use_rslora=bool(wishes.use_rslora),
+            use_dora=bool(wishes.use_dora),
+            init_lora_weights=wishes.init_lora_weights or InitLoraWeights.DEFAULT,
+            modules_to_save=wishes.modules_to_save,
         )
+        yield setup
+    if setup.modules_to_save and wishes.optim is None:
+        yield replace(setup, optimizer=FRUGAL_OPTIMIZER)
 
 
 def _combinations(question: Question, setup: TrainingSetup) -> Iterator[TrainingSetup]:

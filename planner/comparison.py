@@ -59,9 +59,7 @@ def compare_methods(
 
 def _pinned(wishes: Wishes, method: Method) -> Wishes:
     pinned = replace(wishes, method=method)
-    if method is not Method.FULL:
-        return pinned
-    return replace(pinned, lora_rank=None, lora_alpha=None, lora_dropout=None, lora_target_modules=None)
+    return pinned.without_adapter() if method is Method.FULL else pinned
 
 
 def _outlook(question: Question, devices: Sequence[Device], method: Method) -> MethodOutlook | None:

@@ -53,6 +53,8 @@ GPU_LOAD_BYTES = 1.0e9  # bytes/s; safetensors from disk to a GPU: an ordinary N
 CPU_LOAD_BYTES = 5.0e8  # bytes/s; safetensors to memory: 269 MB in 0.4 s measured, warm cache
 QUANTIZE_BYTES = 1.5e9  # bytes/s; 16-bit weights that NF4 quantization takes in on a GPU: assumed
 CPU_QUANTIZE_BYTES = 1.0e8  # bytes/s; the same on a CPU: assumed
+PISSA_PRODUCTS = 34  # products; of a weight with rank columns: 16 iterations of two and two more, torch.svd_lowrank
+CPU_PISSA_FLOPS_PER_CORE = 1.4e10  # FLOP/s; of those in float32: 14 to 22 GFLOP/s measured, 1536 x 576 to 4096 x 4096
 START_SECONDS = 2.0  # seconds; claim to first step of a preloaded child, the weights apart
 VERIFY_SECONDS = 8.0  # seconds; a fresh process imports torch, transformers, peft (5 to 6 s) and scores
 SAMPLE_TOKENS = 96  # tokens; per sample: MAX_NEW_TOKENS of worker/training/sampling.py
@@ -70,6 +72,9 @@ FULL_FROM_TRAINED_TOKENS = 10_000_000  # tokens; from here LoRA falls behind: Bi
 LEARNING_RATE_AT_2000 = 5.0e-5  # rate; full fine-tuning at hidden size 2000: Schulman et al. 2025
 LEARNING_RATE_EXPONENT = 0.781  # exponent; of 2000 / hidden_size on Llama models: Schulman et al. 2025
 LORA_LEARNING_RATE_FACTOR = 10.0  # times; LoRA's best rate over full fine-tuning's: Schulman et al. 2025
+RSLORA_ALPHA = (
+    16  # alpha; with use_rslora: scale 2, as without it, at rank 64; Kalajdzievski 2023 has one for all ranks
+)
 LENGTH_STEP = 64  # tokens; that lengths are rounded up to: tile size of matrix kernels
 PACKED_LENGTH = 2_048  # tokens; of a packed row where examples are shorter: attention still cheap
 PACKED_ROWS_MINIMUM = 128  # rows; packed; below it an epoch would have too few optimizer steps

@@ -6,7 +6,7 @@ Sizes follow `modeling_<family>.py`. Shapes in comments: `[tokens, features]` wi
 from planner.constants import LONGEST_PLAIN_ATTENTION, MAX_EXPERT_CHAINS
 from planner.families import NormPlacement, QueryNorm
 from planner.model_spec import Experts, LayerGroup, Linear, ModelSpec, is_targeted
-from planner.setup import Method, TrainingSetup
+from planner.setup import InitLoraWeights, Method, TrainingSetup
 from planner.stacks import AdapterCompute, StackProfile
 from planner.tape import Tape, Tensor
 
@@ -88,8 +88,10 @@ class DecoderLayer:
 
     def fused_adapter(self, x: Tensor, size: int, linear: Linear, workspace: int) -> Tensor:
         """Base and adapter in one autograd function, so that no output of the adapter alone ever exists."""
-        rank = self.setup.lora_rank or 0
-        weights = linear.lora_parameters(rank) * DTYPE_BYTES[self.setup.adapter_dtype or "float32"]
+        rank, width = self.setup.lora_rank or 0, DTYPE_BYTES[self.setup.adapter_dtype or "float32"]
+        weights = linear.lora_parameters(rank) * width
+        if self.setup.init_lora_weights is not InitLoraWeights.DEFAULT:
+            rank *= 2  # what was trained, and what it started from
         dropped = (self.tape.tensor(self.tape.sizes[x]),) if self.stack.lora_dropout > 0 else ()
         saves: tuple[Tensor, ...]
         if self.stack.adapter_compute is AdapterCompute.UNSLOTH:
@@ -97,6 +99,10 @@ class DecoderLayer:
         else:
             mask = (self.tape.tensor(self.bytes_of(linear.in_features, 1)),) if dropped else ()
             saves = (*(dropped or (x,)), *mask, self.tape.tensor(self.bytes_of(rank)))
+        if self.setup.use_dora:  # the output before its rows are scaled is kept; its gradient is a tensor of that size
+            saves = (*saves, self.tape.tensor(size))
+            weights += linear.out_features * width
+            workspace += size
         return self.tape.apply((x,), size, saves, parameter_gradient_bytes=weights, workspace_bytes=workspace)
 
     def expert_linear(self, x: Tensor, linear: Linear, rows: float, experts: int) -> Tensor:

@@ -1,14 +1,17 @@
 """Why a plan is what it is, in sentences, and what every other run would have meant."""
 
+import math
 from collections.abc import Sequence
 
 from planner import constants as c
+from planner.adapters import FACTORISED, adapted_rows, whole_parameters
 from planner.calibration import COVERAGE
 from planner.candidates import LADDER, Candidate, Question, allowed_methods
 from planner.memory import Correction
+from planner.model_spec import ModelSpec
 from planner.plans import Alternative, Priority
 from planner.recipe import Length, choose_rank, choose_targets
-from planner.setup import Method
+from planner.setup import InitLoraWeights, Method, TrainingSetup
 
 GIB = 1 << 30
 NAMES = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
@@ -30,7 +33,7 @@ def explain(question: Question, candidates: Sequence[Candidate], chosen: Candida
     """One sentence for each step of the policy, in its order."""
     sentences = [length.reason, _method(question, candidates, chosen)]
     if chosen.setup.method is not Method.FULL:
-        sentences.append(_rank(question, chosen))
+        sentences += [_rank(question, chosen), *describe_variant(question.spec, chosen.setup)]
     sentences += [_batch(question, candidates, chosen), _passes(question, chosen), _memory(chosen), _price(chosen)]
     if chosen.hyperparameters.early_stopping_patience is not None:
         sentences.append(_early_stop(chosen.hyperparameters.early_stopping_patience))
@@ -117,6 +120,40 @@ def _rank(question: Question, chosen: Candidate) -> str:
     if setup.lora_rank != wanted:
         return f"{sentence}: rank {wanted} would suit the data set, but only {setup.lora_rank} fits."
     return f"{sentence}, enough for what {question.statistics.trained_tokens:,} trained tokens can teach."
+
+
+def describe_variant(spec: ModelSpec, setup: TrainingSetup) -> list[str]:
+    """A sentence for each choice that makes an adapter another one than plain LoRA."""
+    said = []
+    if setup.use_rslora:
+        scale = (setup.lora_alpha or 0) / math.sqrt(setup.lora_rank or 1)
+        said.append(
+            f"Rank-stabilised: adapters are scaled by {scale:.2g}, alpha {setup.lora_alpha} over the square root of "
+            "the rank, so that a higher rank learns no slower."
+        )
+    if setup.use_dora:
+        said.append(
+            f"DoRA: {adapted_rows(spec, setup):,} lengths of weight rows are trained apart from their directions, "
+            "nearer to full fine-tuning at low ranks; every adapted layer keeps its output once more."
+        )
+    if setup.init_lora_weights in FACTORISED:
+        where = {
+            InitLoraWeights.PISSA: "the largest singular directions of each weight (PiSSA)",
+            InitLoraWeights.OLORA: "the QR decomposition of each weight (OLoRA)",
+        }[setup.init_lora_weights]
+        said.append(
+            f"Adapters start at {where} and are published as ordinary ones of rank {2 * (setup.lora_rank or 0)}, which "
+            "fit the unchanged base model."
+        )
+    if setup.modules_to_save:
+        names = (
+            "embed_tokens, which is lm_head too," if spec.tie_word_embeddings else " and ".join(setup.modules_to_save)
+        )
+        said.append(
+            f"Trained whole beside the adapters: {names} with {whole_parameters(spec, setup):,} parameters in "
+            f"{setup.adapter_dtype or 'float32'}, as new tokens or another language need it."
+        )
+    return said
 
 
 def _batch(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from planner.adapters import trained_width, trains_head
 from planner.constants import LOSS_CHUNK_BYTES, LOSS_CHUNK_MINIMUM, TORCHTUNE_LOSS_CHUNKS
 from planner.decoder import DTYPE_BYTES, FLOAT32_BYTES
 from planner.model_spec import ModelSpec
@@ -92,13 +93,19 @@ def _own_fused_linear(spec: ModelSpec, setup: TrainingSetup, norm: int, tokens: 
     alive, left = (3, 2.5) if spec.family.softcapped_logits else (2, 1.5)
     following = max(0, min(rows, tokens - rows))
     chunks = max(alive * min(tokens, rows) * row, int((left * rows + alive * following) * row) if following else 0)
-    weight = spec.embedding_parameters * width if setup.method is Method.FULL else 0
+    weight = spec.embedding_parameters * width if trains_head(spec, setup) else 0
+    # A projection beside the base is trained in the adapters' dtype: a copy in the base's runs forward, whose gradient
+    # is then copied back.
+    own = spec.embedding_parameters * trained_width(setup)
+    copy = weight if own != spec.embedding_parameters * width else 0
     return LossPhase(
-        forward_bytes=norm + 2 * selected + weight + chunks,
+        forward_bytes=norm + 2 * selected + weight + copy + chunks,
         backward_bytes=norm + 2 * selected + 2 * weight,
-        projection_bytes=norm + selected,
+        projection_bytes=norm + selected + copy,
         # The logits of the chunk before, and of this one in 16 bits and in float32.
-        evaluation_bytes=2 * selected + max(alive * min(tokens, rows) * row, int((alive + 0.5) * following * row)),
+        evaluation_bytes=2 * selected
+        + copy
+        + max(alive * min(tokens, rows) * row, int((alive + 0.5) * following * row)),
     )
 
 

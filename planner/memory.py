@@ -8,6 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from planner import constants as c
+from planner.adapters import (
+    FACTORISED,
+    adapter_parameters,
+    check_adapter,
+    kept_bytes,
+    trained_parameters,
+    trained_width,
+    trains_embedding,
+    trains_head,
+)
 from planner.decoder import DTYPE_BYTES, FLOAT32_BYTES
 from planner.devices import Device
 from planner.errors import InvalidSetupError
@@ -142,6 +152,7 @@ def check_setup(spec: ModelSpec, setup: TrainingSetup) -> None:
     if setup.lora_rank is None or setup.lora_target_modules is None:
         raise InvalidSetupError(f"{setup.method} needs lora_rank and lora_target_modules.")
     spec.lora_parameters(setup.lora_rank, setup.lora_target_modules)
+    check_adapter(spec, setup.lora_target_modules, setup)
 
 
 @dataclass(frozen=True)
@@ -164,21 +175,19 @@ def _state(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, on_cpu: b
     if on_cpu:
         optimizer = replace(optimizer, paged=False)
     largest = max(spec.embedding_parameters, spec.largest_quantized_weight)
+    trained, trained_bytes = trained_parameters(spec, setup), trained_width(setup)
+    gradients = trained * trained_bytes
     if setup.method is Method.FULL:
-        base, adapters, trained, trained_width = spec.parameters * width, 0, spec.parameters, width
+        base, adapters = spec.parameters * width, 0
     else:
-        base = _frozen_base_bytes(spec, setup)
-        trained = spec.lora_parameters(setup.lora_rank or 0, setup.lora_target_modules or (ALL_LINEAR,))
-        trained_width = DTYPE_BYTES[setup.adapter_dtype or "float32"]
-        adapters = trained * trained_width
-    gradients = trained * trained_width
+        base, adapters = _frozen_base_bytes(spec, setup), gradients + kept_bytes(spec, setup)
     return _State(
         base,
         adapters,
         gradients,
-        optimizer.state_bytes(trained, trained_width),
-        optimizer.step_bytes(trained, trained_width, largest),
-        largest * trained_width if optimizer.in_backward else gradients,
+        optimizer.state_bytes(trained, trained_bytes),
+        optimizer.step_bytes(trained, trained_bytes, largest),
+        largest * trained_bytes if optimizer.in_backward else gradients,
     )
 
 
@@ -227,8 +236,8 @@ def _phases(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, state: _
         throughout + kept + loss.backward_bytes + earlier,
         throughout + kept + loss.projection_bytes + max(earlier, head),
         throughout + kept + top + max(earlier, head),
-        throughout + bottom + state.gradients_in_backward,
-        throughout + state.gradients_in_backward + _second_embedding_gradient(spec, setup),
+        throughout + bottom + state.gradients_in_backward - _late_gradient(spec, setup),
+        throughout + state.gradients_in_backward + _embedding_gradients(spec, setup),
         state.gradients_in_backward + state.optimizer_step,
     )
     evaluation = _evaluation(spec, setup, throughout, [m for _, m in layers], loss)
@@ -262,7 +271,7 @@ def proof_bytes(spec: ModelSpec, setup: TrainingSetup, adapters: int, load: int,
     tokens = min(setup.max_length, c.PROOF_TOKENS)
     # The logits, those of the scored tokens, and these in float32 with their log-softmax.
     logits = tokens * spec.vocab_size * (2 * DTYPE_BYTES[setup.dtype] + 2 * FLOAT32_BYTES)
-    return context + adapters + max(load, logits)
+    return context + adapters + max(load, logits, _plain_dora_bytes(spec, setup))
 
 
 def _working_set(setup: TrainingSetup, layer: LayerMemory) -> int:
@@ -282,15 +291,24 @@ def _alive_throughout(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile
 
 def _head_gradient(spec: ModelSpec, setup: TrainingSetup, state: _State) -> int:
     """The output projection's gradient, there before the first layer's backward starts."""
-    if setup.method is not Method.FULL:
+    if not trains_head(spec, setup):
         return 0
-    return min(spec.embedding_parameters * DTYPE_BYTES[setup.dtype], state.gradients_in_backward)
+    return min(spec.embedding_parameters * trained_width(setup), state.gradients_in_backward)
 
 
-def _second_embedding_gradient(spec: ModelSpec, setup: TrainingSetup) -> int:
-    """A tied weight gets one gradient as the projection and one as the embedding, which are then added."""
-    tied = setup.method is Method.FULL and spec.tie_word_embeddings
-    return spec.embedding_parameters * DTYPE_BYTES[setup.dtype] if tied else 0
+def _embedding_gradients(spec: ModelSpec, setup: TrainingSetup) -> int:
+    """The embedding's gradient where it comes beside others of the same weight, the last of a pass: the projection's,
+    which waits for it where the two are tied, and the one of earlier micro-batches."""
+    others = int(spec.tie_word_embeddings) + int(setup.gradient_accumulation_steps > 1)
+    return others * spec.embedding_parameters * trained_width(setup) if trains_embedding(spec, setup) else 0
+
+
+def _late_gradient(spec: ModelSpec, setup: TrainingSetup) -> int:
+    """What of all gradients is not there before the bottom layer's backward is over: an embedding's trained beside
+    adapters, which is large next to theirs."""
+    if setup.method is Method.FULL or not trains_embedding(spec, setup) or _embedding_gradients(spec, setup):
+        return 0
+    return spec.embedding_parameters * trained_width(setup)
 
 
 def _dequantization_workspace(spec: ModelSpec, setup: TrainingSetup) -> int:
@@ -309,11 +327,35 @@ def load_transient(spec: ModelSpec, setup: TrainingSetup, *, on_cpu: bool) -> in
     """Above the finished base: one tensor in flight, one 16-bit layer to quantize, on a CPU the mapped files."""
     width = DTYPE_BYTES[setup.dtype]
     largest_layer = max(group.parameters for group in spec.groups) * width
+    started = _start_bytes(spec, setup)
     if setup.method is Method.QLORA:
-        return max(largest_layer, spec.embedding_parameters * width)
+        return max(largest_layer, spec.embedding_parameters * width, started)
     if on_cpu:
-        return spec.parameters * width
-    return max(spec.embedding_parameters, spec.largest_quantized_weight) * width
+        return max(spec.parameters * width, started)
+    return max(max(spec.embedding_parameters, spec.largest_quantized_weight) * width, started)
+
+
+def _start_bytes(spec: ModelSpec, setup: TrainingSetup) -> int:
+    """While adapters start from their base weights: themselves, and one weight at a time in float32, for which a 4-bit
+    one is dequantized (worker/training/variants.py)."""
+    if setup.method is Method.FULL or not (setup.use_dora or setup.init_lora_weights in FACTORISED):
+        return 0
+    targets = setup.lora_target_modules or (ALL_LINEAR,)
+    weight = max(linear.weight_parameters for _, linear in spec.targeted(targets))
+    adapters = adapter_parameters(spec, setup) * trained_width(setup) + kept_bytes(spec, setup)
+    return adapters + weight * FLOAT32_BYTES + _dequantization_workspace(spec, setup)
+
+
+def _plain_dora_bytes(spec: ModelSpec, setup: TrainingSetup) -> int:
+    """PEFT's own DoRA layer at its worst: B A formed from an identity `[in, in]`, in float32 and in 16 bits, the weight
+    dequantized, the scaled product and their sum (peft/tuners/lora/dora.py, get_lora_weight and get_weight_norm)."""
+    if not setup.use_dora:
+        return 0
+    width = DTYPE_BYTES[setup.dtype]
+    return max(
+        linear.in_features**2 * FLOAT32_BYTES + linear.weight_parameters * (FLOAT32_BYTES + 4 * width)
+        for _, linear in spec.targeted(setup.lora_target_modules or (ALL_LINEAR,))
+    )
 
 
 def overheads(setup: TrainingSetup, device: Device | None, above_static: int) -> tuple[int, int]:

@@ -6,6 +6,16 @@ from planner.constants import EIGHT_BIT_STATE_BLOCK_SIZE
 from planner.errors import InvalidSetupError
 
 FLOAT32_BYTES = 4
+# What our own trainer runs, by transformers' names (`TrainingArguments.optim`).
+OPTIMIZERS = (
+    "adamw_torch_fused",
+    "adamw_torch",
+    "adamw_8bit",
+    "adamw_bnb_8bit",
+    "paged_adamw",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+)
 
 
 @dataclass(frozen=True)
@@ -14,6 +24,7 @@ class Optimizer:
 
     states: int  # tensors of the parameter's shape
     eight_bit: bool = False  # states of one byte with a float32 scale per block
+    float32: bool = False  # states in float32, whatever the parameters are in; else in their dtype
     paged: bool = False  # states live in unified memory, which the device's allocator does not count
     foreach: bool = False  # the step allocates one temporary of the size of all parameters
     in_backward: bool = False  # each parameter is stepped, and its gradient freed, as soon as it is there
@@ -24,7 +35,7 @@ class Optimizer:
             return 0
         if self.eight_bit:
             return self.states * (parameters + parameters * FLOAT32_BYTES // EIGHT_BIT_STATE_BLOCK_SIZE)
-        return self.states * parameters * parameter_bytes
+        return self.states * parameters * (FLOAT32_BYTES if self.float32 else parameter_bytes)
 
     def step_bytes(self, parameters: int, parameter_bytes: int, largest_parameter: int) -> int:
         """Temporaries of the step: foreach AdamW takes the square root of every second moment at once
@@ -48,6 +59,7 @@ def optimizer_named(name: str) -> Optimizer:
         return Optimizer(
             states=2,
             eight_bit=eight_bit,
+            float32="32bit" in words or words == "paged_adamw",  # bitsandbytes' optim_bits=32
             paged="paged" in words,
             foreach=not (fused or eight_bit or "paged" in words or "bnb" in words),
             in_backward=in_backward,

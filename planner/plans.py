@@ -1,11 +1,11 @@
 """What a plan is asked for and what it consists of. Plain data throughout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from planner.devices import Device
 from planner.memory import MemoryEstimate
-from planner.setup import Hyperparameters, Method, TrainingSetup
+from planner.setup import Hyperparameters, InitLoraWeights, Method, TrainingSetup
 from planner.throughput import SpeedEstimate
 
 
@@ -27,6 +27,11 @@ class Wishes:
     lora_alpha: int | None = None
     lora_dropout: float | None = None
     lora_target_modules: tuple[str, ...] | None = None
+    use_rslora: bool | None = None
+    use_dora: bool | None = None
+    init_lora_weights: InitLoraWeights | None = None
+    modules_to_save: tuple[str, ...] | None = None
+    optim: str | None = None  # transformers' name of an optimizer
     max_length: int | None = None
     batch_size: int | None = None  # rows per optimizer step
     per_device_train_batch_size: int | None = None
@@ -38,6 +43,29 @@ class Wishes:
     weight_decay: float | None = None
     packing: bool | None = None
     early_stopping_patience: int | None = None  # evaluations in a row without a lower validation loss
+
+    @property
+    def about_the_adapter(self) -> tuple[str, ...]:
+        """Names of the wishes that only an adapter can fulfil."""
+        return tuple(name for name in ADAPTER_WISHES if getattr(self, name) not in _UNMARKED)
+
+    def without_adapter(self) -> "Wishes":
+        """These wishes as far as they bear on full fine-tuning."""
+        kept = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ADAPTER_WISHES}
+        return Wishes(**kept)
+
+
+_UNMARKED = (None, 0, False, InitLoraWeights.DEFAULT)
+ADAPTER_WISHES = (
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "use_rslora",
+    "use_dora",
+    "init_lora_weights",
+    "modules_to_save",
+)
 
 
 @dataclass(frozen=True)

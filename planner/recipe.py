@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass
 
 from planner import constants as c
+from planner.adapters import check_adapter
 from planner.errors import InvalidSetupError
-from planner.model_spec import ALL_LINEAR, ModelSpec, is_targeted
+from planner.model_spec import ALL_LINEAR, ModelSpec
+from planner.optimizers import OPTIMIZERS
 from planner.plans import Wishes
 from planner.setup import Hyperparameters, Method
 from planner.statistics import DatasetStatistics
@@ -49,16 +51,15 @@ def check_wishes(spec: ModelSpec, wishes: Wishes) -> None:
         value = getattr(wishes, name)
         if value is not None and not 0 <= value < 1:
             raise InvalidSetupError(f"{name} is {value}; it must be at least 0 and below 1.")
-    adapter = [n for n in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules") if getattr(wishes, n)]
-    if wishes.method is Method.FULL and adapter:
+    if wishes.method is Method.FULL and wishes.about_the_adapter:
         raise InvalidSetupError(
-            f"Full fine-tuning trains no adapter, but {', '.join(adapter)} is set. Drop it or choose lora or qlora."
+            f"Full fine-tuning trains no adapter, but {', '.join(wishes.about_the_adapter)} is set. "
+            "Drop it or choose lora or qlora."
         )
-    adapted = choose_targets(wishes)
-    if wishes.lora_dropout and any(is_targeted(name, adapted) for name in spec.module_names() if "experts." in name):
-        raise InvalidSetupError(
-            "LoRA on fused experts cannot have dropout. Set lora_dropout to 0 or name other lora_target_modules."
-        )
+    if wishes.optim is not None and wishes.optim not in OPTIMIZERS:
+        raise InvalidSetupError(f"optim is {wishes.optim!r}; it must be one of {', '.join(OPTIMIZERS)}.")
+    if wishes.method is not Method.FULL:
+        check_adapter(spec, choose_targets(wishes), wishes)
     if wishes.learning_rate is not None and wishes.learning_rate_multiplier is not None:
         raise InvalidSetupError("learning_rate and learning_rate_multiplier are both set; the first is already final.")
     rows, micro = wishes.batch_size, wishes.per_device_train_batch_size
@@ -111,6 +112,13 @@ def choose_rank(spec: ModelSpec, statistics: DatasetStatistics, targets: tuple[s
 def choose_targets(wishes: Wishes) -> tuple[str, ...]:
     """All decoder linears, experts included, unless the user names modules."""
     return wishes.lora_target_modules or (ALL_LINEAR,)
+
+
+def choose_alpha(rank: int, wishes: Wishes) -> int:
+    """Twice the rank, which scales adapters by 2 at any rank; rank-stabilised scaling wants one alpha for all ranks."""
+    if wishes.lora_alpha is not None:
+        return wishes.lora_alpha
+    return c.RSLORA_ALPHA if wishes.use_rslora else 2 * rank
 
 
 def choose_batch_size(rows: int, method: Method, wishes: Wishes) -> int:

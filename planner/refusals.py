@@ -45,6 +45,10 @@ def _without_pins(question: Question, device: Device) -> str | None:
         releases.append(("allow gradient checkpointing", replace(wishes, gradient_checkpointing=None)))
     if wishes.lora_rank is not None:
         releases.append(("leave lora_rank open", replace(wishes, lora_rank=None)))
+    if wishes.modules_to_save is not None:
+        releases.append(("leave modules_to_save out", replace(wishes, modules_to_save=None)))
+    if wishes.optim is not None:
+        releases.append(("leave optim open", replace(wishes, optim=None)))
     for name, released in releases:
         if _fits(replace(question, wishes=released), device):
             return name

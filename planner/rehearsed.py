@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from planner import constants as c
-from planner.decoder import DTYPE_BYTES
+from planner.adapters import kept_bytes, trained_parameters, trained_width
 from planner.devices import Device
 from planner.errors import InvalidSetupError
 from planner.memory import (
@@ -20,7 +20,7 @@ from planner.memory import (
     overheads,
     proof_bytes,
 )
-from planner.model_spec import ALL_LINEAR, ModelSpec
+from planner.model_spec import ModelSpec
 from planner.optimizers import optimizer_named
 from planner.plans import Wishes
 from planner.setup import Method, TrainingSetup
@@ -79,10 +79,10 @@ class RehearsedMemory:
             name: (peak - one.static_bytes) + (rows * scale - 1) * max(0, two.phases.get(name, peak) - peak)
             for name, peak in one.phases.items()
         }
-        trained, width = self._trained(setup)
+        trained, width = trained_parameters(self.spec, setup), trained_width(setup)
         optimizer = optimizer_named(setup.optimizer)
         state = optimizer.state_bytes(trained, width)
-        adapters = 0 if setup.method is Method.FULL else trained * width
+        adapters = 0 if setup.method is Method.FULL else trained * width + kept_bytes(self.spec, setup)
         inputs = rows * setup.max_length * c.INPUT_BYTES_PER_TOKEN
         workspaces = 0 if on_cpu else library_workspaces(device)
         static = one.base_bytes + adapters + state + inputs + workspaces
@@ -131,12 +131,6 @@ class RehearsedMemory:
                 f"{setup.method} of {self.spec.model_type} was not rehearsed for {kind}: plan it anew."
             )
         return alike[1], alike[2]
-
-    def _trained(self, setup: TrainingSetup) -> tuple[int, int]:
-        if setup.method is Method.FULL:
-            return self.spec.parameters, DTYPE_BYTES[setup.dtype]
-        targets = setup.lora_target_modules or (ALL_LINEAR,)
-        return self.spec.lora_parameters(setup.lora_rank or 0, targets), DTYPE_BYTES[setup.adapter_dtype or "float32"]
 
 
 def setups_to_rehearse(setups: Sequence[TrainingSetup]) -> list[TrainingSetup]:

@@ -20,6 +20,14 @@ class Quantization(StrEnum):
     NF4_DOUBLE_QUANT = "nf4_double_quant"  # bitsandbytes NF4, blocks of 64, absmax quantized again in blocks of 256
 
 
+class InitLoraWeights(StrEnum):
+    """Where an adapter starts, by PEFT's names."""
+
+    DEFAULT = "default"  # A at random, B at zero (Hu et al. 2021)
+    PISSA = "pissa"  # the base weight's largest singular directions (Meng et al. 2024), by PEFT's `pissa_niter_16`
+    OLORA = "olora"  # the first columns of the base weight's QR decomposition (Buyukakyuz 2024)
+
+
 class Loss(StrEnum):
     """How the cross entropy over the vocabulary is computed."""
 
@@ -52,6 +60,10 @@ class TrainingSetup:
     lora_target_modules: tuple[str, ...] | None = None
     adapter_dtype: str | None = None  # "float32" or "bfloat16"
     lora_dropout: float = 0.0  # keeps a dropped copy of every adapted input when above zero
+    use_rslora: bool = False  # scales adapters by lora_alpha / sqrt(r) instead of lora_alpha / r
+    use_dora: bool = False  # trains the length of every row of an adapted weight apart from its direction
+    init_lora_weights: InitLoraWeights = InitLoraWeights.DEFAULT
+    modules_to_save: tuple[str, ...] | None = None  # embed_tokens, lm_head: trained whole, beside the adapters
     per_device_train_batch_size: int = 1
     gradient_accumulation_steps: int = 1
     max_length: int = 2048  # tokens

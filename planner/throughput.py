@@ -4,12 +4,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from planner import constants as c
+from planner.adapters import FACTORISED, trained_parameters, trained_width, trains_head
 from planner.catalogue import gpus
 from planner.decoder import DTYPE_BYTES
 from planner.devices import Device
 from planner.layers import layer_memory
 from planner.model_spec import ALL_LINEAR, ModelSpec
-from planner.setup import Hyperparameters, Method, TrainingSetup
+from planner.setup import Hyperparameters, InitLoraWeights, Method, TrainingSetup
 from planner.stacks import profile
 from planner.statistics import DatasetStatistics
 
@@ -102,20 +103,23 @@ def flops_per_token(spec: ModelSpec, setup: TrainingSetup, length: float) -> flo
     """
     recomputed = 1 if setup.gradient_checkpointing else 0
     passes = 2 + (1 if setup.method is Method.FULL else 0) + recomputed
-    adapters = 0.0
+    adapters = projection = 0.0
     if setup.method is not Method.FULL:
         adapters = _active_adapter_parameters(spec, setup)
+        projection = 2.0 * spec.embedding_parameters if trains_head(spec, setup) else 0.0  # its weight's gradient
     attended = sum(
         group.count * (min(length, spec.sliding_window or length) if group.windowed else length)
         for group in spec.groups
     )
     attention = 2 * attended * spec.num_attention_heads * spec.head_dim
-    return 2.0 * spec.active_parameters * passes + 2.0 * adapters * (3 + recomputed) + attention * (3 + recomputed)
+    products = 2.0 * adapters * (3 + recomputed) + attention * (3 + recomputed) + projection
+    return 2.0 * spec.active_parameters * passes + products
 
 
 def _active_adapter_parameters(spec: ModelSpec, setup: TrainingSetup) -> float:
     rank, targets = setup.lora_rank or 0, setup.lora_target_modules or (ALL_LINEAR,)
-    total = float(spec.lora_parameters(rank, targets))
+    started = 2 if setup.init_lora_weights in FACTORISED else 1  # what was trained, and what it started from
+    total = started * float(spec.lora_parameters(rank, targets))
     if spec.expert_parameters:  # of an expert's adapters one token meets only its own
         share = next(g.experts.per_token / g.experts.count for g in spec.groups if g.experts)
         return total * share
@@ -186,7 +190,7 @@ def estimate_speed(
         flops_per_token=work,
         step_seconds=training / max(1, steps),
         total_steps=steps,
-        loading_seconds=_loading_seconds(spec, setup, device),
+        loading_seconds=_loading_seconds(spec, setup, device) + _starting_seconds(spec, setup, device),
         training_seconds=training,
         evaluation_seconds=c.EVALUATIONS * evaluated / forward,
         sampling_seconds=_sampling_seconds(spec, setup, device),
@@ -229,13 +233,8 @@ def _useful_share(setup: TrainingSetup, device: Device) -> float:
 
 
 def _optimizer_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> float:
-    if setup.method is Method.FULL:
-        trained, width = spec.parameters, DTYPE_BYTES[setup.dtype]
-    else:
-        trained = spec.lora_parameters(setup.lora_rank or 0, setup.lora_target_modules or (ALL_LINEAR,))
-        width = DTYPE_BYTES[setup.adapter_dtype or "float32"]
     bandwidth = c.CPU_GENERATION_BYTES if device.kind == "cpu" else device_rates(device).bandwidth_bytes
-    return trained * width * c.OPTIMIZER_PASSES / bandwidth
+    return trained_parameters(spec, setup) * trained_width(setup) * c.OPTIMIZER_PASSES / bandwidth
 
 
 def _loading_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> float:
@@ -245,6 +244,17 @@ def _loading_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> f
     if setup.method is Method.QLORA:
         seconds += weights / (c.CPU_QUANTIZE_BYTES if on_cpu else c.QUANTIZE_BYTES)
     return seconds
+
+
+def _starting_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> float:
+    """Time until adapters stand where they start: PiSSA decomposes every adapted weight, others take next to none."""
+    if setup.method is Method.FULL or setup.init_lora_weights is not InitLoraWeights.PISSA:
+        return 0.0
+    targets = setup.lora_target_modules or (ALL_LINEAR,)
+    weights = c.PISSA_PRODUCTS * sum(count * linear.weight_parameters for count, linear in spec.targeted(targets))
+    if device.kind == "cpu":
+        return 2 * weights * (setup.lora_rank or 0) / (c.CPU_PISSA_FLOPS_PER_CORE * (device.cores or 1))
+    return weights * 4 / device_rates(device).bandwidth_bytes  # read in float32 for a few columns
 
 
 def _sampling_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> float:

@@ -58,7 +58,7 @@ def make_tiny_model(
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
-        "tie_word_embeddings": family not in ("mistral", "mixtral", "qwen3_moe"),
+        "tie_word_embeddings": family not in ("mistral", "mixtral", "qwen3_moe", "olmoe"),
         **_FAMILY_SETTINGS.get(family, {}),
         **overrides,
     }
@@ -100,6 +100,7 @@ def tensors_header(config: dict[str, Any], dtype: str = "BF16") -> bytes:
 _FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 1},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
     "opt": {"ffn_dim": 128, "word_embed_proj_dim": 64, "tie_word_embeddings": True},
     "gemma2": {"query_pre_attn_scalar": 16, "sliding_window": 64},
     "granite": {

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from api.errors import describe
 from api.schemas.jobs import PlanCreate
+from planner.optimizers import OPTIMIZERS
 from planner.plans import TrainingPlan
 
 COLUMN_PREFIX = "column_"
@@ -53,6 +54,15 @@ WISHES = {
         Wish("lora_alpha", "Alpha", "Scale of the adapter"),
         Wish("lora_dropout", "Dropout", "On the adapter's input"),
         Wish("target_modules", "Target modules", "Names of layers, with commas"),
+        Wish("use_rslora", "rsLoRA", "Scales by the square root of the rank", _SWITCH),
+        Wish("use_dora", "DoRA", "Trains lengths apart from directions", _SWITCH),
+        Wish(
+            "init_lora_weights",
+            "Start",
+            "Of the adapter",
+            (("default", "Default"), ("pissa", "PiSSA"), ("olora", "OLoRA")),
+        ),
+        Wish("modules_to_save", "Trained whole", "embed_tokens, lm_head or both, with a comma"),
     ),
     "Training": (
         Wish("n_epochs", "Epochs", "Passes over the data"),
@@ -75,11 +85,12 @@ WISHES = {
         Wish("packing", "Packing", "Several examples in one row", _SWITCH),
         Wish("per_device_train_batch_size", "Rows at once", "The rest is accumulated"),
         Wish("gradient_checkpointing", "Gradient checkpointing", "Trades time for memory", _SWITCH),
+        Wish("optim", "Optimizer", "Its states' size", tuple((name, name) for name in OPTIMIZERS)),
     ),
     "Price": (Wish("max_credits", "Most credits", "A dearer plan is not started", empty="No limit", is_own=True),),
 }
 WISH_NAMES = tuple(wish.name for group in WISHES.values() for wish in group)
-_ADAPTER = ("method", "r", "lora_alpha", "lora_dropout", "target_modules")
+_ADAPTER = tuple(wish.name for wish in WISHES["Adapter"] if wish.name != "priority")
 _HYPERPARAMETERS = ("n_epochs", "batch_size")
 _START = ("suffix", "credit_code")
 _TEXTS = ("validation_file", *_START)
@@ -148,11 +159,23 @@ def planned_values(plan: TrainingPlan) -> dict[str, str]:
         "weight_decay": f"{hyper.weight_decay:g}",
         "early_stopping_patience": hyper.early_stopping_patience,
         "max_length": setup.max_length,
-        "packing": "on" if setup.packing else "off",
+        "packing": _switched(setup.packing),
         "per_device_train_batch_size": setup.per_device_train_batch_size,
-        "gradient_checkpointing": "on" if setup.gradient_checkpointing else "off",
+        "gradient_checkpointing": _switched(setup.gradient_checkpointing),
+        "optim": setup.optimizer,
     }
+    if setup.lora_rank is not None:
+        values |= {
+            "use_rslora": _switched(setup.use_rslora),
+            "use_dora": _switched(setup.use_dora),
+            "init_lora_weights": setup.init_lora_weights.value,
+            "modules_to_save": ", ".join(setup.modules_to_save) if setup.modules_to_save else None,
+        }
     return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def _switched(is_on: bool) -> str:  # the value itself
+    return "on" if is_on else "off"
 
 
 def _columns(fields: Mapping[str, str]) -> dict[str, str]:
@@ -162,7 +185,7 @@ def _columns(fields: Mapping[str, str]) -> dict[str, str]:
 
 def _value(name: str, text: str) -> object:
     """The text as the schema's type where it reads as one; else the text, for the schema to refuse by name."""
-    if name == "target_modules":
+    if name in ("target_modules", "modules_to_save"):
         return [part.strip() for part in text.split(",") if part.strip()]
     if name in _TEXTS:
         return text

@@ -6,7 +6,7 @@ from pydantic import Field, WithJsonSchema
 
 from api.schemas.base import OrAuto, RequestBody, ResponseBody
 from planner.plans import TrainingPlan
-from planner.setup import Method, TrainingSetup
+from planner.setup import InitLoraWeights, Method, TrainingSetup
 
 ChatTemplateName = Literal["chatml", "llama3", "zephyr"]
 
@@ -59,6 +59,20 @@ class AdapterInput(RequestBody):
     lora_dropout: Annotated[float | None, Field(ge=0.0, le=0.9, allow_inf_nan=False), OrAuto()] = None
     target_modules: Annotated[list[str] | None, OrAuto()] = Field(
         None, description='Names of linear layers, e.g. ["q_proj", "v_proj"].'
+    )
+    use_rslora: Annotated[bool | None, OrAuto()] = Field(
+        None, description="Scale by lora_alpha over the square root of r (rank-stabilised LoRA). Default false."
+    )
+    use_dora: Annotated[bool | None, OrAuto()] = Field(
+        None, description="Train the length of every row of an adapted weight apart from its direction. Default false."
+    )
+    init_lora_weights: Annotated[Literal["default", "pissa", "olora"] | None, OrAuto()] = Field(
+        None,
+        description="Where adapters start. `pissa` and `olora`: at factors of the base's weights; published as "
+        "ordinary adapters of twice the rank, which fit the unchanged base model.",
+    )
+    modules_to_save: Annotated[list[str] | None, OrAuto()] = Field(
+        None, description="Trained whole beside the adapters: `embed_tokens`, `lm_head` or both."
     )
 
 
@@ -124,17 +138,25 @@ class AdapterObject(ResponseBody):
     lora_alpha: int | None
     lora_dropout: float | None
     target_modules: list[str] | None
+    use_rslora: bool | None
+    use_dora: bool | None
+    init_lora_weights: InitLoraWeights | None
+    modules_to_save: list[str] | None
 
 
 def show_adapter(setup: TrainingSetup) -> AdapterObject:
     """How the base model is adapted, as the wire shows it."""
-    targets = setup.lora_target_modules
+    targets, whole, is_full = setup.lora_target_modules, setup.modules_to_save, setup.method is Method.FULL
     return AdapterObject(
         method=setup.method,
         r=setup.lora_rank,
         lora_alpha=setup.lora_alpha,
-        lora_dropout=None if setup.method is Method.FULL else setup.lora_dropout,
+        lora_dropout=None if is_full else setup.lora_dropout,
         target_modules=None if targets is None else list(targets),
+        use_rslora=None if is_full else setup.use_rslora,
+        use_dora=None if is_full else setup.use_dora,
+        init_lora_weights=None if is_full else setup.init_lora_weights,
+        modules_to_save=None if whole is None else list(whole),
     )
 
 

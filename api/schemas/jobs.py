@@ -39,6 +39,7 @@ from core.jobs.settlement import released_credits, used_credits
 from core.jobs.states import JobStatus
 from core.jobs.waiting import Place
 from core.plans.service import training_plan
+from planner.optimizers import OPTIMIZERS
 from planner.setup import TrainingSetup
 
 LARGEST_EXPONENT = 700.0  # of e, that a float holds
@@ -139,6 +140,12 @@ class PlanCreate(RequestBody):
     )
     weight_decay: Annotated[float | None, Field(ge=0.0, lt=1.0, allow_inf_nan=False), OrAuto()] = Field(
         None, description="AdamW's, on what is trained."
+    )
+    optim: Annotated[str | None, Field(max_length=64), OrAuto()] = Field(
+        None,
+        description="The optimizer, by transformers' name. States in the dtype of what is trained, in float32 or in 8 "
+        "bits; paged ones leave the GPU when it is full.",
+        json_schema_extra={"examples": list(OPTIMIZERS)},
     )
     early_stopping_patience: int | None = Field(
         None,

@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not there: written beside, synced, renamed, and proven by hashes when read.
 
-A checkpoint is a directory `step-00000042` with `weights.safetensors` (the trained parameters), `optimizer.pt`,
+A checkpoint is a directory `step-00000042` with `weights.safetensors` (the trained parameters, and
+what adapters started from where that decides the result), `optimizer.pt`,
 `state.json` and `manifest.json` (sha256 of the other three). Data order, schedule and random numbers are functions of
 the seed and the step, so the step is all there is to keep of them.
 """

@@ -12,8 +12,10 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from peft import PeftModel, get_peft_model_state_dict
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from core.datasets.named_templates import publish_template
@@ -25,6 +27,8 @@ from worker.training.loading import LoadedModel
 from worker.training.metrics import MetricsRow
 from worker.training.model_card import model_card
 from worker.training.sampling import Answer, Prompt
+from worker.training.variants import published_config, published_factors
+from worker.training.whole_modules import published_modules
 
 METRICS_HEADER = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 _TOKENIZER_FILES = (
@@ -106,10 +110,12 @@ def metrics_csv(rows: Sequence[MetricsRow]) -> str:
 
 def _save_adapter(loaded: LoadedModel, request: RunRequest, directory: Path) -> None:
     assert isinstance(loaded.model, PeftModel)
-    weights = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
+    setup = request.setup
+    weights = published_factors(loaded.model, get_peft_model_state_dict(loaded.model, save_embedding_layers=False))
+    weights = published_modules(loaded.model, weights, getattr(torch, setup.dtype))
     tensors = {name: weights[name].detach().to("cpu").contiguous() for name in sorted(weights)}
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = loaded.model.peft_config["default"]
+    config = published_config(cast(LoraConfig, loaded.model.peft_config["default"]), setup)
     config.base_model_name_or_path = request.base_model
     config.revision = request.base_model_revision
     config.inference_mode = True

@@ -1,23 +1,27 @@
 """The base model and what is trained on it. Full, LoRA and QLoRA differ here and nowhere else."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from bitsandbytes.nn.modules import Linear4bit
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from core.errors import InvalidModelError, TrainingError
+from planner.adapters import EMBEDDING, FACTORISED, HEAD
 from planner.setup import Loss, Method, TrainingSetup
 from worker.training.attention import SEGMENTED_ATTENTION, takes_segments
 from worker.training.experts import expert_parameters, nf4_config
 from worker.training.lora import fuse_lora_layers
 from worker.training.loss import LogitTransform
 from worker.training.optimizer import NamedParameters
+from worker.training.variants import start_variant, started_tensors
+from worker.training.whole_modules import train_in_base_dtype, trained_module
 
 ALL_LINEAR = "all-linear"
 _SMALL_MODEL_WEIGHTS = 5_000_000  # below, waking a second thread costs more than it computes
@@ -35,6 +39,7 @@ class LoadedModel:
     head: nn.Module
     transform: LogitTransform
     parameters: NamedParameters  # the trained ones
+    started: Mapping[str, torch.Tensor]  # what adapters started from, where that decides what they add to the base
     device: torch.device
     attn_implementation: str
     cuts_attention: bool  # batches carry `segments`
@@ -70,7 +75,7 @@ def load_base(directory: Path, setup: TrainingSetup, device: torch.device, attn_
         heads = [path for path, module in skeleton.named_modules() if module is head]
         quantization.llm_int8_skip_modules = [*heads, *ROUTERS]
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             directory,
             config=config,
             dtype=dtype,
@@ -81,6 +86,17 @@ def load_base(directory: Path, setup: TrainingSetup, device: torch.device, attn_
         )
     except ValueError as error:  # an architecture transformers does not know as a causal language model
         raise InvalidModelError(f"{directory.name} cannot be loaded as a causal language model: {error}") from error
+    if setup.use_dora:
+        _keep_layout(base)
+    return base
+
+
+def _keep_layout(base: PreTrainedModel) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew for a CPU in evaluation: PEFT's own DoRA would then read the
+    lengths of their rows from the packed bytes as if they were not."""
+    for module in base.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_for_training(directory: Path, setup: TrainingSetup, seed: int, device: torch.device) -> LoadedModel:
@@ -111,8 +127,10 @@ def make_trainable(base: PreTrainedModel, setup: TrainingSetup, device: torch.de
     if setup.method is Method.FULL:
         base.requires_grad_(True)
     else:
-        model = attach_adapter(base, lora_config(base, setup), _adapter_dtype(setup))
+        model = adapted = attach_adapter(base, lora_config(base, setup), _adapter_dtype(setup))
+        start_variant(adapted, setup)
         fuse_lora_layers(model)
+        train_in_base_dtype(model, getattr(torch, setup.dtype))
     if setup.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
@@ -120,9 +138,10 @@ def make_trainable(base: PreTrainedModel, setup: TrainingSetup, device: torch.de
         model=model,
         causal_model=base,
         backbone=base.base_model,
-        head=base.get_output_embeddings(),
+        head=trained_module(base.get_output_embeddings()),
         transform=logit_transform(base.config),
         parameters=[(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
+        started=started_tensors(model),
         device=device,
         attn_implementation=setup.attn_implementation,
         cuts_attention=False,
@@ -150,18 +169,36 @@ def lora_config(base: PreTrainedModel, setup: TrainingSetup) -> LoraConfig:
             "LoRA on fused experts cannot have dropout. Set lora_dropout to 0 or leave the experts out of the targets.",
             code="unsupported_setup",
         )
+    if setup.use_dora or setup.init_lora_weights in FACTORISED:
+        _check_variant(base, targets)
+    whole = whole_modules(base, setup.modules_to_save or ())
     return LoraConfig(
         r=setup.lora_rank,
         lora_alpha=setup.lora_alpha,
         lora_dropout=setup.lora_dropout,
+        use_rslora=setup.use_rslora,
         target_modules=list(targets.modules),
         target_parameters=list(targets.parameters) or None,
+        modules_to_save=list(whole) or None,
+        ensure_weight_tying=bool(whole) and is_tied(base),
         bias="none",
         task_type="CAUSAL_LM",
     )
 
 
-def attach_adapter(base: PreTrainedModel, config: LoraConfig, dtype: torch.dtype) -> nn.Module:
+def _check_variant(base: PreTrainedModel, targets: AdapterTargets) -> None:
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    named = [path for path in targets.modules if any(base.get_submodule(path) is end for end in ends)]
+    refused = [*targets.parameters, *named]
+    if refused:
+        raise TrainingError(
+            f"use_dora and init_lora_weights are for linear layers of the decoder, which {refused[0]} is not. "
+            "Leave them out, or name other lora_target_modules.",
+            code="unsupported_setup",
+        )
+
+
+def attach_adapter(base: PreTrainedModel, config: LoraConfig, dtype: torch.dtype) -> PeftModel:
     """A fresh adapter on the base, its weights in `dtype`, the base frozen.
 
     PEFT nests the wrappers of several parameters of one module, by name for quantized ones and by their order in the
@@ -171,7 +208,7 @@ def attach_adapter(base: PreTrainedModel, config: LoraConfig, dtype: torch.dtype
     if config.target_parameters:
         places = {name: place for place, (name, _) in enumerate(_skeleton(base.config).named_parameters())}
         config.target_parameters = [_InOrder(name, places[name]) for name in config.target_parameters]
-    model = get_peft_model(base, config, autocast_adapter_dtype=False)
+    model: PeftModel = get_peft_model(base, config, autocast_adapter_dtype=False)
     if config.target_parameters:
         config.target_parameters = sorted(str(name) for name in config.target_parameters)
     for parameter in model.parameters():
@@ -197,6 +234,26 @@ class _InOrder(str):
 
     def __eq__(self, other: object) -> bool:
         return super().__eq__(other)
+
+
+def whole_modules(base: PreTrainedModel, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The modules that `embed_tokens` and `lm_head` stand for in this model, by their full names. A projection that is
+    the embedding itself is trained with it, whichever is named. Raises TrainingError for any other name.
+    """
+    roles = {EMBEDDING: base.get_input_embeddings(), HEAD: base.get_output_embeddings()}
+    unknown = [name for name in names if name not in roles]
+    if unknown:
+        raise TrainingError(
+            f"modules_to_save names {', '.join(unknown)}; {' and '.join(roles)} can be trained whole.",
+            code="unsupported_setup",
+        )
+    wanted = (EMBEDDING,) if names and is_tied(base) else names
+    return tuple(path for path, module in base.named_modules() if any(module is roles[name] for name in wanted))
+
+
+def is_tied(base: PreTrainedModel) -> bool:
+    """Whether the output projection's weight is the embedding itself."""
+    return base.get_output_embeddings().weight is base.get_input_embeddings().weight
 
 
 def resolve_targets(base: PreTrainedModel, names: tuple[str, ...]) -> AdapterTargets:

@@ -46,8 +46,8 @@ def linear_cross_entropy(
 
     hidden [tokens, hidden], labels [tokens]: only positions whose next token is trained. `normaliser` is the number of
     trained tokens of the whole optimizer step, so that gradients of its micro-batches add up to those of the mean.
-    Both results are scalars on the device. A head that is not a plain linear layer (one with an adapter) is run as it
-    is, and run again in backward.
+    Both results are scalars on the device. A head whose weights are in another dtype is run in that of `hidden`. One
+    that is not a plain linear layer (with an adapter) is run as it is, and run again in backward.
     """
     if type(head) is not nn.Linear:
         return _through_module(hidden, head, labels, normaliser, transform, chunk_tokens)
@@ -56,6 +56,7 @@ def linear_cross_entropy(
     bias: torch.Tensor | None = head.bias
     if not torch.is_grad_enabled():  # autograd would ask for the gradients of trained weights even so
         weight, bias = weight.detach(), bias if bias is None else bias.detach()
+    weight, bias = weight.to(hidden.dtype), bias if bias is None else bias.to(hidden.dtype)
     loss, correct = _LinearCrossEntropy.apply(hidden, weight, bias, labels, 1.0 / normaliser, transform, rows)
     return loss, correct
 

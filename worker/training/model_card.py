@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from core.jobs.evaluation import Evaluation
-from planner.setup import Method
+from planner.adapters import FACTORISED
+from planner.setup import Method, TrainingSetup
 from worker.protocol import RunRequest
 from worker.training.metrics import MetricsRow
 
@@ -42,6 +43,7 @@ def _table(request: RunRequest, published: int) -> str:
     entries: list[tuple[str, object]] = [("method", setup.method)]
     if setup.method is not Method.FULL:
         entries += [("rank", setup.lora_rank), ("alpha", setup.lora_alpha), ("dropout", setup.lora_dropout)]
+        entries += _variants(setup)
     entries += [
         ("epochs", hyperparameters.n_epochs),
         ("published step", published),
@@ -53,6 +55,20 @@ def _table(request: RunRequest, published: int) -> str:
         ("seed", request.seed),
     ]
     return "\n".join(["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in entries)])
+
+
+def _variants(setup: TrainingSetup) -> list[tuple[str, object]]:
+    entries: list[tuple[str, object]] = []
+    if setup.use_rslora:
+        entries.append(("scaling", "alpha / sqrt(rank), rsLoRA"))
+    if setup.use_dora:
+        entries.append(("magnitudes", "trained apart, DoRA"))
+    if setup.init_lora_weights in FACTORISED:
+        start = f"{setup.init_lora_weights}; published as an ordinary adapter of rank {2 * (setup.lora_rank or 0)}"
+        entries.append(("start", start))
+    if setup.modules_to_save:
+        entries.append(("trained whole", ", ".join(setup.modules_to_save)))
+    return entries
 
 
 def _results(rows: Sequence[MetricsRow], evaluation: Evaluation | None) -> str:

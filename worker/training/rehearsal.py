@@ -27,6 +27,7 @@ from worker.training.forward import score
 from worker.training.live_memory import Category, LiveMemory, Moment
 from worker.training.loading import LoadedModel, cut_attention, make_trainable
 from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
+from worker.training.variants import started_tensors
 
 Kind = Literal["cuda", "cpu"]
 STEPS = 2  # the first makes the optimizer's state
@@ -99,7 +100,8 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
             loaded = cut_attention(loaded)
         memory.assign([*loaded.model.parameters(), *loaded.model.buffers(), *statistics], Category.BASE)
         if setup.method is not Method.FULL:
-            memory.assign([parameter for _, parameter in trained], Category.ADAPTERS)
+            started = started_tensors(loaded.model).values()
+            memory.assign([*(parameter for _, parameter in trained), *started], Category.ADAPTERS)
         with unset_fake_temporarily():
             batch = longest_batch(setup, choose_layout(setup, cuts_attention=loaded.cuts_attention))
         batch = _fake_batch(batch)

@@ -67,8 +67,8 @@ def publishable(current: Run) -> int:
 def _put_weights(current: Run, checkpoint: Checkpoint) -> None:
     weights = checkpoint.weights()
     with torch.no_grad():
-        for name, parameter in current.loaded.parameters:
-            parameter.copy_(weights[name])
+        for name, tensor in _kept(current).items():
+            tensor.copy_(weights[name])
 
 
 def save(current: Run) -> None:
@@ -79,9 +79,8 @@ def save(current: Run) -> None:
     if current.state.step in (0, current.saved_step):
         return
     started = time.monotonic()
-    weights = dict(current.loaded.parameters)
     try:
-        path = write_checkpoint(current.checkpoints, current.state, weights, current.optimizer.state_dict())
+        path = write_checkpoint(current.checkpoints, current.state, _kept(current), current.optimizer.state_dict())
     except CheckpointError as error:
         _warn_of_refusal(current, error)
         return
@@ -99,6 +98,12 @@ def save(current: Run) -> None:
             valid_mean_token_accuracy=evaluated.valid_mean_token_accuracy,
         )
     )
+
+
+def _kept(current: Run) -> dict[str, torch.Tensor]:
+    """The tensors that the result depends on: trained ones, and what adapters started from, which another machine
+    would round in another way."""
+    return {**dict(current.loaded.parameters), **current.loaded.started}
 
 
 def _warn_of_refusal(current: Run, error: CheckpointError) -> None:
@@ -120,7 +125,8 @@ def fingerprint(request: RunRequest, data: RunData) -> str:
         request.seed,
         asdict(request.hyperparameters),
         [setup.method, setup.quantization, setup.lora_rank, setup.lora_alpha, setup.lora_target_modules],
-        [setup.adapter_dtype, setup.dtype, setup.optimizer],
+        [setup.adapter_dtype, setup.dtype, setup.optimizer, setup.lora_dropout],
+        [setup.use_rslora, setup.use_dora, setup.init_lora_weights, setup.modules_to_save],
         [setup.effective_batch_size, setup.max_length, setup.packing],
         [len(data.training), int(data.training.offsets[-1]), len(data.held_out)],
     ]

@@ -25,6 +25,7 @@ from core.errors import TrainingError
 from planner.setup import Method, TrainingSetup
 from worker.training.batches import TokenizedSet
 from worker.training.loading import attach_adapter, load_base
+from worker.training.whole_modules import train_in_base_dtype
 
 # Two right ways to the same loss differ by the rounding of bfloat16 activations: measured below 0.5% over families,
 # methods and devices. A forgotten adapter, a wrong scale or a wrong template is off by far more.
@@ -132,6 +133,7 @@ def _load(task: VerificationTask, device: torch.device) -> nn.Module:
     # 4-bit experts exist only in this trainer: PEFT on its own would nest their wrappers in another order.
     config.inference_mode = False
     model = attach_adapter(base, config, torch.float32)
+    train_in_base_dtype(model, getattr(torch, setup.dtype))
     set_peft_model_state_dict(model, load_file(export / "adapter_model.safetensors"))
     return model
 

@@ -47,6 +47,10 @@ def test_job_echoes_what_was_asked_and_what_was_decided(rich: Tenant, rows: list
         "lora_alpha": 16,
         "lora_dropout": 0.0,
         "target_modules": ["q_proj", "v_proj"],
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": "default",
+        "modules_to_save": None,
     }
     assert (extra["max_length"], extra["gradient_checkpointing"], extra["suffix"]) == (256, True, "lamps")
     assert (extra["per_device_train_batch_size"], extra["gradient_accumulation_steps"]) == (2, 2)
@@ -55,6 +59,23 @@ def test_job_echoes_what_was_asked_and_what_was_decided(rich: Tenant, rows: list
     assert extra["memory"]["measured"] is None
     assert extra["charged"] is None
     assert rich.http.get("/v1/credits").json()["held"] == extra["quote"]["credits"] > 0
+
+
+def test_variants_of_an_adapter_are_planned_and_echoed(rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    asked = {"use_rslora": True, "use_dora": True, "init_lora_weights": "pissa", "modules_to_save": ["embed_tokens"]}
+    file_id = rich.upload(rows)
+    body = {"model": "tiny", "training_file": file_id, "adapter": asked | {"method": "qlora"}, "optim": "adamw_8bit"}
+    plan = rich.http.post("/v1/plans", json=body).json()
+    assert {name: plan["adapter"][name] for name in asked} == asked
+    assert (plan["adapter"]["lora_alpha"], plan["optimizer"]) == (16, "adamw_8bit")
+    assert (
+        sum(any(word in reason for word in ("Rank-stab", "DoRA", "PiSSA", "whole")) for reason in plan["reasons"]) == 4
+    )
+    other = rich.http.post("/v1/fine_tuning/jobs", json={**body, "plan": plan["id"], "adapter": {"use_dora": False}})
+    assert (other.status_code, other.json()["error"]["param"]) == (400, "adapter.use_dora")
+    refused = rich.http.post("/v1/plans", json=body | {"adapter": {"modules_to_save": ["q_proj"]}})
+    assert refused.status_code == 400
+    assert "embed_tokens and lm_head can be trained whole" in refused.json()["error"]["message"]
 
 
 def test_auto_leaves_everything_to_the_planner(rich: Tenant, rows: list[dict[str, Any]]) -> None:

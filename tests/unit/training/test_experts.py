@@ -1,6 +1,8 @@
 """A mixture's experts are really in 4 bits, and really trained."""
 
+import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,16 +10,18 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import setup_for
+from worker.training import experts
 from worker.training.experts import expert_parameters, quantized_state
 from worker.training.loading import LoadedModel, load_base, load_for_training
 from worker.training.loss import LogitTransform, linear_cross_entropy
 
-FAMILIES = ["mixtral", "qwen3_moe"]
+FAMILIES = ["mixtral", "qwen3_moe", "olmoe"]
 CPU = torch.device("cpu")
 
 
@@ -95,12 +99,12 @@ def test_training_on_4_bits_is_peft_on_the_dequantized_weights(mixture: Path) ->
                 weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
                 plain.causal_model.get_submodule(name).weight.copy_(weight)
         for index in range(2):
-            experts, dense = (
+            packed, dense = (
                 model.causal_model.get_submodule(f"model.layers.{index}.mlp.experts").get_base_layer()
                 for model in (quantized, plain)
             )
             for leaf in ("gate_up_proj", "down_proj"):
-                getattr(dense, leaf).copy_(getattr(experts, leaf))
+                getattr(dense, leaf).copy_(getattr(packed, leaf))
     losses = []
     for loaded in (quantized, plain):
         loss = loss_of(loaded)
@@ -111,6 +115,50 @@ def test_training_on_4_bits_is_peft_on_the_dequantized_weights(mixture: Path) ->
         assert ours.grad is not None
         assert theirs.grad is not None
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+
+
+def test_training_leaves_router_and_experts_as_they_are(mixture: Path) -> None:
+    """Every adapter moves, and nothing else does, to the bit: neither the router nor the packed experts."""
+    loaded = load_for_training(mixture, setup_for(Method.QLORA), 0, CPU)
+    trained = {name for name, _ in loaded.parameters}
+    assert all("lora_" in name for name in trained)
+    assert not any(".gate.lora" in name for name in trained)
+    before = {name: parameter.detach().clone() for name, parameter in loaded.model.named_parameters()}
+    assert any(name.endswith("mlp.gate.weight") for name in before)
+    assert any(tensor.dtype == torch.uint8 and "experts" in name for name, tensor in before.items())
+    optimizer = torch.optim.AdamW([parameter for _, parameter in loaded.parameters], lr=1e-2)
+    losses = []
+    for _ in range(4):
+        loss = loss_of(loaded)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    for name, parameter in loaded.model.named_parameters():
+        assert torch.equal(parameter, before[name]) == (name not in trained), name
+
+
+def test_the_16_bit_experts_never_exist_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 layers, as each parameter of the experts is quantized, those of few are in 16 bits."""
+    layers = 16
+    model = make_tiny_model(tmp_path / "mixtral", family="mixtral", num_hidden_layers=layers, intermediate_size=256)
+    alive: list[int] = []
+    quantize = experts.replace_parameter_4bit
+
+    def watched(module: nn.Module, name: str, **options: Any) -> None:
+        found = [x for x in gc.get_objects() if type(x) in (torch.Tensor, nn.Parameter)]
+        wide = {x.data_ptr(): x.nbytes for x in found if x.ndim == 3 and x.dtype == torch.bfloat16 and not x.is_meta}
+        alive.append(sum(wide.values()))
+        quantize(module, name, **options)
+
+    monkeypatch.setattr(experts, "replace_parameter_4bit", watched)
+    loaded = load_base(model, setup_for(Method.QLORA), CPU, "sdpa")
+    names = [path.rpartition(".") for path in expert_parameters(loaded)]
+    states = [quantized_state(loaded.get_submodule(module), leaf) for module, _, leaf in names]
+    assert len(alive) == len(states) == 2 * layers
+    whole = sum(2 * state.shape.numel() for state in states if state is not None)
+    assert 0 < max(alive) <= 0.25 * whole
 
 
 def test_an_adapter_of_a_4_bit_mixture_fits_the_16_bit_one(mixture: Path, tmp_path: Path) -> None:

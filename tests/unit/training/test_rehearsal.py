@@ -11,7 +11,7 @@ from planner.catalogue import find_model
 from planner.memory import estimate_memory
 from planner.model_spec import ModelSpec
 from planner.rehearsed import EVALUATION, EVALUATION_LOSS
-from planner.setup import Loss, Method, Quantization, TrainingSetup
+from planner.setup import InitLoraWeights, Loss, Method, Quantization, TrainingSetup
 from worker.training.live_memory import Category, LiveMemory
 from worker.training.rehearsal import rehearse
 
@@ -40,6 +40,8 @@ def setup_of(method: Method, rows: int, length: int, *, checkpointed: bool, **ch
 
 
 EAGER = {"attn_implementation": "eager"}
+PISSA, OLORA = InitLoraWeights.PISSA, InitLoraWeights.OLORA
+BOTH = ("embed_tokens", "lm_head")
 ATTENTION_ONLY = {"lora_target_modules": ("q_proj", "v_proj")}
 # model, method, rows, length, checkpointing, other choices
 COMBINATIONS: list[tuple[str, Method, int, int, bool, dict[str, Any]]] = [
@@ -95,6 +97,24 @@ COMBINATIONS: list[tuple[str, Method, int, int, bool, dict[str, Any]]] = [
     ("mixtral-8x7b-instruct-v0.1", QLORA, 1, 1024, True, {"lora_target_modules": ("experts.down_proj", "q_proj")}),
     ("olmoe-1b-7b-0924-instruct", QLORA, 2, 1024, True, {}),
     ("qwen3-30b-a3b", LORA, 2, 1024, True, {}),
+    ("llama-3.1-8b", FULL, 1, 2048, True, {"optimizer": "paged_adamw_32bit"}),
+    ("llama-3.1-8b", LORA, 1, 2048, False, {"use_dora": True}),
+    ("llama-3.1-8b", LORA, 2, 1024, False, {"use_dora": True, "lora_dropout": 0.1}),
+    ("llama-3.1-8b", QLORA, 1, 2048, True, {"use_dora": True}),
+    ("qwen3-0.6b", QLORA, 4, 512, False, {"use_dora": True, "use_rslora": True}),
+    ("llama-3.1-8b", LORA, 1, 2048, False, {"init_lora_weights": OLORA}),
+    ("llama-3.1-8b", LORA, 1, 2048, True, {"init_lora_weights": PISSA, "lora_rank": 64}),
+    ("llama-3.1-8b", QLORA, 1, 2048, True, {"init_lora_weights": PISSA, "use_dora": True}),
+    ("llama-3.1-8b", LORA, 1, 2048, True, {"modules_to_save": ("embed_tokens",)}),
+    ("llama-3.1-8b", LORA, 1, 2048, True, {"modules_to_save": ("lm_head",)}),
+    ("llama-3.1-8b", QLORA, 1, 2048, True, {"modules_to_save": BOTH, "optimizer": "paged_adamw_8bit"}),
+    ("llama-3.1-8b", LORA, 2, 1024, False, {"modules_to_save": BOTH, "gradient_accumulation_steps": 4}),
+    ("llama-3.1-8b", LORA, 1, 1024, True, {"modules_to_save": ("lm_head",), "optimizer": "adamw_torch"}),
+    ("llama-3.1-8b", LORA, 1, 1024, True, {"modules_to_save": BOTH, "adapter_dtype": "bfloat16"}),
+    ("qwen2.5-0.5b-instruct", LORA, 4, 512, True, {"modules_to_save": ("lm_head",), "gradient_accumulation_steps": 2}),
+    ("llama-3.2-1b-instruct", QLORA, 1, 1024, True, {"modules_to_save": ("embed_tokens",)}),
+    ("gemma-2-2b-it", LORA, 1, 1024, True, {"modules_to_save": ("embed_tokens",), **EAGER}),
+    ("mixtral-8x7b-instruct-v0.1", QLORA, 1, 1024, True, {"modules_to_save": BOTH}),
 ]
 
 

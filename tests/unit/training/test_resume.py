@@ -4,10 +4,11 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from planner.setup import Method
+from planner.setup import InitLoraWeights, Method
 from tests.unit.training.runs import Finished, request_for, run_child, setup_for
 from worker.protocol import (
     STOPPED_EXIT_CODE,
@@ -119,3 +120,22 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_whole_step(
     resumed = run_child(request)
     assert any(f"step {last_step}" in report.message for report in resumed.of(MessageReport))
     assert min(report.step for report in resumed.of(MetricsReport)) == last_step + 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"init_lora_weights": InitLoraWeights.PISSA, "use_dora": True}, {"modules_to_save": ("embed_tokens",)}]
+)
+def test_a_killed_run_of_a_variant_ends_as_one_that_was_not(
+    tiny_model: Path, conversations: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    setup = setup_for(Method.QLORA, lora_dropout=0.1, **changes)
+    results = []
+    for name in ("undisturbed", "killed"):
+        request = request_for(tiny_model, conversations, tmp_path / name, setup, checkpoint_interval_seconds=0.0)
+        if name == "killed":
+            killed = run_child(request, kill=lambda report: isinstance(report, CheckpointReport) and report.step == 4)
+            assert killed.exit_code == -signal.SIGKILL
+        finished = run_child(request)
+        assert (name == "killed") == any("Resumed" in report.message for report in finished.of(MessageReport))
+        results.append(published(request, finished))
+    assert results[0] == results[1]

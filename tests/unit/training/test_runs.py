@@ -6,13 +6,14 @@ import json
 import math
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from planner.setup import Method
+from planner.setup import InitLoraWeights, Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import Finished, request_for, run_child, setup_for
 from worker.protocol import (
@@ -136,7 +137,7 @@ def test_other_families_train_and_verify(tmp_path: Path, conversations: Path, fa
     succeed(request_for(model, conversations, tmp_path / "run", setup, hyperparameters={"n_epochs": 1}))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"])
 def test_other_optimizers_train(tiny_model: Path, conversations: Path, tmp_path: Path, optimizer: str) -> None:
     setup = setup_for(Method.FULL, optimizer=optimizer)
     request = request_for(tiny_model, conversations, tmp_path, setup, hyperparameters={"n_epochs": 1})
@@ -144,6 +145,37 @@ def test_other_optimizers_train(tiny_model: Path, conversations: Path, tmp_path:
     losses = [step.train_loss for step in finished.of(MetricsReport) if step.train_loss is not None]
     assert losses
     assert all(0 < loss < 10 for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        (Method.LORA, {"use_dora": True, "lora_dropout": 0.1}),
+        (Method.QLORA, {"use_dora": True}),
+        (Method.LORA, {"init_lora_weights": InitLoraWeights.PISSA}),
+        (Method.QLORA, {"init_lora_weights": InitLoraWeights.PISSA, "use_rslora": True}),
+        (Method.LORA, {"init_lora_weights": InitLoraWeights.OLORA, "gradient_checkpointing": True}),
+        (Method.LORA, {"modules_to_save": ("embed_tokens",), "gradient_checkpointing": True}),
+        (Method.QLORA, {"modules_to_save": ("lm_head",), "use_dora": True}),
+    ],
+)
+def test_each_variant_learns_and_its_export_is_proven(
+    tiny_model: Path, conversations: Path, tmp_path: Path, method: Method, changes: dict[str, Any]
+) -> None:
+    request = request_for(tiny_model, conversations, tmp_path, setup_for(method, **changes), learning_rate=5e-3)
+    finished, result, root = succeed(request)
+    losses = [report.train_loss for report in finished.of(MetricsReport) if report.train_loss is not None]
+    assert losses[-1] < 0.98 * losses[0]
+    assert result.final_valid_loss is not None
+    assert result.initial_valid_loss is not None
+    assert result.final_valid_loss < result.initial_valid_loss
+    with zipfile.ZipFile(root / result.files["adapter.zip"]) as packed:
+        config = json.loads(packed.read("adapter_config.json"))
+        card = packed.read("README.md").decode()
+    is_started = "init_lora_weights" in changes
+    assert (config["r"], config["init_lora_weights"]) == (8 if is_started else 4, True)
+    assert config["use_dora"] == changes.get("use_dora", False)
+    assert ("of rank 8" in card) == is_started
 
 
 def fail(request: RunRequest) -> ErrorReport:
