@@ -45,7 +45,7 @@ class Job(Base):
     status: Mapped[JobStatus] = mapped_column(EnumText(JobStatus, 20))
     phase: Mapped[str | None] = mapped_column(String(20))
     step: Mapped[int] = mapped_column(default=0)
-    valid_loss: Mapped[float | None] = mapped_column(Float)  # the newest
+    valid_loss: Mapped[float | None] = mapped_column(Float)  # the newest; the published model's at the end
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     estimated_finish_at: Mapped[datetime | None]

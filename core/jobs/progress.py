@@ -153,7 +153,9 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     job.result_file_id = result.id
     job.trained_tokens = outcome.trained_tokens
     job.step_seconds = outcome.step_seconds
-    job.evaluation = to_plain(outcome.evaluation) if outcome.evaluation else None
+    if outcome.evaluation is not None:
+        job.evaluation = to_plain(outcome.evaluation)
+        job.valid_loss = outcome.evaluation.after.valid_loss  # of what is published, which may be an earlier step's
     job.fine_tuned_model = model_name(job)
     session.add(
         FineTunedModel(
