@@ -58,6 +58,7 @@ def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service
         "lora_alpha": "12",
         "lora_dropout": "0.1",
         "target_modules": "q_proj, v_proj",
+        "modules_to_save": "lm_head",
         "n_epochs": "1",
         "batch_size": "6",
         "learning_rate": "0.002",
@@ -69,7 +70,16 @@ def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service
     }
     for name, value in said.items():
         page.locator(f"#wishes [name={name}]").fill(value)
-    chosen = {"priority": "economy", "method": "qlora", "packing": "false", "gradient_checkpointing": "true"}
+    chosen = {
+        "priority": "economy",
+        "method": "qlora",
+        "use_rslora": "true",
+        "use_dora": "true",
+        "init_lora_weights": "olora",
+        "packing": "false",
+        "gradient_checkpointing": "true",
+        "optim": "adamw_8bit",
+    }
     for name, value in chosen.items():
         page.locator(f"#wishes [name={name}]").select_option(value)
     expect(page.locator(".verdict")).to_contain_text("QLoRA rank 4")
@@ -87,8 +97,17 @@ def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service
         plan = http.get(f"/plans/{job.model_extra['plan']}").json()
     assert job.seed == 11
     assert plan["adapter"] == {
-        "method": "qlora", "r": 4, "lora_alpha": 12, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"],
-    }  # fmt: skip
+        "method": "qlora",
+        "r": 4,
+        "lora_alpha": 12,
+        "lora_dropout": 0.1,
+        "target_modules": ["q_proj", "v_proj"],
+        "use_rslora": True,
+        "use_dora": True,
+        "init_lora_weights": "olora",
+        "modules_to_save": ["lm_head"],
+    }
+    assert plan["optimizer"] == "adamw_8bit"
     names = ("learning_rate", "warmup_ratio", "weight_decay", "max_length", "packing", "gradient_checkpointing")
     assert [plan[name] for name in names] == [0.002, 0.25, 0.125, 96, False, True]
     assert (plan["per_device_train_batch_size"], plan["gradient_accumulation_steps"]) == (3, 2)
