@@ -56,7 +56,8 @@ def linear_cross_entropy(
     bias: torch.Tensor | None = head.bias
     if not torch.is_grad_enabled():  # autograd would ask for the gradients of trained weights even so
         weight, bias = weight.detach(), bias if bias is None else bias.detach()
-    weight, bias = weight.to(hidden.dtype), bias if bias is None else bias.to(hidden.dtype)
+    if weight.dtype != hidden.dtype:
+        weight, bias = weight.to(hidden.dtype), bias if bias is None else bias.to(hidden.dtype)
     loss, correct = _LinearCrossEntropy.apply(hidden, weight, bias, labels, 1.0 / normaliser, transform, rows)
     return loss, correct
 

@@ -209,10 +209,10 @@ def test_a_person_names_a_data_set_on_the_page_of_a_new_fine_tune(
     service: Service, browser: httpx.Client, rich: Tenant, hub: Hub
 ) -> None:
     shown = browser.get("/new", params={"model": "tiny"}).text
-    assert 'action="/new/hub"' in shown
+    assert 'action="/new/hub?model=tiny"' in shown
     token = re.findall(r'name="csrf_token" value="([^"]+)"', shown)[0]
-    form = {"csrf_token": token, "model": "tiny", "name": "acme/lamps", "split": "train", "config": ""}
-    answer = browser.post("/new/hub", data=form)
+    form = {"csrf_token": token, "name": "acme/lamps", "split": "train", "config": ""}
+    answer = browser.post("/new/hub?model=tiny", data=form)
     file_id = file_of(rich)["id"]
     assert (answer.status_code, answer.headers["location"]) == (303, f"/new?model=tiny&file={file_id}")
     assert "A worker fetches this data set from the hub" in browser.get(answer.headers["location"]).text

@@ -146,10 +146,14 @@ def test_the_16_bit_experts_never_exist_whole(tmp_path: Path, monkeypatch: pytes
     alive: list[int] = []
     quantize = experts.replace_parameter_4bit
 
-    def watched(module: nn.Module, name: str, **options: Any) -> None:
+    def wide() -> dict[int, torch.Tensor]:
         found = [x for x in gc.get_objects() if type(x) in (torch.Tensor, nn.Parameter)]
-        wide = {x.data_ptr(): x.nbytes for x in found if x.ndim == 3 and x.dtype == torch.bfloat16 and not x.is_meta}
-        alive.append(sum(wide.values()))
+        return {x.data_ptr(): x for x in found if x.ndim == 3 and x.dtype == torch.bfloat16 and not x.is_meta}
+
+    others = wide()  # of other tests' models: held, so that none of their places is used again
+
+    def watched(module: nn.Module, name: str, **options: Any) -> None:
+        alive.append(sum(tensor.nbytes for place, tensor in wide().items() if place not in others))
         quantize(module, name, **options)
 
     monkeypatch.setattr(experts, "replace_parameter_4bit", watched)
