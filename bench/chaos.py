@@ -57,7 +57,7 @@ def main() -> None:
     """Run with kills and without, and print both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=200)
-    parser.add_argument("--kill-every", type=float, default=10.0, help="seconds")
+    parser.add_argument("--kill-every", type=float, default=10.0, help="seconds, after the last one killed is back")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     table = Table("figure", "with kills", "undisturbed")
