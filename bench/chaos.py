@@ -57,7 +57,7 @@ def main() -> None:
     """Run with kills and without, and print both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=200)
-    parser.add_argument("--kill-every", type=float, default=10.0, help="seconds, after the last one killed is back")
+    parser.add_argument("--kill-every", type=float, default=10.0, help="seconds by the clock")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     table = Table("figure", "with kills", "undisturbed")
@@ -113,12 +113,12 @@ def drive(service: Service, count: int, kill_every: float | None, chance: random
 def kill(
     service: Service, every: float | None, finished: threading.Event, kills: list[int], chance: random.Random
 ) -> None:
-    """Kill a worker with everything it started, and start another, until the jobs are finished."""
+    """Every so many seconds by the clock, kill a worker with everything it started and launch another in its place."""
     while every is not None and not finished.wait(every):
         name = chance.choice(WORKERS)
         service.stop(name, signal.SIGKILL)
         kills[0] += 1
-        service.start_worker(name)
+        service.launch_worker(name)
 
 
 def unfinished(service: Service) -> int:

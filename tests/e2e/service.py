@@ -61,9 +61,13 @@ class Service:
 
     def start_worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
         """Start a training worker and wait until it has reported for duty."""
-        process = self.start(name, "worker", "--device", "cpu")
+        process = self.launch_worker(name)
         wait_for(lambda: self._knows_worker(process.pid), what=f"{name} to report", context=self.logs)
         return process
+
+    def launch_worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
+        """Start a training worker and do not wait for it."""
+        return self.start(name, "worker", "--device", "cpu")
 
     def _knows_worker(self, process_id: int) -> bool:
         with self.http as http:
