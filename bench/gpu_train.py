@@ -164,7 +164,7 @@ def train_ours(task: Task) -> Figures:
     quiet()
     setup, device = task.setup, torch.device(task.device)
     loaded = load_random(task.config, setup, device)
-    layout = choose_layout(setup, cuts_attention=loaded.cuts_attention)
+    layout = choose_layout(cuts_attention=loaded.cuts_attention)
     rows = TokenizedSet.of(examples(task))
     hyperparameters = Hyperparameters(n_epochs=1, learning_rate=RATE)
     optimizer = build_optimizer(loaded.parameters, setup, hyperparameters)

@@ -28,6 +28,9 @@ CPU_PROCESS_BYTES = 524_288_000  # bytes; torch, transformers, peft imported: 40
 
 # Layers
 LONGEST_PLAIN_ATTENTION = 512  # tokens; up to here a CPU keeps the scores: worker/training/attention.py
+LONGEST_FLASH_HEAD = 256  # features; of a head that flash attention takes: flash_api.cpp of torch, mha_varlen_fwd
+FLASH_PADDING = 128  # rows; per example in flash attention's backward: flash_api.cpp, mha_varlen_bwd, dq_accum
+SHORTEST_PACKED_EXAMPLE = 64  # tokens; of a packed row's examples on average, for the constant above: assumed
 MAX_EXPERT_CHAINS = 8  # chains; experts recorded apart; taking more of them together only rounds up
 PUBLISHED_LORA_DROPOUT = 0.1  # probability; of the fms-acceleration runs: scripts/benchmarks/scenarios.yaml
 
