@@ -22,7 +22,7 @@ from planner.recipe import (
 )
 from planner.setup import VARLEN_FLASH, Hyperparameters, InitLoraWeights, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
-from planner.throughput import AS_PREDICTED, Pace, SpeedEstimate, estimate_speed, truncated_tokens
+from planner.throughput import AS_PREDICTED, SAMPLES, Answering, Pace, SpeedEstimate, estimate_speed, truncated_tokens
 
 LADDER = (Method.FULL, Method.LORA, Method.QLORA)  # from the least to the most compressed
 OPTIMIZER = "adamw_torch_fused"
@@ -88,6 +88,7 @@ class Question:
     prices: Mapping[str, int]
     corrections: Corrections
     paces: Paces
+    answering: Answering = SAMPLES
 
     def correction_on(self, device: Device, method: Method) -> Correction:
         """What finished runs of this method on this class of device have taught."""
@@ -215,7 +216,7 @@ def _rows(question: Question, setup: TrainingSetup) -> int:
 def _estimate(question: Question, device: Device, setup: TrainingSetup, hyperparameters: Hyperparameters) -> Candidate:
     correction = question.correction_on(device, setup.method)
     memory = question.memory.estimate(setup, device).corrected(correction)
-    speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters)
+    speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters, question.answering)
     pace = question.pace_on(device, setup.method)
     speed = speed if pace == AS_PREDICTED else speed.paced(pace)
     return Candidate(device, setup, hyperparameters, memory, speed, quote_for(question.prices, device, speed.seconds))

@@ -15,6 +15,7 @@ from planner.model_spec import ModelSpec
 from planner.policy import Priority, Wishes, plan, step_down
 from planner.setup import Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
+from planner.throughput import Answering
 
 PRICES = {"default": 2000, "cpu": 600}
 CPU = Device(0, "cpu", "CPU, 2 cores", "cpu", 24 << 30, 20 << 30, None, "cpu", 2)
@@ -127,6 +128,18 @@ def test_flash_attention_over_packed_rows_needs_less_than_a_mask():
     masked = replace(setup, attn_implementation="sdpa")
     flash, mask = (estimate_memory(SPECS["llama-3.1-8b"], x).peak_allocated_bytes for x in (setup, masked))
     assert flash < mask
+
+
+def test_the_quote_covers_the_answers_that_are_asked_for():
+    def predicted(**answering):
+        spec = SPECS["smollm2-135m-instruct"]
+        return plan(spec, SMALL, [CPU], Wishes(method=Method.LORA), PRICES, **answering)
+
+    samples, compared = predicted(), predicted(answering=Answering(40, 512))
+    more = compared.speed.sampling_seconds - samples.speed.sampling_seconds
+    assert more > 60
+    assert compared.quote.predicted_seconds == pytest.approx(samples.quote.predicted_seconds + more)
+    assert compared.credits > samples.credits
 
 
 def test_quality_ignores_the_size_of_the_data_set():
