@@ -21,6 +21,7 @@ from planner.plans import Wishes
 from planner.policy import choose_run
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
+from planner.throughput import SAMPLES, Answering
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,15 @@ def compare_methods(
     corrections: Corrections | None = None,
     paces: Paces | None = None,
     memory: MemorySource | None = None,
+    answering: Answering = SAMPLES,
 ) -> tuple[MethodOutlook, ...]:
     """Every method on these devices under the other wishes, from the least to the most compressed.
 
     Takes what `policy.plan` takes and says what it would say with each method pinned. Wishes about the adapter do not
     bear on full fine-tuning. A method that was not rehearsed, where estimates come from rehearsals, is left out.
     """
-    question = Question(spec, memory or DerivedMemory(spec), statistics, wishes, prices, corrections or {}, paces or {})
+    source = memory or DerivedMemory(spec)
+    question = Question(spec, source, statistics, wishes, prices, corrections or {}, paces or {}, answering)
     outlooks = (_outlook(replace(question, wishes=_pinned(wishes, method)), devices, method) for method in LADDER)
     return tuple(outlook for outlook in outlooks if outlook is not None)
 

@@ -29,6 +29,7 @@ from planner.rehearsed import RehearsedMemory
 from planner.rehearsed import setups_to_rehearse as rehearsed_for
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
+from planner.throughput import SAMPLES, Answering
 
 __all__ = ["Alternative", "Priority", "Quote", "TrainingPlan", "Wishes", "plan", "setups_to_rehearse", "step_down"]
 
@@ -43,18 +44,20 @@ def plan(
     corrections: Corrections | None = None,
     paces: Paces | None = None,
     memory: MemorySource | None = None,
+    answering: Answering = SAMPLES,
 ) -> TrainingPlan:
     """The run for this model and data set on one of these devices. A pure function of its arguments.
 
     `prices` are credits per device-hour by device class, with a `default`; `corrections` and `paces` are what finished
     runs have taught of memory and speed (planner/calibration.py); `memory` estimates where the model has no family
-    (planner/rehearsed.py). Raises InvalidSetupError for wishes that contradict each other, DoesNotFitError where
-    nothing that they allow fits.
+    (planner/rehearsed.py); `answering` is what the run generates before and after. Raises InvalidSetupError for wishes
+    that contradict each other, DoesNotFitError where nothing that they allow fits.
     """
     check_wishes(spec, wishes)
     if not devices:
         raise InvalidSetupError("There is no device to plan for.")
-    question = Question(spec, memory or DerivedMemory(spec), statistics, wishes, prices, corrections or {}, paces or {})
+    source = memory or DerivedMemory(spec)
+    question = Question(spec, source, statistics, wishes, prices, corrections or {}, paces or {}, answering)
     candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
     chosen = choose_run(question, candidates)
     if chosen is None:
