@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from planner import constants as c
@@ -57,6 +57,11 @@ class Candidate:
         return self.headroom_bytes >= 0
 
 
+# What was estimated already of one model, data set and past, on one device of each sort: the others of the sort share
+# it, and so do questions that differ in their wishes alone.
+Known = dict[tuple[Device, TrainingSetup, Hyperparameters], Candidate]
+
+
 class MemorySource(Protocol):
     """Where estimates come from: derived from a known family, or read off rehearsed steps."""
 
@@ -87,6 +92,7 @@ class Question:
     prices: Mapping[str, int]
     corrections: Corrections
     paces: Paces
+    known: Known = field(default_factory=dict, compare=False)
 
     def correction_on(self, device: Device, method: Method) -> Correction:
         """What finished runs of this method on this class of device have taught."""
@@ -200,6 +206,15 @@ def _rows(question: Question, setup: TrainingSetup) -> int:
 
 
 def _estimate(question: Question, device: Device, setup: TrainingSetup, hyperparameters: Hyperparameters) -> Candidate:
+    sort = replace(device, index=0, uuid="", free_bytes=0)  # all that an estimate looks at
+    if (key := (sort, setup, hyperparameters)) not in question.known:
+        question.known[key] = _estimate_anew(question, sort, setup, hyperparameters)
+    return replace(question.known[key], device=device)
+
+
+def _estimate_anew(
+    question: Question, device: Device, setup: TrainingSetup, hyperparameters: Hyperparameters
+) -> Candidate:
     correction = question.correction_on(device, setup.method)
     memory = question.memory.estimate(setup, device).corrected(correction)
     speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters)

@@ -8,6 +8,7 @@ from planner.candidates import (
     Candidate,
     Corrections,
     DerivedMemory,
+    Known,
     MemorySource,
     Paces,
     Question,
@@ -46,13 +47,16 @@ def compare_methods(
     corrections: Corrections | None = None,
     paces: Paces | None = None,
     memory: MemorySource | None = None,
+    known: Known | None = None,
 ) -> tuple[MethodOutlook, ...]:
     """Every method on these devices under the other wishes, from the least to the most compressed.
 
     Takes what `policy.plan` takes and says what it would say with each method pinned. Wishes about the adapter do not
     bear on full fine-tuning. A method that was not rehearsed, where estimates come from rehearsals, is left out.
     """
-    question = Question(spec, memory or DerivedMemory(spec), statistics, wishes, prices, corrections or {}, paces or {})
+    source = memory or DerivedMemory(spec)
+    known = {} if known is None else known
+    question = Question(spec, source, statistics, wishes, prices, corrections or {}, paces or {}, known)
     outlooks = (_outlook(replace(question, wishes=_pinned(wishes, method)), devices, method) for method in LADDER)
     return tuple(outlook for outlook in outlooks if outlook is not None)
 

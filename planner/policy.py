@@ -10,6 +10,7 @@ from planner.candidates import (
     Candidate,
     Corrections,
     DerivedMemory,
+    Known,
     MemorySource,
     Paces,
     Question,
@@ -43,18 +44,21 @@ def plan(
     corrections: Corrections | None = None,
     paces: Paces | None = None,
     memory: MemorySource | None = None,
+    known: Known | None = None,
 ) -> TrainingPlan:
     """The run for this model and data set on one of these devices. A pure function of its arguments.
 
     `prices` are credits per device-hour by device class, with a `default`; `corrections` and `paces` are what finished
     runs have taught of memory and speed (planner/calibration.py); `memory` estimates where the model has no family
-    (planner/rehearsed.py). Raises InvalidSetupError for wishes that contradict each other, DoesNotFitError where
-    nothing that they allow fits.
+    (planner/rehearsed.py); `known` carries estimates on to a comparison of the same. Raises InvalidSetupError for
+    wishes that contradict each other, DoesNotFitError where nothing that they allow fits.
     """
     check_wishes(spec, wishes)
     if not devices:
         raise InvalidSetupError("There is no device to plan for.")
-    question = Question(spec, memory or DerivedMemory(spec), statistics, wishes, prices, corrections or {}, paces or {})
+    source = memory or DerivedMemory(spec)
+    known = {} if known is None else known
+    question = Question(spec, source, statistics, wishes, prices, corrections or {}, paces or {}, known)
     candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
     chosen = choose_run(question, candidates)
     if chosen is None:

@@ -41,5 +41,6 @@ def preview_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanPr
         corrections=inputs.learned.corrections,
         paces=inputs.learned.paces,
         memory=inputs.source,
+        known=inputs.known,
     )
     return PlanPreview(plan, refusal, methods, tokens, isinstance(inputs.source, RehearsedMemory))
