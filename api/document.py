@@ -26,6 +26,7 @@ TAGS: list[dict[str, Any]] = [
     {"name": "Health", "description": "For load balancers and Prometheus."},
 ]
 FIRST_ERROR_STATUS = 400
+_VALUES = frozenset({"example", "examples", "default", "enum", "const"})  # not schemas, but what they describe
 _FASTAPI_ERRORS = ("HTTPValidationError", "ValidationError")
 
 
@@ -46,8 +47,26 @@ def build_document(app: FastAPI) -> dict[str, Any]:
             document["components"]["schemas"].pop(name, None)
         document["components"]["examples"] = error_examples()
         document["components"]["responses"] = _share_errors(document)
+        _drop_repetitions(document["paths"])
+        _drop_repetitions(document["components"]["schemas"])
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _drop_repetitions(node: Any) -> None:
+    """Take out of schemas what pydantic says twice: a title made from the name beside it, a parameter's description."""
+    if isinstance(node, list):
+        for child in node:
+            _drop_repetitions(child)
+    if isinstance(node, dict):
+        if isinstance(node.get("title"), str):
+            del node["title"]
+        schema = node.get("schema")
+        if isinstance(schema, dict) and "description" in node:
+            schema.pop("description", None)
+        for key, child in node.items():
+            if key not in _VALUES:
+                _drop_repetitions(child)
 
 
 def _share_errors(document: dict[str, Any]) -> dict[str, Any]:

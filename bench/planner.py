@@ -24,7 +24,7 @@ from planner.cases import Case, read_case  # noqa: E402
 from planner.catalogue import models  # noqa: E402
 from planner.devices import parse_gpu  # noqa: E402
 from planner.errors import DoesNotFitError, PlannerError  # noqa: E402
-from planner.layers import _layer_lines, _recorded, layer_memory  # noqa: E402
+from planner.layers import _lines_of_groups, layers_memory  # noqa: E402
 from planner.memory import estimate_memory  # noqa: E402
 from planner.model_spec import ModelSpec  # noqa: E402
 from planner.policy import Wishes, plan  # noqa: E402
@@ -191,9 +191,8 @@ def timing() -> None:
         for gpu in ("RTX 4090", "A100-80GB", "H200"):
             times = []
             for _ in range(3):
-                _recorded.cache_clear()
-                _layer_lines.cache_clear()
-                layer_memory.cache_clear()
+                _lines_of_groups.cache_clear()
+                layers_memory.cache_clear()
                 times.append(timed(spec, statistics, gpu, prices))
             cold.append(min(times))
             warm.append(min(timed(spec, statistics, gpu, prices) for _ in range(3)))

@@ -8,7 +8,7 @@ from planner.families import NormPlacement, QueryNorm
 from planner.model_spec import Experts, LayerGroup, Linear, ModelSpec, is_targeted
 from planner.setup import InitLoraWeights, Method, TrainingSetup
 from planner.stacks import AdapterCompute, StackProfile
-from planner.tape import Tape, Tensor
+from planner.tape import Moment, Tape, Tensor
 
 FLOAT32_BYTES = 4
 INDEX_BYTES = 8  # int64
@@ -31,10 +31,9 @@ class DecoderLayer:
         self.tape = Tape()
         self.source = self.output = self.tape.tensor(self.bytes_of(spec.hidden_size))
 
-    def moments(self, *, recomputed: bool) -> list[int]:
-        """Bytes alive at each moment of the backward pass; a recomputed layer's input and output live throughout."""
-        kept = (self.source, self.output) if recomputed else ()
-        return self.tape.backward_bytes(kept)
+    def moments(self) -> list[Moment]:
+        """Bytes alive at each moment of the backward pass; a recomputed layer keeps its input and output throughout."""
+        return self.tape.backward_bytes((self.source, self.output))
 
     def bytes_of(self, features: int, width: int | None = None) -> int:
         """Bytes of a `[tokens, features]` tensor."""

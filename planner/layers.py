@@ -40,50 +40,59 @@ class _LayerLines:
     saved: _Line
     forward: _Line
     moments: tuple[_Line, ...]  # of its backward; those that can be the worst
+    recomputed_moments: tuple[_Line, ...]  # the same with its input and output alive throughout
     weight_copies_bytes: int
     parameter_gradient_bytes: int
 
+    def at(self, rows: int, recomputed: bool) -> LayerMemory:
+        return LayerMemory(
+            input_bytes=self.source.at(rows),
+            saved_bytes=self.saved.at(rows),
+            weight_copies_bytes=self.weight_copies_bytes,
+            backward_peak_bytes=max([x.at(rows) for x in (self.recomputed_moments if recomputed else self.moments)]),
+            parameter_gradient_bytes=self.parameter_gradient_bytes,
+            forward_bytes=self.forward.at(rows),
+        )
+
 
 @lru_cache(maxsize=4096)
-def layer_memory(
-    spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile, batch: int, length: int
-) -> LayerMemory:
-    """What one layer of `group` keeps and needs for `batch` rows of `length` tokens.
+def layers_memory(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile) -> tuple[tuple[int, LayerMemory], ...]:
+    """For each of the model's groups: how many layers, and what one keeps and needs in a micro-batch of `setup`.
 
     With checkpointing its backward happens while its input and its recomputed output are alive too.
     """
     one_row = replace(
-        setup, per_device_train_batch_size=1, gradient_accumulation_steps=1, max_length=length, optimizer=""
+        setup,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=False,
+        optimizer="",
     )
-    lines = _layer_lines(spec, _shape(group, is_windowed(spec, group, length)), one_row, stack)
-    return LayerMemory(
-        input_bytes=lines.source.at(batch),
-        saved_bytes=lines.saved.at(batch),
-        weight_copies_bytes=lines.weight_copies_bytes,
-        backward_peak_bytes=max(line.at(batch) for line in lines.moments),
-        parameter_gradient_bytes=lines.parameter_gradient_bytes,
-        forward_bytes=lines.forward.at(batch),
-    )
-
-
-@lru_cache(maxsize=256)
-def _shape(group: LayerGroup, windowed: bool) -> LayerGroup:
-    """Layers that differ only in a window which their length does not reach are recorded once."""
-    return replace(group, count=1, windowed=windowed)
+    lines = _lines_of_groups(spec, one_row, stack)
+    rows, recomputed = setup.per_device_train_batch_size, setup.gradient_checkpointing
+    return tuple((group.count, of.at(rows, recomputed)) for group, of in zip(spec.groups, lines, strict=True))
 
 
 @lru_cache(maxsize=1024)
+def _lines_of_groups(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile) -> tuple[_LayerLines, ...]:
+    """Groups that differ only in a window which their length does not reach are recorded once."""
+    lines: dict[LayerGroup, _LayerLines] = {}
+    shapes = [replace(group, count=1, windowed=is_windowed(spec, group, setup.max_length)) for group in spec.groups]
+    for shape in shapes:
+        lines[shape] = lines.get(shape) or _layer_lines(spec, shape, setup, stack)
+    return tuple(lines[shape] for shape in shapes)
+
+
 def _layer_lines(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile) -> _LayerLines:
     """The lines through one and two rows."""
-    recomputed, plain = setup.gradient_checkpointing, replace(setup, gradient_checkpointing=False)
-    one, two = (_recorded(spec, group, plain, stack, rows) for rows in (1, 2))
-    source = one.tape.sizes[0]
-    moments = map(_line, one.moments(recomputed=recomputed), two.moments(recomputed=recomputed))
+    one, two = (_recorded(spec, group, setup, stack, rows) for rows in (1, 2))
+    moments = list(zip(one.moments(), two.moments(), strict=True))
     return _LayerLines(
-        source=_Line(0, source),
+        source=_Line(0, one.tape.sizes[one.source]),
         saved=_line(one.tape.saved_bytes, two.tape.saved_bytes),
         forward=_line(one.tape.forward_bytes, two.tape.forward_bytes),
-        moments=_upper(list(moments)),
+        moments=_upper([_line(at_one.alive, at_two.alive) for at_one, at_two in moments]),
+        recomputed_moments=_upper([_line(sum(at_one), sum(at_two)) for at_one, at_two in moments]),
         weight_copies_bytes=one.weight_copies_bytes,
         parameter_gradient_bytes=sum(operation.parameter_gradient_bytes for operation in one.tape.operations),
     )
@@ -102,9 +111,7 @@ def _upper(lines: list[_Line]) -> tuple[_Line, ...]:
     return tuple(kept)
 
 
-@lru_cache(maxsize=256)
 def _recorded(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile, rows: int) -> DecoderLayer:
-    """One tape, which checkpointing does not change."""
     layer = DecoderLayer(spec, group, setup, stack, rows, setup.max_length)
     layer.output = layer.layer(layer.source)
     return layer

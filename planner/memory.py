@@ -21,7 +21,7 @@ from planner.adapters import (
 from planner.decoder import DTYPE_BYTES, FLOAT32_BYTES
 from planner.devices import Device
 from planner.errors import InvalidSetupError
-from planner.layers import LayerMemory, layer_memory
+from planner.layers import LayerMemory, layers_memory
 from planner.losses import LossPhase, loss_phase
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.optimizers import optimizer_named
@@ -220,8 +220,7 @@ class _Phases:
 
 
 def _phases(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, state: _State) -> _Phases:
-    batch, length = setup.per_device_train_batch_size, setup.max_length
-    layers = [(group.count, layer_memory(spec, group, setup, stack, batch, length)) for group in spec.groups]
+    layers = layers_memory(spec, setup, stack)
     throughout = _alive_throughout(spec, setup, stack)
     kept = sum(count * (m.input_bytes if setup.gradient_checkpointing else m.saved_bytes) for count, m in layers)
     loss = loss_phase(spec, setup, stack)

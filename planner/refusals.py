@@ -60,19 +60,28 @@ def _fits(question: Question, device: Device) -> bool:
 
 
 def _shorter(question: Question, best: Candidate) -> str | None:
-    """The greatest length, to 64 tokens, at which the best run fits."""
+    """The greatest length, to 64 tokens, at which the best run fits.
 
-    def fits(steps: int) -> bool:
+    Memory grows almost on a line with the length, so the search looks first where the line meets the free memory.
+    """
+
+    def missing_bytes(steps: int) -> int:
         shorter = replace(best.setup, max_length=steps * c.LENGTH_STEP)
         estimate = question.memory.estimate(shorter, best.device).corrected(best.memory.correction)
-        return estimate.required_bytes <= best.device.free_bytes
+        return estimate.required_bytes - best.device.free_bytes
 
-    low, high = SHORTEST_LENGTH // c.LENGTH_STEP, (best.setup.max_length - 1) // c.LENGTH_STEP
-    if high < low or not fits(low):
+    low, high = SHORTEST_LENGTH // c.LENGTH_STEP, -(-best.setup.max_length // c.LENGTH_STEP)
+    if high <= low or (below := missing_bytes(low)) > 0:
         return None
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    above = -best.headroom_bytes
+    while high - low > 1:
+        met = low + int((high - low) * -below / (above - below))
+        steps = min(max(met, low + 1), high - 1)
+        missing = missing_bytes(steps)
+        if missing <= 0:
+            low, below = steps, missing
+        else:
+            high, above = steps, missing
     return f"set max_length to {low * c.LENGTH_STEP:,} or less"
 
 

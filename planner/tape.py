@@ -24,6 +24,13 @@ class Operation(NamedTuple):
     shares_gradient: bool  # the gradient of the output is passed on to the inputs without a copy
 
 
+class Moment(NamedTuple):
+    """One moment of a backward pass, in bytes."""
+
+    alive: int
+    kept: int  # further ones of the tensors that somebody keeps, where nothing else keeps them alive
+
+
 @dataclass
 class Tape:
     """The operations of one piece, in forward order."""
@@ -78,10 +85,10 @@ class Tape:
                     del last_use[tensor]
         return peak
 
-    def backward_bytes(self, kept: tuple[Tensor, ...] = ()) -> list[int]:
+    def backward_bytes(self, kept: tuple[Tensor, ...] = ()) -> list[Moment]:
         """Bytes alive at each moment while the tape runs backward from its last output.
 
-        Counts saved tensors, gradients, workspaces and parameter gradients; `kept` tensors stay alive throughout.
+        Counts saved tensors, gradients, workspaces and parameter gradients.
         """
         return _Backward(self, kept).run()
 
@@ -92,18 +99,18 @@ class _Backward:
     def __init__(self, tape: Tape, kept: tuple[Tensor, ...]) -> None:
         self.tape = tape
         self.alive = 0
-        self.moments: list[int] = []
+        self.moments: list[Moment] = []
         self.holders: dict[Tensor, int] = {}
         for operation in tape.operations:
             for tensor in operation.saves:
                 self._hold(tensor)
-        for tensor in kept:
-            self._hold(tensor)
+        self.kept = frozenset(kept)
+        self.only_kept = sum(tape.sizes[tensor] for tensor in self.kept if tensor not in self.holders)
         self.gradients: dict[Tensor, int] = {}  # tensor -> storage
         self.storages: dict[int, list[int]] = {}  # storage -> [bytes, tensors that use it]
         self.next_storage = 0
 
-    def run(self) -> list[int]:
+    def run(self) -> list[Moment]:
         last = self.tape.operations[-1].output
         self.gradients[last] = self._allocate(self.tape.sizes[last])
         for operation in reversed(self.tape.operations):
@@ -121,7 +128,7 @@ class _Backward:
                 produced.append((tensor, incoming))
             else:
                 produced.append((tensor, self._allocate(self.tape.sizes[tensor])))
-        self.moments.append(self.alive + operation.workspace_bytes)
+        self.moments.append(Moment(self.alive + operation.workspace_bytes, self.only_kept))
         self._release(incoming)
         for tensor in operation.saves:
             self._let_go(tensor)
@@ -135,7 +142,7 @@ class _Backward:
             return
         if self.storages[held][1] > 1:  # shared: the sum needs a storage of its own
             self.gradients[tensor] = self._allocate(self.tape.sizes[tensor])
-            self.moments.append(self.alive)
+            self.moments.append(Moment(self.alive, self.only_kept))
             self._release(held)
         self._release(storage)
 
@@ -161,4 +168,7 @@ class _Backward:
     def _let_go(self, tensor: Tensor) -> None:
         self.holders[tensor] -= 1
         if self.holders[tensor] == 0:
-            self.alive -= self.tape.sizes[tensor]
+            size = self.tape.sizes[tensor]
+            self.alive -= size
+            if tensor in self.kept:
+                self.only_kept += size

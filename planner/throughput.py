@@ -8,7 +8,7 @@ from planner.adapters import FACTORISED, trained_parameters, trained_width, trai
 from planner.catalogue import gpus
 from planner.decoder import DTYPE_BYTES
 from planner.devices import Device
-from planner.layers import layer_memory
+from planner.layers import layers_memory
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.setup import Hyperparameters, InitLoraWeights, Method, TrainingSetup
 from planner.stacks import profile
@@ -143,7 +143,7 @@ def tokens_per_second(spec: ModelSpec, setup: TrainingSetup, device: Device, len
     if spec.is_surveyed:
         activations, copies = batch * longest * _unrecorded_bytes_per_token(spec, setup), 0
     else:
-        layers = [(group.count, layer_memory(spec, group, setup, stack, batch, longest)) for group in spec.groups]
+        layers = layers_memory(spec, setup, stack)
         activations = sum(count * (layer.saved_bytes - layer.weight_copies_bytes) for count, layer in layers)
         copies = sum(count * layer.weight_copies_bytes for count, layer in layers)
     seconds += activations / (batch * longest) * c.ELEMENTWISE_TRAFFIC * passes / rates.bandwidth_bytes

@@ -5,8 +5,8 @@ is at its first step in a fraction of a second, CUDA never meets a fork, and its
 leads a process group of its own, so that ending it ends whatever it started.
 """
 
-import ctypes
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import selectors
 import signal
@@ -17,18 +17,24 @@ from typing import Self
 
 import orjson
 
+from worker.parent import end_with_parent
 from worker.protocol import Report, RunRequest, decode_report
 
 PRELOAD = "worker.training.preload"
-_PR_SET_PDEATHSIG = 1
 _READ_BYTES = 65_536
 
 _context = multiprocessing.get_context("forkserver")
 
 
-def warm_up() -> None:
-    """Start the fork server and wait until its imports are done."""
+def start_fork_server() -> None:
+    """Start the fork server, which imports while its worker goes on. It ends with the thread that calls this."""
     _context.set_forkserver_preload([PRELOAD])
+    multiprocessing.forkserver.ensure_running()
+
+
+def warm_up() -> None:
+    """Wait until the fork server's imports are done."""
+    start_fork_server()
     process = _context.Process(target=_nothing)
     process.start()
     process.join()
@@ -108,7 +114,7 @@ def _nothing() -> None:
 
 def _enter(request: RunRequest, connection: Connection) -> None:
     os.setpgid(0, 0)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the fork server ends with its worker, and we with it
+    end_with_parent()  # the fork server ends with its worker, and we with it
     from worker.training.child import main  # noqa: PLC0415 - already imported in the fork server, never in the worker
 
     main(request, connection.fileno())

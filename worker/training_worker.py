@@ -36,6 +36,7 @@ def run(runtime: Runtime, device_name: str) -> None:
     # else wants a core (6x slower steps by default); threads that never spin cost 15-20% of an idle machine's speed.
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = "100000"  # about a millisecond
+    trainer.start_fork_server()
     worker = TrainingWorker(runtime, device)
 
     app = create_app(runtime.settings)
@@ -69,7 +70,7 @@ class TrainingWorker:
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Import the training libraries into the fork server, then report for duty and look for waiting jobs."""
+        """When the fork server has imported the training libraries, report for duty and look for waiting jobs."""
         threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
 
     def work(self) -> None:

@@ -11,6 +11,10 @@ import gc
 import importlib
 import logging
 
+from worker.parent import end_with_parent
+
+end_with_parent()  # a worker that is killed now should not leave its imports behind
+
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it looks for optional kernels and complains
 
 FAMILIES = (
