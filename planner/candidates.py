@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from planner import constants as c
@@ -58,6 +58,11 @@ class Candidate:
         return self.headroom_bytes >= 0
 
 
+# What was estimated already of one model, data set and past, on one device of each sort: the others of the sort share
+# it, and so do questions that differ in their wishes alone.
+Known = dict[tuple[Device, TrainingSetup, Hyperparameters], Candidate]
+
+
 class MemorySource(Protocol):
     """Where estimates come from: derived from a known family, or read off rehearsed steps."""
 
@@ -89,6 +94,25 @@ class Question:
     corrections: Corrections
     paces: Paces
     answering: Answering = SAMPLES
+    known: Known = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        spec: ModelSpec,
+        statistics: DatasetStatistics,
+        wishes: Wishes,
+        prices: Mapping[str, int],
+        corrections: Corrections | None,
+        paces: Paces | None,
+        memory: MemorySource | None,
+        answering: Answering,
+        known: Known | None,
+    ) -> "Question":
+        """A question of a model of a known family, of which nothing was learned or estimated, but for what is given."""
+        source = memory or DerivedMemory(spec)
+        known = {} if known is None else known
+        return cls(spec, source, statistics, wishes, prices, corrections or {}, paces or {}, answering, known)
 
     def correction_on(self, device: Device, method: Method) -> Correction:
         """What finished runs of this method on this class of device have taught."""
@@ -110,11 +134,12 @@ def allowed_methods(question: Question) -> tuple[Method, ...]:
 def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
     """Every run worth considering on one device. Lower ranks and 8-bit states only where nothing else fits."""
     length = length_on(question, device.kind)
+    sort = replace(device, index=0, uuid="", free_bytes=0)  # all that an estimate looks at
     for method in allowed_methods(question):
         hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.wishes)
         for setup in _variants(question, length, method, _attention(question.spec, length, device)):
             combinations = _combinations(question, setup)
-            tried = [_estimate(question, device, combined, hyperparameters) for combined in combinations]
+            tried = [_estimate(question, device, sort, combined, hyperparameters) for combined in combinations]
             yield from tried
             if any(candidate.fits for candidate in tried):
                 break
@@ -213,7 +238,17 @@ def _rows(question: Question, setup: TrainingSetup) -> int:
     return examples
 
 
-def _estimate(question: Question, device: Device, setup: TrainingSetup, hyperparameters: Hyperparameters) -> Candidate:
+def _estimate(
+    question: Question, device: Device, sort: Device, setup: TrainingSetup, hyperparameters: Hyperparameters
+) -> Candidate:
+    if (key := (sort, setup, hyperparameters)) not in question.known:
+        question.known[key] = _estimate_anew(question, sort, setup, hyperparameters)
+    return replace(question.known[key], device=device)
+
+
+def _estimate_anew(
+    question: Question, device: Device, setup: TrainingSetup, hyperparameters: Hyperparameters
+) -> Candidate:
     correction = question.correction_on(device, setup.method)
     memory = question.memory.estimate(setup, device).corrected(correction)
     speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters, question.answering)

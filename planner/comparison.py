@@ -7,7 +7,7 @@ from planner.candidates import (
     LADDER,
     Candidate,
     Corrections,
-    DerivedMemory,
+    Known,
     MemorySource,
     Paces,
     Question,
@@ -48,14 +48,14 @@ def compare_methods(
     paces: Paces | None = None,
     memory: MemorySource | None = None,
     answering: Answering = SAMPLES,
+    known: Known | None = None,
 ) -> tuple[MethodOutlook, ...]:
     """Every method on these devices under the other wishes, from the least to the most compressed.
 
     Takes what `policy.plan` takes and says what it would say with each method pinned. Wishes about the adapter do not
     bear on full fine-tuning. A method that was not rehearsed, where estimates come from rehearsals, is left out.
     """
-    source = memory or DerivedMemory(spec)
-    question = Question(spec, source, statistics, wishes, prices, corrections or {}, paces or {}, answering)
+    question = Question.of(spec, statistics, wishes, prices, corrections, paces, memory, answering, known)
     outlooks = (_outlook(replace(question, wishes=_pinned(wishes, method)), devices, method) for method in LADDER)
     return tuple(outlook for outlook in outlooks if outlook is not None)
 

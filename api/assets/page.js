@@ -33,6 +33,19 @@ function localTimes(root) {
   }
 }
 
+// What a plan says of its form's fields, at each; only what has changed is written, so that typing stays smooth. The
+// address that a reload needs can wait for the picture.
+function say(said) {
+  const says = JSON.parse(said.textContent);
+  for (const place of document.querySelectorAll("[data-says]")) {
+    const text = says[place.dataset.says] ?? "";
+    if (place.textContent === text) continue;
+    place.textContent = text;
+    if (place.matches(".wrong")) place.closest("label").control.ariaInvalid = String(text !== "");
+  }
+  setTimeout(() => history.replaceState(history.state, "", said.dataset.address));
+}
+
 function enhance(root) {
   for (const element of root.querySelectorAll("[data-theme-toggle], [data-copy]")) {
     element.hidden = false;
@@ -57,4 +70,12 @@ document.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.successful) document.getElementById("offline")?.setAttribute("hidden", "");
 });
 document.addEventListener("htmx:load", (event) => enhance(event.detail.elt));
+document.addEventListener("htmx:afterOnLoad", () => {
+  const said = document.getElementById("says");
+  if (said) say(said);
+});
+// A plan holds nothing that htmx would have to clean up, and looking at each of its elements takes as long as all else.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.target.id === "plan" && event.detail.shouldSwap) event.target.replaceChildren();
+});
 enhance(document);

@@ -1,16 +1,19 @@
 """All jobs: found by name or state, page by page; and two of them over each other."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Query, Request, Response
+from sqlalchemy.orm import Session
 
 from api.dashboard.curves import lines_of
 from api.dashboard.list_view import AfterQuery, ListView, OrderQuery, SearchQuery, filters_of
 from api.dashboard.page import page_router, show
-from api.dashboard.wishes import WISHES, planned_values
+from api.dashboard.wishes import WISHES, exact_match_fields, in_words, new_address, planned_values
 from api.deps import ActorDep, RuntimeDep
-from core.errors import InvalidRequestError
+from core.datasets import service as files
+from core.errors import InvalidRequestError, NotFoundError
 from core.events.series import Point, curve
 from core.jobs import service as jobs
 from core.jobs.models import Job
@@ -28,6 +31,14 @@ GROUPS: dict[str, tuple[JobStatus, ...]] = {
 }
 
 router = page_router()
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What one of two compared jobs has: as people read it, and of a file where to see it."""
+
+    text: str
+    address: str = ""
 
 
 @router.get("/jobs")
@@ -91,7 +102,7 @@ def compare(
             others = [other for other in recent if other.id != pair[0].id]
             return show(request, runtime, actor, "compare_with.html", current="jobs", job=pair[0], others=others)
         curves = [curve(session, one.id) for one in pair]
-    left, right = (_facts(one, training_plan(one.plan)) for one in pair)
+        left, right = (_facts(session, one, training_plan(one.plan)) for one in pair)
     facts = [(name, left[name], right[name]) for name in left]
     return show(
         request,
@@ -120,14 +131,17 @@ def _merged(left: Sequence[Point], right: Sequence[Point]) -> list[list[float | 
     return [rows[step] for step in sorted(rows)]
 
 
-def _facts(job: Job, plan: TrainingPlan) -> dict[str, str]:
+def _facts(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Fact]:
     measured = job.memory_measured
-    planned = planned_values(plan)
-    return {
-        "Base model": job.model,
-        "Training data": job.training_file_id,
-        "Held-out data": job.validation_file_id or "a part of the training data",
-        **{wish.label: planned.get(wish.name, "–") for group in WISHES.values() for wish in group if not wish.is_own},
+    planned = in_words(planned_values(plan) | exact_match_fields(job.plan.exact_match))
+    held_out = job.validation_file_id
+    texts = {
+        **{
+            wish.label: planned.get(wish.name, "–")
+            for group in WISHES.values()
+            for wish in group
+            if not wish.is_own or wish.name.startswith("exact_match.")
+        },
         "Seed": str(job.seed),
         "Steps": f"{plan.total_steps:,}",
         "Device": plan.device.name,
@@ -139,3 +153,17 @@ def _facts(job: Job, plan: TrainingPlan) -> dict[str, str]:
         "Quote": f"{job.quote_credits:,}",
         "Charged": "–" if job.charged_credits is None else f"{job.charged_credits:,}",
     }
+    return {
+        "Base model": Fact(job.model),
+        "Training data": _file(session, job, job.training_file_id),
+        "Held-out data": _file(session, job, held_out) if held_out else Fact("a part of the training data"),
+        **{name: Fact(text) for name, text in texts.items()},
+    }
+
+
+def _file(session: Session, job: Job, file_id: str) -> Fact:
+    try:
+        file = files.get_file(session, job.organization_id, file_id)
+    except NotFoundError:
+        return Fact(f"{file_id}, deleted")
+    return Fact(file.filename, new_address({"file": file.id}))

@@ -19,7 +19,7 @@ from api.dashboard.wishes import (
     is_of_data,
     kept_fields,
     new_address,
-    planned_values,
+    sayings,
 )
 from api.deps import ActorDep, RuntimeDep, identify
 from api.forms import check_form
@@ -83,14 +83,15 @@ def _show(
     notice: TunewrightError | None = None,
     start: dict[str, str] | None = None,
 ) -> Response:
-    with runtime.database.read() as session:
-        devices = fleet.devices(session, runtime.settings)
     models_dir = runtime.settings.resolved_models_dir
     model = fields.get("model")
     part = request.headers.get("hx-target")
     values: dict[str, object] = {}
     if part != "plan":
+        with runtime.database.read() as session:
+            devices = fleet.devices(session, runtime.settings)
         values = {
+            "devices": devices,
             "choices": [] if model else model_choices(models_dir, devices, search),
             "choice": find_choice(models_dir, devices, model) if model else None,
             "recent": recent_files(runtime, actor),
@@ -108,16 +109,14 @@ def _show(
         current="new",
         parts={"plan": "_plan_part.html", "models": "_models.html"},
         status=notice.status if notice else 200,
-        address=new_address(fields) if part == "plan" else None,
         fields=fields,
         here=new_address(fields),
-        devices=devices,
         wishes=WISHES,
         roles=ROLES,
         labels=LABELS,
         planned=planned,
         methods=methods,
-        automatic=planned_values(planned.plan) if planned and planned.plan else {},
+        says=sayings(planned.plan, planned.problem) if planned else {},
         has_wishes=not fields.keys().isdisjoint(WISH_NAMES),
         fingerprint=_fingerprint(planned.plan) if planned and planned.plan else "",
         start_key=secrets.token_urlsafe(16),

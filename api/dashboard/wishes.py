@@ -8,6 +8,9 @@ from pydantic import ValidationError
 
 from api.errors import describe
 from api.schemas.jobs import PlanCreate
+from api.wording import METHODS
+from core.datasets.final_answers import ExactMatch
+from core.errors import InvalidRequestError, TunewrightError
 from planner.optimizers import OPTIMIZERS
 from planner.plans import TrainingPlan
 
@@ -29,6 +32,8 @@ NEEDED = {"prompt_completion": 2, "question_answer": 2, "alpaca": 2}
 class Wish:
     """A field of the form that is decided for whoever leaves it empty. `empty`: what the field then says.
 
+    `name`: the API's; with its object's before it where another field is called the same.
+
     `is_own`: it is the owner's to say, and in no plan.
     """
 
@@ -47,7 +52,7 @@ WISHES = {
             "method",
             "Method",
             "How the model is adapted",
-            (("full", "Full"), ("lora", "LoRA"), ("qlora", "QLoRA, 4-bit")),
+            tuple((method.value, label) for method, label in METHODS.items()),
         ),
         Wish("priority", "Policy", "Where several fit", (("quality", "Quality"), ("economy", "Economy")), is_own=True),
         Wish("r", "Rank", "Size of the adapter"),
@@ -87,15 +92,36 @@ WISHES = {
         Wish("gradient_checkpointing", "Gradient checkpointing", "Trades time for memory", _SWITCH),
         Wish("optim", "Optimizer", "Its states' size", tuple((name, name) for name in OPTIMIZERS)),
     ),
+    "Evaluation": (
+        Wish(
+            "exact_match.extract",
+            "Exact match",
+            "Compares answers to held-out rows by this",
+            (("after_hashes", "What follows ####"), ("last_number", "The last number"), ("text", "All of the answer")),
+            empty="Off",
+            is_own=True,
+        ),
+        Wish("exact_match.column", "Compared with", "A column of the rows", empty="The row's own answer", is_own=True),
+        Wish("exact_match.rows", "Rows answered", "Before and after, at most", empty=str(ExactMatch.rows), is_own=True),
+        Wish(
+            "exact_match.max_new_tokens",
+            "Longest answer",
+            "Tokens; what is longer is cut",
+            empty=str(ExactMatch.max_new_tokens),
+            is_own=True,
+        ),
+    ),
     "Price": (Wish("max_credits", "Most credits", "A dearer plan is not started", empty="No limit", is_own=True),),
 }
 WISH_NAMES = tuple(wish.name for group in WISHES.values() for wish in group)
 _ADAPTER = tuple(wish.name for wish in WISHES["Adapter"] if wish.name != "priority")
 _HYPERPARAMETERS = ("n_epochs", "batch_size")
+_EXACT_MATCH = tuple(wish.name for wish in WISHES["Evaluation"])
 _START = ("suffix", "credit_code")
 _TEXTS = ("validation_file", *_START)
 _DATA = ("file", "validation_file", "shape")
-_TOP = (*(name for name in WISH_NAMES if name not in (*_ADAPTER, *_HYPERPARAMETERS)), *_TEXTS)
+_INNER = (*_ADAPTER, *_HYPERPARAMETERS, *_EXACT_MATCH)
+_TOP = (*(name for name in WISH_NAMES if name not in _INNER), *_TEXTS)
 
 
 def kept_fields(fields: Mapping[str, str]) -> dict[str, str]:
@@ -134,6 +160,14 @@ def body_of(fields: Mapping[str, str]) -> PlanCreate:
         body["adapter"] = adapter
     if hyperparameters:
         body["hyperparameters"] = hyperparameters
+    exact_match = {name: _value(name, fields[name]) for name in _EXACT_MATCH if name in fields}
+    if exact_match:
+        if "exact_match.extract" not in exact_match:
+            raise InvalidRequestError(
+                "Say what of an answer is compared, or leave the other fields of exact match empty.",
+                param="exact_match.extract",
+            )
+        body["exact_match"] = {name.removeprefix("exact_match."): value for name, value in exact_match.items()}
     if "shape" in fields:
         body["format"] = {"shape": fields["shape"], "columns": _columns(fields)}
     try:
@@ -141,6 +175,34 @@ def body_of(fields: Mapping[str, str]) -> PlanCreate:
     except ValidationError as error:
         problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
         raise describe(problems, "text/html") from None
+
+
+def exact_match_fields(asked: Mapping[str, object] | None) -> dict[str, str]:
+    """The fields that ask for the exact match of a plan, from how its row keeps it."""
+    return {f"exact_match.{name}": str(value) for name, value in (asked or {}).items() if value is not None}
+
+
+def sayings(plan: TrainingPlan | None, problem: TunewrightError | None) -> dict[str, str]:
+    """What the form says at its fields: what is planned for each, and what is wrong with one, by its label."""
+    planned = in_words(planned_values(plan)) if plan else {}
+    said = {f"planned-{name}": f"planned: {value}" for name, value in planned.items()}
+    wish = wish_of(problem.param or "") if problem else None
+    if problem and wish:
+        said[f"wrong-{wish.name}"] = problem.message.replace(problem.param or wish.name, wish.label)
+    return said
+
+
+def wish_of(param: str) -> Wish | None:
+    """The field of the form that sends a parameter of the API; None for one that it does not send."""
+    wishes = (wish for group in WISHES.values() for wish in group)
+    return next(
+        (
+            one
+            for one in wishes
+            if one.name == param or one.name.startswith(f"{param}.") or one.name in param.split(".")
+        ),
+        None,
+    )
 
 
 def planned_values(plan: TrainingPlan) -> dict[str, str]:
@@ -174,8 +236,14 @@ def planned_values(plan: TrainingPlan) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
-def _switched(is_on: bool) -> str:  # the value itself
-    return "on" if is_on else "off"
+def in_words(values: Mapping[str, str]) -> dict[str, str]:
+    """The fields' values as people read them: choices by their labels."""
+    labels = {wish.name: dict(wish.choices) for group in WISHES.values() for wish in group}
+    return {name: labels[name].get(value, value) for name, value in values.items()}
+
+
+def _switched(is_on: bool) -> str:
+    return "true" if is_on else "false"
 
 
 def _columns(fields: Mapping[str, str]) -> dict[str, str]:
@@ -187,7 +255,7 @@ def _value(name: str, text: str) -> object:
     """The text as the schema's type where it reads as one; else the text, for the schema to refuse by name."""
     if name in ("target_modules", "modules_to_save"):
         return [part.strip() for part in text.split(",") if part.strip()]
-    if name in _TEXTS:
+    if name in (*_TEXTS, "exact_match.column"):
         return text
     if text in ("true", "false"):
         return text == "true"

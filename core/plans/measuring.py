@@ -1,6 +1,8 @@
 """What planning reads off a stored file: its tokens under a model, and what it shares with another file.
 
-Both take a pass over the file, so they are remembered: a stored file never changes.
+Both take a pass over the file, so they are remembered: a stored file never changes. So is which template a model's rows
+are rendered with: reading a large vocabulary takes longer than planning. A model's files may be replaced while the
+service runs, so when they were written is part of what is asked.
 """
 
 import tempfile
@@ -20,6 +22,8 @@ from core.db.plain import from_plain, to_plain
 from core.registry.base_models import BaseModel
 from core.runtime import Runtime
 
+SmallFiles = tuple[tuple[str, int], ...]  # a model's small files, each with its time in nanoseconds
+
 
 def measure(
     runtime: Runtime,
@@ -33,9 +37,20 @@ def measure(
 
     Raises InvalidRequestError for a template that the model cannot read, and InvalidDatasetError.
     """
-    name = resolve_template(base_model.directory, data_format, chat_template)
     store: Any = runtime.store  # hashed by identity, which its protocol does not say
-    return _measured(store, file.storage_key, base_model.directory, _frozen(data_format), name, max_length)
+    tokenizer, files, mapping = base_model.directory, _small_files(base_model.directory), _frozen(data_format)
+    name = _template_name(tokenizer, files, mapping, chat_template)
+    return _measured(store, file.storage_key, tokenizer, files, mapping, name, max_length)
+
+
+def _small_files(directory: Path) -> SmallFiles:
+    paths = sorted(path for pattern in ("*.json", "*.jinja") for path in directory.glob(pattern))
+    return tuple((path.name, path.stat().st_mtime_ns) for path in paths)
+
+
+@lru_cache(maxsize=128)
+def _template_name(tokenizer: Path, _files: SmallFiles, data_format: bytes, asked: str | None) -> str | None:
+    return resolve_template(tokenizer, from_plain(DataFormat, orjson.loads(data_format)), asked)
 
 
 @lru_cache(maxsize=128)
@@ -43,11 +58,11 @@ def _measured(
     store: ArtifactStore,
     storage_key: str,
     tokenizer: Path,
+    _files: SmallFiles,
     data_format: bytes,
     chat_template: str | None,
     max_length: int | None,
 ) -> TokenInspection:
-    """Token counts of one stored file under one tokenizer; a stored file never changes, so they never go stale."""
     with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
         path = store.materialize(storage_key, Path(directory))
         mapping = from_plain(DataFormat, orjson.loads(data_format))

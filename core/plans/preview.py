@@ -42,5 +42,6 @@ def preview_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanPr
         paces=inputs.learned.paces,
         memory=inputs.source,
         answering=request.answering,
+        known=inputs.known,
     )
     return PlanPreview(plan, refusal, methods, tokens, isinstance(inputs.source, RehearsedMemory))

@@ -45,7 +45,7 @@ from core.registry.weights import check_weights
 from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
 from planner import policy
-from planner.candidates import DerivedMemory, MemorySource
+from planner.candidates import DerivedMemory, Known, MemorySource
 from planner.devices import Device
 from planner.errors import (
     DoesNotFitError,
@@ -95,6 +95,7 @@ class PlanInputs:
     devices: Sequence[Device]
     learned: history.Learned
     overlap: Overlap | None = None  # of the training with the validation file, where there is one
+    known: Known = field(default_factory=dict, compare=False)  # estimates, so that each is made once
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
             paces=inputs.learned.paces,
             memory=source,
             answering=request.answering,
+            known=inputs.known,
         )
     except DoesNotFitError as error:
         raise PlanDoesNotFitError(str(error), param="model") from None

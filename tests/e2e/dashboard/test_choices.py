@@ -1,6 +1,7 @@
 """What one can choose for a new fine-tune beside the model: held-out data, what columns mean, every number."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,11 @@ def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service
         "seed": "11",
         "max_length": "96",
         "per_device_train_batch_size": "3",
+        "exact_match.rows": "2",
+        "exact_match.max_new_tokens": "7",
     }
     for name, value in said.items():
-        page.locator(f"#wishes [name={name}]").fill(value)
+        page.locator(f"#wishes [name='{name}']").fill(value)
     chosen = {
         "priority": "economy",
         "method": "qlora",
@@ -79,9 +82,10 @@ def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service
         "packing": "false",
         "gradient_checkpointing": "true",
         "optim": "adamw_8bit",
+        "exact_match.extract": "text",
     }
     for name, value in chosen.items():
-        page.locator(f"#wishes [name={name}]").select_option(value)
+        page.locator(f"#wishes [name='{name}']").select_option(value)
     expect(page.locator(".verdict")).to_contain_text("QLoRA rank 4")
 
     page.get_by_label("Most credits").fill("0")
@@ -96,6 +100,7 @@ def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service
     with service.http as http:
         plan = http.get(f"/plans/{job.model_extra['plan']}").json()
     assert job.seed == 11
+    assert job.model_extra["exact_match"] == {"extract": "text", "column": None, "rows": 2, "max_new_tokens": 7}
     assert plan["adapter"] == {
         "method": "qlora",
         "r": 4,
@@ -112,6 +117,26 @@ def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service
     assert [plan[name] for name in names] == [0.002, 0.25, 0.125, 96, False, True]
     assert (plan["per_device_train_batch_size"], plan["gradient_accumulation_steps"]) == (3, 2)
     assert plan["hyperparameters"]["n_epochs"] == 1
+
+
+def test_a_plan_follows_every_key_and_says_at_a_field_what_is_wrong_with_it(visitor: Visitor, service: Service) -> None:
+    page = visitor.open(f"/new?model=tiny&file={service.upload(chat_rows())}")
+    page.get_by_text("Adjust", exact=True).click()
+    epochs, column = page.get_by_label("Epochs"), page.get_by_label("Compared with")
+    epochs.press_sequentially("12")
+    expect(page.locator("#plan")).to_contain_text("in 12 epochs")
+    expect(epochs).to_be_focused()
+    expect(epochs).to_have_accessible_description("Passes over the data planned: 12")
+    page.wait_for_url("**n_epochs=12**")
+
+    page.get_by_label("Exact match").select_option("last_number")
+    column.fill("antwort")
+    expect(column).to_have_attribute("aria-invalid", "true")
+    expect(column).to_have_accessible_description(re.compile("no column 'antwort'; they have 'messages'"))
+    expect(page.locator("#start-button")).to_be_disabled()
+    column.fill("")
+    expect(column).to_have_attribute("aria-invalid", "false")
+    expect(page.locator("#start-button")).to_be_enabled()
 
 
 def test_the_quick_start_has_a_key_that_works_in_it(visitor: Visitor, service: Service, tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ def test_a_run_is_compared_with_one_that_was_run_again_with_changes(
     differing = page.get_by_role("region", name="What differs")
     expect(differing.get_by_role("row", name=re.compile("^Epochs"))).to_have_text(re.compile("1.*3"))
     expect(differing.get_by_role("row", name=re.compile("^(Rank|Seed|Learning rate)"))).to_have_count(0)
+    page.get_by_text("What is the same").click()
+    same = page.get_by_role("region", name="What is the same")
+    expect(same.get_by_role("row", name=re.compile("^Method"))).to_contain_text("LoRA")
+    file = same.get_by_role("row", name=re.compile("^Training data")).get_by_role("link", name="rows.jsonl").first
+    expect(file).to_have_attribute("href", f"/new?file={finished.training_file}")
     rows = page.locator("run-chart").evaluate("chart => chart.points.rows")
     assert any(row[1] is not None and row[3] is not None for row in rows), "both curves are there"
 

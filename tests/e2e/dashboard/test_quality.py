@@ -87,6 +87,7 @@ def test_every_screen_is_accessible_and_fits_every_width(watched: tuple[str, Vis
             too_wide = overhang(page)
             if too_wide > 0:
                 problems.append(f"{name}, {device}: {too_wide} px too wide")
+            problems += [f"{name}, {device}: {table} scrolls sideways" for table in scrolling(page)]
             page.screenshot(path=SHOTS / f"{name}-{theme}-{device}.png", full_page=True)
     assert problems == []
 
@@ -97,6 +98,16 @@ def overhang(page: Page) -> int:
     page.evaluate(drawn)
     pixels: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     return pixels
+
+
+def scrolling(page: Page) -> list[str]:
+    """The tables that hold more than is seen of them at once, by their headings. A heat map is as wide as it is."""
+    found: list[str] = page.evaluate(
+        """[...document.querySelectorAll("table:not(.heat)")]
+            .filter(table => table.parentElement.scrollWidth > table.parentElement.clientWidth)
+            .map(table => (table.tHead ?? table).innerText.replace(/\\s+/g, " "))"""
+    )
+    return found
 
 
 def violations(page: Page) -> list[str]:

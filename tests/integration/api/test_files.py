@@ -1,9 +1,11 @@
 """Files over the wire: streamed in, hashed, listed, downloaded, deleted."""
 
 import hashlib
+import shutil
 import socket
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -102,6 +104,21 @@ def test_inspection_names_broken_rows_and_renders_the_others(tenant: Tenant, row
     trained = [span["text"] for span in good["tokens"]["rows"][0]["spans"] if span["trained"]]
     assert trained == ["Unplug lamp 0, wait ten seconds and plug it in again.<|im_end|>"]
     assert (broken["status"], broken["error_count"], broken["errors"][0]["row"]) == ("error", 1, 2)
+
+
+def test_a_model_whose_files_were_replaced_is_read_again(
+    tenant: Tenant, rows: list[dict[str, Any]], models_dir: Path
+) -> None:
+    directory = shutil.copytree(models_dir / "tiny", models_dir / "renewed")
+    try:
+        address = f"/v1/files/{tenant.upload(rows)}/inspection"
+        before = tenant.http.get(address, params={"model": "renewed"}).json()["tokens"]
+        (directory / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+        after = tenant.http.get(address, params={"model": "renewed"}).json()["tokens"]
+    finally:
+        shutil.rmtree(directory)
+    shown = ["".join(span["text"] for span in tokens["rows"][0]["spans"]) for tokens in (before, after)]
+    assert ["<|im_end|>" in text for text in shown] == [True, False]
 
 
 def test_upload_is_never_whole_in_memory(tenant: Tenant) -> None:

@@ -1,5 +1,6 @@
 """Pages without a browser: what is said without the bundle, and to strangers; and forms that are sent twice."""
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,46 @@ def test_a_plan_that_has_changed_is_shown_again(
     assert rich.client.fine_tuning.jobs.list().data == []
 
 
+def test_what_is_wrong_is_said_at_its_field(browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    page = {"model": "tiny", "file": rich.upload(rows)}
+    for field, value, said in (
+        ("exact_match.column", "answer", "leave the other fields of exact match empty"),
+        ("exact_match.rows", "none", "Rows answered must be a whole number; got"),
+        ("r", "0", "Rank must be"),
+    ):
+        extract = {} if field == "exact_match.column" else {"exact_match.extract": "text"}
+        shown = browser.get("/new", params={**page, **extract, field: value}).text
+        at = field if extract else "exact_match.extract"
+        place = re.search(rf'data-says="wrong-{re.escape(at)}" class="wrong">([^<]*)', shown)
+        assert place is not None, field
+        assert said in place.group(1)
+        assert re.search(rf'name="{re.escape(at)}"[^>]*aria-invalid="true"', shown), field
+
+
+def test_a_run_with_changes_keeps_its_exact_match(
+    browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    asked = {"extract": "last_number", "column": "reference", "rows": 4, "max_new_tokens": 9}
+    file = rich.upload([{**row, "reference": "7"} for row in rows])
+    job = rich.client.fine_tuning.jobs.create(model="tiny", training_file=file, extra_body={"exact_match": asked})
+    rich.client.fine_tuning.jobs.cancel(job.id)
+    again = re.search(r'href="(/new[?][^"]*seed=[^"]*)"', browser.get(f"/jobs/{job.id}").text)
+    assert again is not None
+    address = html.unescape(again.group(1))
+    assert "column_reference" not in address
+    form = form_of(browser.get(address).text)
+    assert {name: form[f"exact_match.{name}"] for name in asked} == {n: str(value) for n, value in asked.items()}
+    started = browser.post("/new", data=form)
+    kept = rich.client.fine_tuning.jobs.retrieve(started.headers["location"].rpartition("/")[2])
+    assert kept.model_extra["exact_match"] == asked
+
+
 def start_form(browser: httpx.Client, file_id: str) -> dict[str, str]:
     """What the start form of the plan page would send."""
-    shown = browser.get("/new", params={"model": "tiny", "file": file_id}).text
+    return form_of(browser.get("/new", params={"model": "tiny", "file": file_id}).text)
+
+
+def form_of(shown: str) -> dict[str, str]:
+    """What the start form of a shown page would send."""
     form = shown[shown.index('id="start"') :]
-    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', form[: form.index("</form>")]))
+    return dict(re.findall(r'<input type="hidden" name="([\w.]+)" value="([^"]*)">', form[: form.index("</form>")]))

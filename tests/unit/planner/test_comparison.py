@@ -6,14 +6,16 @@ import pytest
 
 from core.settings import PRICES
 from planner import policy
+from planner.candidates import Known
 from planner.catalogue import find_gpu, find_model
 from planner.comparison import compare_methods
 from planner.devices import Device, device_of
 from planner.errors import DoesNotFitError
+from planner.memory import MemoryEstimate, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.plans import Wishes
 from planner.reach import reach
-from planner.setup import Method
+from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 
 DATA = DatasetStatistics(examples=200, tokens=60_000, trained_tokens=30_000, token_lengths=tuple([300] * 200))
@@ -47,6 +49,29 @@ def test_each_method_is_what_the_policy_takes_with_it_pinned(name: str, wishes: 
         else:
             assert outlook.fits
             assert (outlook.setup, outlook.memory, outlook.credits) == (plan.setup, plan.memory, plan.credits)
+
+
+def test_devices_of_one_sort_are_estimated_once() -> None:
+    """A plan follows what one types, also on a large fleet."""
+    spec, device = spec_of("llama-3.1-8b"), gpu("rtx-4090-24gb")
+    fleet = [replace(device, index=index, uuid=str(index), free_bytes=device.free_bytes - index) for index in range(8)]
+    asked: list[TrainingSetup] = []
+
+    class Counted:
+        def estimate(self, setup: TrainingSetup, device: Device | None) -> MemoryEstimate:
+            asked.append(setup)
+            return estimate_memory(spec, setup, device)
+
+    alone = policy.plan(spec, DATA, [device], Wishes(), PRICES, memory=Counted())
+    for_one = len(asked)
+    known: Known = {}
+    among = policy.plan(spec, DATA, fleet, Wishes(), PRICES, memory=Counted(), known=known)
+    assert len(asked) == 2 * for_one
+    same = {"device": alone.device, "reasons": alone.reasons, "alternatives": alone.alternatives}
+    assert replace(among, **same) == alone
+    outlooks = compare_methods(spec, DATA, fleet, Wishes(), PRICES, memory=Counted(), known=known)
+    assert len(asked) == 2 * for_one
+    assert outlooks == compare_methods(spec, DATA, fleet, Wishes(), PRICES)
 
 
 def test_more_memory_never_reaches_less_far() -> None:
