@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 from dataclasses import dataclass, replace
+from typing import Any
 
 from anyio.to_thread import run_sync
 from fastapi import Depends, Request, Response
@@ -86,7 +87,7 @@ def _show(
     models_dir = runtime.settings.resolved_models_dir
     model = fields.get("model")
     part = request.headers.get("hx-target")
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     if part != "plan":
         with runtime.database.read() as session:
             devices = fleet.devices(session, runtime.settings)

@@ -118,7 +118,7 @@ def test_a_model_whose_files_were_replaced_is_read_again(
     finally:
         shutil.rmtree(directory)
     shown = ["".join(span["text"] for span in tokens["rows"][0]["spans"]) for tokens in (before, after)]
-    assert ["<|im_end|>" in text for text in shown] == [True, False]
+    assert ["<|im_start|>" in text for text in shown] == [True, False]
 
 
 def test_upload_is_never_whole_in_memory(tenant: Tenant) -> None:
