@@ -112,7 +112,7 @@ def run_here(model: str, setup: TrainingSetup, cap_bytes: int | None, device_nam
     entry = find_model(model)
     assert entry is not None, f"{model} is not in the catalogue"
     loaded = load_random(entry.config, setup, device)
-    batch = longest_batch(setup, choose_layout(setup, cuts_attention=loaded.cuts_attention)).to(device)
+    batch = longest_batch(setup, choose_layout(cuts_attention=loaded.cuts_attention)).to(device)
     optimizer = build_optimizer(loaded.parameters, setup, HYPERPARAMETERS)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -27,7 +27,7 @@ from core.datasets.examples import EncodedExample  # noqa: E402
 from planner.catalogue import find_model  # noqa: E402
 from planner.devices import Device, read_devices  # noqa: E402
 from planner.model_spec import ModelSpec  # noqa: E402
-from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup  # noqa: E402
+from planner.setup import VARLEN_FLASH, Hyperparameters, Method, Quantization, TrainingSetup  # noqa: E402
 from planner.throughput import device_rates  # noqa: E402
 
 WARM_STEPS = 3  # not timed: kernels are chosen and the allocator fills in them
@@ -63,6 +63,7 @@ class Task:
             per_device_train_batch_size=self.rows,
             max_length=self.length,
             packing=True,
+            attn_implementation=VARLEN_FLASH,
             gradient_checkpointing=True,
         )
 
@@ -164,7 +165,7 @@ def train_ours(task: Task) -> Figures:
     quiet()
     setup, device = task.setup, torch.device(task.device)
     loaded = load_random(task.config, setup, device)
-    layout = choose_layout(setup, cuts_attention=loaded.cuts_attention)
+    layout = choose_layout(cuts_attention=loaded.cuts_attention)
     rows = TokenizedSet.of(examples(task))
     hyperparameters = Hyperparameters(n_epochs=1, learning_rate=RATE)
     optimizer = build_optimizer(loaded.parameters, setup, hyperparameters)

@@ -20,15 +20,16 @@ from planner.recipe import (
     choose_rank,
     choose_targets,
 )
-from planner.setup import Hyperparameters, InitLoraWeights, Method, Quantization, TrainingSetup
+from planner.setup import VARLEN_FLASH, Hyperparameters, InitLoraWeights, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
-from planner.throughput import AS_PREDICTED, Pace, SpeedEstimate, estimate_speed, truncated_tokens
+from planner.throughput import AS_PREDICTED, SAMPLES, Answering, Pace, SpeedEstimate, estimate_speed, truncated_tokens
 
 LADDER = (Method.FULL, Method.LORA, Method.QLORA)  # from the least to the most compressed
 OPTIMIZER = "adamw_torch_fused"
 FRUGAL_OPTIMIZER = "paged_adamw_8bit"  # where the states of whole weights do not fit otherwise
 SECONDS_PER_HOUR = 3600
 MOST_SIZES = 8  # micro-batches considered, smallest first
+FLASH_CAPABILITY = (8, 0)  # that torch's flash attention wants: check_sm_version<sm80, sm121> of sdp_utils.cpp
 
 
 Corrections = Mapping[tuple[str, Method], Correction]  # by device class and method
@@ -92,6 +93,7 @@ class Question:
     prices: Mapping[str, int]
     corrections: Corrections
     paces: Paces
+    answering: Answering = SAMPLES
     known: Known = field(default_factory=dict, compare=False)
 
     def correction_on(self, device: Device, method: Method) -> Correction:
@@ -116,7 +118,7 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
     length = length_on(question, device.kind)
     for method in allowed_methods(question):
         hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.wishes)
-        for setup in _variants(question, length, method):
+        for setup in _variants(question, length, method, _attention(question.spec, length, device)):
             combinations = _combinations(question, setup)
             tried = [_estimate(question, device, combined, hyperparameters) for combined in combinations]
             yield from tried
@@ -131,7 +133,7 @@ def setups_on(question: Question, kind: str) -> list[TrainingSetup]:
     return [
         replace(setup, gradient_checkpointing=checkpointed)
         for method in allowed_methods(question)
-        for setup in _variants(question, length, method)
+        for setup in _variants(question, length, method, _attention(question.spec, length, None))
         for checkpointed in ((False, True) if wanted is None else (wanted,))
     ]
 
@@ -141,14 +143,26 @@ def length_on(question: Question, kind: str) -> Length:
     return choose_length(question.spec, question.statistics, question.wishes, may_pack=kind == "cuda")
 
 
-def _variants(question: Question, length: Length, method: Method) -> Iterator[TrainingSetup]:
+def _attention(spec: ModelSpec, length: Length, device: Device | None) -> str:
+    """The attention implementation. Packed rows take flash attention where the device has its kernels and the family
+    is known to let attention see where examples end; on a device that is not known yet they do not."""
+    if spec.family.eager_attention_only:
+        return "eager"
+    if not length.packing or spec.is_surveyed or device is None or device.compute_capability is None:
+        return "sdpa"
+    # flash_api.cpp, mha_varlen_fwd: head sizes in steps of 8
+    fits_kernel = spec.head_dim <= c.LONGEST_FLASH_HEAD and spec.head_dim % 8 == 0
+    return VARLEN_FLASH if fits_kernel and device.compute_capability >= FLASH_CAPABILITY else "sdpa"
+
+
+def _variants(question: Question, length: Length, method: Method, attention: str) -> Iterator[TrainingSetup]:
     """Setups of one method from the one that is wanted to the one that needs least."""
     wishes, spec = question.wishes, question.spec
     setup = TrainingSetup(
         method=method,
         max_length=length.max_length,
         packing=length.packing,
-        attn_implementation="eager" if spec.family.eager_attention_only else "sdpa",
+        attn_implementation=attention,
         optimizer=wishes.optim or OPTIMIZER,
     )
     if method is Method.FULL:
@@ -217,7 +231,7 @@ def _estimate_anew(
 ) -> Candidate:
     correction = question.correction_on(device, setup.method)
     memory = question.memory.estimate(setup, device).corrected(correction)
-    speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters)
+    speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters, question.answering)
     pace = question.pace_on(device, setup.method)
     speed = speed if pace == AS_PREDICTED else speed.paced(pace)
     return Candidate(device, setup, hyperparameters, memory, speed, quote_for(question.prices, device, speed.seconds))

@@ -22,6 +22,7 @@ from planner.plans import Wishes
 from planner.policy import choose_run
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
+from planner.throughput import SAMPLES, Answering
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def compare_methods(
     corrections: Corrections | None = None,
     paces: Paces | None = None,
     memory: MemorySource | None = None,
+    answering: Answering = SAMPLES,
     known: Known | None = None,
 ) -> tuple[MethodOutlook, ...]:
     """Every method on these devices under the other wishes, from the least to the most compressed.
@@ -56,7 +58,7 @@ def compare_methods(
     """
     source = memory or DerivedMemory(spec)
     known = {} if known is None else known
-    question = Question(spec, source, statistics, wishes, prices, corrections or {}, paces or {}, known)
+    question = Question(spec, source, statistics, wishes, prices, corrections or {}, paces or {}, answering, known)
     outlooks = (_outlook(replace(question, wishes=_pinned(wishes, method)), devices, method) for method in LADDER)
     return tuple(outlook for outlook in outlooks if outlook is not None)
 

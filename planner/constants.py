@@ -28,6 +28,9 @@ CPU_PROCESS_BYTES = 524_288_000  # bytes; torch, transformers, peft imported: 40
 
 # Layers
 LONGEST_PLAIN_ATTENTION = 512  # tokens; up to here a CPU keeps the scores: worker/training/attention.py
+LONGEST_FLASH_HEAD = 256  # features; of a head that flash attention takes: flash_api.cpp of torch, mha_varlen_fwd
+FLASH_PADDING = 128  # rows; per example in flash attention's backward: flash_api.cpp, mha_varlen_bwd, dq_accum
+SHORTEST_PACKED_EXAMPLE = 64  # tokens; of a packed row's examples on average, for the constant above: assumed
 MAX_EXPERT_CHAINS = 8  # chains; experts recorded apart; taking more of them together only rounds up
 PUBLISHED_LORA_DROPOUT = 0.1  # probability; of the fms-acceleration runs: scripts/benchmarks/scenarios.yaml
 
@@ -58,6 +61,8 @@ CPU_PISSA_FLOPS_PER_CORE = 1.4e10  # FLOP/s; of those in float32: 14 to 22 GFLOP
 START_SECONDS = 2.0  # seconds; claim to first step of a preloaded child, the weights apart
 VERIFY_SECONDS = 8.0  # seconds; a fresh process imports torch, transformers, peft (5 to 6 s) and scores
 SAMPLE_TOKENS = 96  # tokens; per sample: MAX_NEW_TOKENS of worker/training/sampling.py
+SAMPLE_ROWS = 4  # rows; that are sampled: sample_count of worker/protocol.py
+ANSWERED_AT_ONCE = 8  # rows; decoded in one batch: _ANSWERED_AT_ONCE of worker/training/sampling.py
 CPU_GENERATION_BYTES = 6.0e9  # bytes/s; weights read in one decoding step or optimizer step on 2 cores: assumed
 MOST_HELD_OUT = 512  # rows; of a training file: enough for the loss to be known to a few per cent
 EVALUATIONS = 5  # passes; over the held-out set: before, some during, after

@@ -3,10 +3,10 @@
 Sizes follow `modeling_<family>.py`. Shapes in comments: `[tokens, features]` with tokens = batch x sequence.
 """
 
-from planner.constants import LONGEST_PLAIN_ATTENTION, MAX_EXPERT_CHAINS
+from planner.constants import FLASH_PADDING, LONGEST_PLAIN_ATTENTION, MAX_EXPERT_CHAINS, SHORTEST_PACKED_EXAMPLE
 from planner.families import NormPlacement, QueryNorm
 from planner.model_spec import Experts, LayerGroup, Linear, ModelSpec, is_targeted
-from planner.setup import InitLoraWeights, Method, TrainingSetup
+from planner.setup import VARLEN_FLASH, InitLoraWeights, Method, TrainingSetup
 from planner.stacks import AdapterCompute, StackProfile
 from planner.tape import Moment, Tape, Tensor
 
@@ -179,6 +179,9 @@ class DecoderLayer:
             saves = (*saves, self.tape.tensor(self.batch * self.length * self.length * self.width))
         # FlashAttention-2 accumulates the query gradient in float32 (flash_bwd: dq_accum).
         workspace = self.bytes_of(query_width, FLOAT32_BYTES)
+        if self.setup.attn_implementation == VARLEN_FLASH:  # for whole tiles, with room between examples; and softmax_d
+            rows = self.tokens + self.batch * -(-self.length // SHORTEST_PACKED_EXAMPLE) * FLASH_PADDING
+            workspace = rows * self.spec.num_attention_heads * (padded_head(self.spec.head_dim) + 1) * FLOAT32_BYTES
         if self.tape.sizes[key] != self.tape.sizes[query]:  # and key and value gradients per query head (mha_bwd)
             workspace += 2 * self.bytes_of(query_width)
         size = self.bytes_of(query_width)
@@ -296,6 +299,12 @@ class DecoderLayer:
     def named(self, name: str) -> Linear:
         """This layer's projection of that name."""
         return next(linear for linear in self.group.linears if linear.name == name)
+
+
+def padded_head(head_dim: int) -> int:
+    """Features of a head in flash attention's accumulator (flash_api.cpp, head_size_rounded)."""
+    rounded = -(-head_dim // 32) * 32
+    return rounded if rounded < 224 else 256
 
 
 def is_windowed(spec: ModelSpec, group: LayerGroup, length: int) -> bool:

@@ -30,6 +30,7 @@ from planner.rehearsed import RehearsedMemory
 from planner.rehearsed import setups_to_rehearse as rehearsed_for
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
+from planner.throughput import SAMPLES, Answering
 
 __all__ = ["Alternative", "Priority", "Quote", "TrainingPlan", "Wishes", "plan", "setups_to_rehearse", "step_down"]
 
@@ -44,21 +45,23 @@ def plan(
     corrections: Corrections | None = None,
     paces: Paces | None = None,
     memory: MemorySource | None = None,
+    answering: Answering = SAMPLES,
     known: Known | None = None,
 ) -> TrainingPlan:
     """The run for this model and data set on one of these devices. A pure function of its arguments.
 
     `prices` are credits per device-hour by device class, with a `default`; `corrections` and `paces` are what finished
     runs have taught of memory and speed (planner/calibration.py); `memory` estimates where the model has no family
-    (planner/rehearsed.py); `known` carries estimates on to a comparison of the same. Raises InvalidSetupError for
-    wishes that contradict each other, DoesNotFitError where nothing that they allow fits.
+    (planner/rehearsed.py); `answering` is what the run generates before and after; `known` carries estimates on to a
+    comparison of the same. Raises InvalidSetupError for wishes that contradict each other, DoesNotFitError where
+    nothing that they allow fits.
     """
     check_wishes(spec, wishes)
     if not devices:
         raise InvalidSetupError("There is no device to plan for.")
     source = memory or DerivedMemory(spec)
     known = {} if known is None else known
-    question = Question(spec, source, statistics, wishes, prices, corrections or {}, paces or {}, known)
+    question = Question(spec, source, statistics, wishes, prices, corrections or {}, paces or {}, answering, known)
     candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
     chosen = choose_run(question, candidates)
     if chosen is None:

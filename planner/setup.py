@@ -37,6 +37,10 @@ class Loss(StrEnum):
     FUSED_LINEAR_CE = "fused_linear_ce"  # logits never materialised: projection and cross entropy chunk by chunk
 
 
+# Examples packed end to end, attention within each by torch's flash attention for variable lengths (varlen_attn).
+VARLEN_FLASH = "varlen_flash"
+
+
 @dataclass(frozen=True)
 class Stack:
     """The library whose loop runs the step; versions of one library hold different numbers of logits copies."""
@@ -69,7 +73,7 @@ class TrainingSetup:
     max_length: int = 2048  # tokens
     packing: bool = False
     gradient_checkpointing: bool = False
-    attn_implementation: str = "sdpa"  # "eager", "sdpa" or "flash_attention_2"
+    attn_implementation: str = "sdpa"  # "eager", "sdpa", "varlen_flash" or "flash_attention_2"
     loss: Loss = Loss.FUSED_LINEAR_CE
     optimizer: str = "adamw_torch_fused"
     dtype: str = "bfloat16"
@@ -79,6 +83,11 @@ class TrainingSetup:
     def effective_batch_size(self) -> int:
         """Rows per optimizer step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def unpacked_attention(self) -> str:
+        """transformers' name of the attention that rows of one example take: generation, and the proof of an export."""
+        return "sdpa" if self.attn_implementation == VARLEN_FLASH else self.attn_implementation
 
 
 @dataclass(frozen=True)

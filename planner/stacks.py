@@ -59,7 +59,7 @@ def profile(setup: TrainingSetup, model_type: str, *, on_cpu: bool = False) -> S
 
 def _tunewright(setup: TrainingSetup, on_cpu: bool) -> StackProfile:
     """Our own loop over transformers' modelling code (worker/training)."""
-    # A packed row without variable-length kernels is told apart by a mask, which rules grouped key heads out.
+    # Examples of a packed row are told apart by a mask, which rules grouped key heads out, or by VARLEN_FLASH.
     masked = setup.packing and setup.attn_implementation == "sdpa" and not on_cpu
     return StackProfile(
         AdapterCompute.FUSED,

@@ -37,7 +37,7 @@ class SpeedEstimate:
     loading_seconds: float
     training_seconds: float
     evaluation_seconds: float
-    sampling_seconds: float  # samples before and after
+    sampling_seconds: float  # answers to held-out prompts, before and after
     export_seconds: float  # writing the result and checking it in a fresh process
     pace: Pace = AS_PREDICTED  # by what finished runs measured; already in the speed and the seconds of the steps
 
@@ -67,6 +67,17 @@ class SpeedEstimate:
             evaluation_seconds=self.evaluation_seconds * pace.ratio,
             pace=pace,
         )
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Held-out prompts that a run answers before training and after: how many at most, and tokens of an answer."""
+
+    rows: int = c.SAMPLE_ROWS
+    tokens: int = c.SAMPLE_TOKENS
+
+
+SAMPLES = Answering()
 
 
 @dataclass(frozen=True)
@@ -168,14 +179,16 @@ def estimate_speed(
     device: Device,
     statistics: DatasetStatistics,
     hyperparameters: Hyperparameters,
+    answering: Answering = SAMPLES,
 ) -> SpeedEstimate:
-    """Time of the whole run over this data set: loading, training, evaluation, samples, export and its check."""
+    """Time of the whole run over this data set: loading, training, evaluation, answers, export and its check."""
     tokens = truncated_tokens(statistics, setup.max_length)
     examples = max(1, statistics.examples)
     held_out = held_out_examples(statistics, hyperparameters)
     own_validation = statistics.validation_examples == 0
     share = (examples - held_out) / examples if own_validation else 1.0
     evaluated = tokens * (1 - share) if own_validation else statistics.validation_tokens
+    answered = replace(answering, rows=min(answering.rows, held_out or statistics.validation_examples))
     mean_length = max(1.0, tokens / examples)
     row_length = setup.max_length if setup.packing else mean_length
     rate = tokens_per_second(spec, setup, device, row_length) * _useful_share(setup, device)
@@ -193,7 +206,7 @@ def estimate_speed(
         loading_seconds=_loading_seconds(spec, setup, device) + _starting_seconds(spec, setup, device),
         training_seconds=training,
         evaluation_seconds=c.EVALUATIONS * evaluated / forward,
-        sampling_seconds=_sampling_seconds(spec, setup, device),
+        sampling_seconds=_sampling_seconds(spec, setup, device, answered),
         export_seconds=c.VERIFY_SECONDS + _loading_seconds(spec, setup, device) - c.START_SECONDS,
     )
 
@@ -257,10 +270,12 @@ def _starting_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> 
     return weights * 4 / device_rates(device).bandwidth_bytes  # read in float32 for a few columns
 
 
-def _sampling_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> float:
-    """Samples before and after are decoded in one batch each; every token reads all weights once."""
-    read = 2 * c.SAMPLE_TOKENS * spec.active_parameters * DTYPE_BYTES[setup.dtype]
+def _sampling_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device, answering: Answering) -> float:
+    """Answers before and after are decoded batch by batch, each as long as it may be; a token of a whole batch reads
+    all weights once."""
+    decoded = 2 * -(-answering.rows // c.ANSWERED_AT_ONCE) * answering.tokens
+    read = decoded * spec.active_parameters * DTYPE_BYTES[setup.dtype]
     if device.kind == "cpu":
         return read / c.CPU_GENERATION_BYTES
-    launches = 2 * c.SAMPLE_TOKENS * spec.num_hidden_layers * c.LAUNCH_SECONDS_PER_LAYER
+    launches = decoded * spec.num_hidden_layers * c.LAUNCH_SECONDS_PER_LAYER
     return max(launches, read / device_rates(device).bandwidth_bytes)

@@ -41,6 +41,7 @@ def preview_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanPr
         corrections=inputs.learned.corrections,
         paces=inputs.learned.paces,
         memory=inputs.source,
+        answering=request.answering,
         known=inputs.known,
     )
     return PlanPreview(plan, refusal, methods, tokens, isinstance(inputs.source, RehearsedMemory))

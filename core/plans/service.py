@@ -57,6 +57,7 @@ from planner.model_spec import ModelSpec
 from planner.policy import TrainingPlan, Wishes
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.statistics import DatasetStatistics
+from planner.throughput import SAMPLES, Answering
 
 LONGEST = 2**31  # tokens: longer than any model reads
 
@@ -72,6 +73,12 @@ class PlanRequest:
     wishes: Wishes = field(default_factory=Wishes)
     chat_template: str | None = None  # a named one; None: the model's own, else what suits the rows
     exact_match: ExactMatch | None = None
+
+    @property
+    def answering(self) -> Answering:
+        """What the run generates: samples, and more where answers are compared (worker/training/answers.py)."""
+        wanted = self.exact_match
+        return Answering(max(SAMPLES.rows, wanted.rows), wanted.max_new_tokens) if wanted else SAMPLES
 
 
 @dataclass(frozen=True)
@@ -201,6 +208,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
             corrections=inputs.learned.corrections,
             paces=inputs.learned.paces,
             memory=source,
+            answering=request.answering,
             known=inputs.known,
         )
     except DoesNotFitError as error:

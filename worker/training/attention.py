@@ -1,16 +1,20 @@
 """Attention over examples laid end to end in one row: no padding, no contamination.
 
-On a CPU the linear layers are fastest on one long row, and torch's fused attention is slow on short ones (its
-backward in bfloat16 takes 5x the time of plain matrix products at 100 tokens). So the row is cut into its examples
-here: short ones go through plain batched products, long ones through the fused kernel one by one.
+On CUDA flash attention takes the row as it is, with the places where its examples end (torch's varlen_attn). On a CPU
+the linear layers are fastest on one long row, and torch's fused attention is slow on short ones (its backward in
+bfloat16 takes 5x the time of plain matrix products at 100 tokens). So the row is cut into its examples there: short
+ones go through plain batched products, long ones through the fused kernel one by one. The same is done for what flash
+attention does not take: float32, soft caps, dropout.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -30,10 +34,15 @@ class MissingSegmentsError(TypeError):
 
 @dataclass(frozen=True)
 class Segments:
-    """Where the examples of a row lie. `slots` [tokens]: each token's place in the padded [examples x width]."""
+    """Where the examples of a row lie.
+
+    `slots`, int64 [tokens]: each token's place in the padded [examples x width]. `ends`, int32 [examples + 1]: 0, then
+    the place behind each example's last token.
+    """
 
     lengths: tuple[int, ...]
     slots: torch.Tensor
+    ends: torch.Tensor
     width: int  # of the padded layout: the longest example, rounded up
 
     @classmethod
@@ -42,7 +51,12 @@ class Segments:
         width = -(-max(lengths) // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
         starts = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)) * width
         offsets = torch.cat([torch.arange(length) for length in lengths])
-        return cls(tuple(lengths), (starts + offsets).to(device), width)
+        ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        return cls(tuple(lengths), (starts + offsets).to(device), ends.to(device), width)
+
+    def sent(self, send: Callable[[torch.Tensor], torch.Tensor]) -> "Segments":
+        """The same with its tensors where `send` puts them."""
+        return replace(self, slots=send(self.slots), ends=send(self.ends))
 
 
 def segmented_attention(
@@ -63,15 +77,22 @@ def segmented_attention(
         raise MissingSegmentsError("A row of several examples needs its segments.")
     del module, attention_mask
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if takes_flash(query) and softcap is None and not dropout:
+        return _flash(query, key, value, segments, scale, sliding_window), None
     if segments.width <= _LONGEST_PLAIN or softcap is not None:
         return _plain(query, key, value, segments, scale, dropout, softcap, sliding_window), None
     return _fused(query, key, value, segments, scale, dropout, sliding_window), None
 
 
+def takes_flash(query: torch.Tensor) -> bool:
+    """Whether flash attention's kernels take such a tensor. Their other limits the planner knows."""
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+
+
 def takes_segments(backbone: torch.nn.Module, device: torch.device) -> bool:
     """Whether a model set to SEGMENTED_ATTENTION hands a batch's segments down to it."""
     tokens = torch.arange(2, device=device)
-    segments = Segments((2,), tokens, _WIDTH_MULTIPLE)
+    segments = Segments((2,), tokens, 2 * tokens.int(), _WIDTH_MULTIPLE)
     try:
         with torch.no_grad():
             backbone(
@@ -84,6 +105,31 @@ def takes_segments(backbone: torch.nn.Module, device: torch.device) -> bool:
     except MissingSegmentsError:
         return False
     return True
+
+
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Segments,
+    scale: float,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    longest = max(segments.lengths)
+    outputs = varlen_attn(
+        query[0].transpose(0, 1),  # [tokens, heads, head_dim]
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        segments.ends,
+        segments.ends,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(-1 if sliding_window is None else sliding_window - 1, 0),  # keys left and right of the query's own
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(outputs, torch.Tensor)  # alone, where the sums of its exponentials are not asked for
+    return outputs.unsqueeze(0)
 
 
 def _fused(

@@ -6,8 +6,9 @@ after, so that a smaller micro-batch (after running out of memory) trains on the
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,10 +32,9 @@ class Layout(Enum):
     FLAT = auto()  # [1, tokens]; attention is cut into examples, at most 31 tokens of padding
 
 
-def choose_layout(setup: TrainingSetup, *, cuts_attention: bool) -> Layout:
-    """Flat where attention can be cut into examples: on a CPU by ours, on CUDA by flash attention."""
-    flat = cuts_attention or setup.attn_implementation.startswith("flash_attention")
-    return Layout.FLAT if flat else Layout.PADDED
+def choose_layout(*, cuts_attention: bool) -> Layout:
+    """Flat where attention can be cut into examples."""
+    return Layout.FLAT if cuts_attention else Layout.PADDED
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,12 @@ class MicroBatch:
         """The batch on its device, copied without waiting."""
         if device.type == "cpu":
             return self
-        segments = self.segments
-        if segments is not None:
-            segments = replace(segments, slots=_sent(segments.slots, device))
         return MicroBatch(
             input_ids=_sent(self.input_ids, device),
             position_ids=_sent(self.position_ids, device),
             predicting=_sent(self.predicting, device),
             labels=_sent(self.labels, device),
-            segments=segments,
+            segments=None if self.segments is None else self.segments.sent(partial(_sent, device=device)),
             tokens=self.tokens,
         )
 

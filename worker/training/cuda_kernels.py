@@ -7,6 +7,8 @@ from unittest.mock import patch
 import torch
 from torch.nn import functional
 
+from worker.training import attention
+
 
 @contextmanager
 def cuda_kernels() -> Iterator[None]:
@@ -14,12 +16,14 @@ def cuda_kernels() -> Iterator[None]:
 
     `scaled_dot_product_attention` runs FlashAttention without a mask, the memory-efficient kernel with one, as torch
     chooses on Ampere and later for bfloat16 (sdp_utils.cpp, `select_sdp_backend`); a CPU's kernel copies shared key
-    heads for every query head. Dropout keeps a mask of one byte an element (Dropout.cpp, `native_dropout`); a CPU's
-    keeps one of the input's dtype. The names are replaced rather than intercepted by a mode of torch's, since modes do
-    not reach what checkpointing recomputes during a backward pass.
+    heads for every query head. Examples end to end go through FlashAttention's kernels for variable lengths. Dropout
+    keeps a mask of one byte an element (Dropout.cpp, `native_dropout`); a CPU's keeps one of the input's dtype. The
+    names are replaced rather than intercepted by a mode of torch's, since modes do not reach what checkpointing
+    recomputes during a backward pass.
     """
-    attention = patch.object(functional, "scaled_dot_product_attention", _attention)
-    with attention, patch.object(functional, "dropout", _dropout):
+    products = patch.object(functional, "scaled_dot_product_attention", _attention)
+    rows = patch.object(attention, "takes_flash", lambda _query: True)
+    with products, rows, patch.object(functional, "dropout", _dropout):
         yield
 
 

@@ -49,7 +49,7 @@ def build_base(config: PreTrainedConfig, setup: TrainingSetup) -> PreTrainedMode
     functional.name2qmap.setdefault("dynamic", functional.create_dynamic_map())  # else one of meta tensors stays there
     with torch.device("meta"):
         try:
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=setup.attn_implementation)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=setup.unpacked_attention)
         except (ValueError, ImportError) as error:
             raise InvalidModelError(
                 f"{config.model_type!r} cannot be built as a causal language model: {error}",

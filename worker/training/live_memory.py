@@ -14,8 +14,12 @@ from typing import Any
 
 import bitsandbytes  # noqa: F401  # registers its operators
 import torch
+import torch.nn.attention.varlen  # registers its operators
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from planner.constants import FLASH_PADDING
+from planner.decoder import padded_head
 
 _BLOCK_BYTES = 512  # kMinBlockSize of torch's CUDACachingAllocator: every allocation is a multiple of it
 
@@ -157,6 +161,25 @@ def _flash_backward(_gradient: torch.Tensor, query: torch.Tensor, key: torch.Ten
     return query.numel() * 4 + expanded
 
 
+def _varlen_backward(
+    _gradient: torch.Tensor,
+    query: torch.Tensor,  # [tokens, heads, head_dim]
+    key: torch.Tensor,
+    _value: torch.Tensor,
+    _out: torch.Tensor,
+    _log_sum: torch.Tensor,
+    ends: torch.Tensor,  # [examples + 1]
+    *_rest: object,
+) -> int:
+    """The same for examples end to end, each with a tile's rows to spare, and a product per row and head besides
+    (flash_api.cpp, mha_varlen_bwd: dq_accum, softmax_d, dk_expanded, dv_expanded).
+    """
+    tokens, heads, head_dim = query.shape
+    rows = tokens + FLASH_PADDING * (len(ends) - 1)
+    expanded = 2 * query.numel() * query.element_size() if key.shape[1] != heads else 0
+    return rows * heads * (padded_head(head_dim) + 1) * 4 + expanded
+
+
 def _efficient_backward(_gradient: torch.Tensor, query: torch.Tensor, *_rest: object) -> int:
     """The query's gradient in float32 (kernel_backward.h: kNeedsAccumGradQ)."""
     return query.numel() * 4
@@ -177,4 +200,5 @@ _WORKSPACES: dict[Any, Callable[..., int]] = {
     torch.ops.bitsandbytes.gemm_4bit.default: _product_4bit,
     torch.ops.aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
     torch.ops.aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
+    torch.ops.torch_attn._varlen_attn_backward.default: _varlen_backward,
 }

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from core.errors import InvalidModelError, TrainingError
 from planner.adapters import EMBEDDING, FACTORISED, HEAD
-from planner.setup import Loss, Method, TrainingSetup
+from planner.setup import VARLEN_FLASH, Loss, Method, TrainingSetup
 from worker.training.attention import SEGMENTED_ATTENTION, takes_segments
 from worker.training.experts import expert_parameters, nf4_config
 from worker.training.lora import fuse_lora_layers
@@ -41,7 +41,7 @@ class LoadedModel:
     parameters: NamedParameters  # the trained ones
     started: Mapping[str, torch.Tensor]  # what adapters started from, where that decides what they add to the base
     device: torch.device
-    attn_implementation: str
+    attn_implementation: str  # transformers' name, for what is not cut
     cuts_attention: bool  # batches carry `segments`
 
 
@@ -103,12 +103,17 @@ def load_for_training(directory: Path, setup: TrainingSetup, seed: int, device: 
     """The base model with what is trained on it, drawn from `seed`. Raises InvalidModelError or TrainingError."""
     if setup.loss is not Loss.FUSED_LINEAR_CE:
         raise TrainingError(f"The loss must be fused_linear_ce, not {setup.loss}.", code="unsupported_setup")
-    base = load_base(directory, setup, device, setup.attn_implementation)
+    base = load_base(directory, setup, device, setup.unpacked_attention)
     torch.set_num_threads(threads_for(base))
     torch.manual_seed(seed)
     loaded = make_trainable(base, setup, device)
     _prove_head(loaded)
-    return cut_attention(loaded) if device.type == "cpu" else loaded
+    return cut_attention(loaded) if cuts_rows(setup, device.type) else loaded
+
+
+def cuts_rows(setup: TrainingSetup, kind: str) -> bool:
+    """Whether attention sees where the examples of a row end, on a kind of device: "cuda" or "cpu"."""
+    return kind == "cpu" or setup.attn_implementation == VARLEN_FLASH
 
 
 def cut_attention(loaded: LoadedModel) -> LoadedModel:
@@ -143,7 +148,7 @@ def make_trainable(base: PreTrainedModel, setup: TrainingSetup, device: torch.de
         parameters=[(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
         started=started_tensors(model),
         device=device,
-        attn_implementation=setup.attn_implementation,
+        attn_implementation=setup.unpacked_attention,
         cuts_attention=False,
     )
 

@@ -25,6 +25,7 @@ from worker.training.checkpoints import RunState
 from worker.training.data import load_data
 from worker.training.evaluation import evaluate
 from worker.training.export import Exported, export
+from worker.training.flash import proved_attention
 from worker.training.forward import score
 from worker.training.loading import load_for_training
 from worker.training.memory import MemoryWatch, release
@@ -106,7 +107,8 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
     data = load_data(request, encoder)
     for note in data.notes:
         reporter.warn(note)
-    loaded = load_for_training(directory, request.setup, request.seed, device)
+    setup = proved_attention(request.setup, directory, device, reporter)
+    loaded = load_for_training(directory, setup, request.seed, device)
     watch.check()
     per_epoch = steps_per_epoch(data.training, request.setup)
     return Run(
@@ -116,7 +118,7 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
         watch=watch,
         encoder=encoder,
         data=data,
-        layout=choose_layout(request.setup, cuts_attention=loaded.cuts_attention),
+        layout=choose_layout(cuts_attention=loaded.cuts_attention),
         loaded=loaded,
         optimizer=build_optimizer(loaded.parameters, request.setup, request.hyperparameters),
         steps_per_epoch=per_epoch,

@@ -18,18 +18,19 @@ from transformers import masking_utils
 
 from core.errors import TrainingError
 from planner.rehearsed import EVALUATION, EVALUATION_LOSS
-from planner.setup import Hyperparameters, Loss, Method, TrainingSetup
+from planner.setup import VARLEN_FLASH, Hyperparameters, Loss, Method, TrainingSetup
 from worker.training import attention
 from worker.training.batches import Layout, MicroBatch, TokenizedSet, choose_layout, longest_micro_batch
 from worker.training.cuda_kernels import cuda_kernels
 from worker.training.fake_model import build_base, decoder_layers, fake, make_fake, read_config
 from worker.training.forward import score
 from worker.training.live_memory import Category, LiveMemory, Moment
-from worker.training.loading import LoadedModel, cut_attention, make_trainable
+from worker.training.loading import LoadedModel, cut_attention, cuts_rows, make_trainable
 from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
 from worker.training.variants import started_tensors
 
 Kind = Literal["cuda", "cpu"]
+_ATTENTION = ("sdpa", "eager", VARLEN_FLASH)
 STEPS = 2  # the first makes the optimizer's state
 _MICRO_BATCHES = 2  # of an accumulated step: all but the first find gradients, and all of those are alike
 HYPERPARAMETERS = Hyperparameters(n_epochs=1, learning_rate=1e-4, weight_decay=0.01)
@@ -81,9 +82,9 @@ def rehearse(
 def _check(setup: TrainingSetup, kind: Kind) -> None:
     if setup.loss is not Loss.FUSED_LINEAR_CE:
         raise TrainingError(f"The loss must be fused_linear_ce, not {setup.loss}.", code="unsupported_setup")
-    if kind == "cuda" and setup.attn_implementation not in ("sdpa", "eager"):
+    if kind == "cuda" and setup.attn_implementation not in _ATTENTION:
         raise TrainingError(
-            f"A rehearsal knows the attention implementations sdpa and eager, not {setup.attn_implementation}.",
+            f"A rehearsal knows the attention of {', '.join(_ATTENTION)}, not of {setup.attn_implementation}.",
             code="unsupported_setup",
         )
 
@@ -96,14 +97,14 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
         statistics = make_fake(loaded.model, getattr(torch, setup.dtype))
         trained = [(name, parameter) for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
         loaded = replace(loaded, parameters=trained)
-        if kind == "cpu":
+        if cuts_rows(setup, kind):
             loaded = cut_attention(loaded)
         memory.assign([*loaded.model.parameters(), *loaded.model.buffers(), *statistics], Category.BASE)
         if setup.method is not Method.FULL:
             started = started_tensors(loaded.model).values()
             memory.assign([*(parameter for _, parameter in trained), *started], Category.ADAPTERS)
         with unset_fake_temporarily():
-            batch = longest_batch(setup, choose_layout(setup, cuts_attention=loaded.cuts_attention))
+            batch = longest_batch(setup, choose_layout(cuts_attention=loaded.cuts_attention))
         batch = _fake_batch(batch)
         memory.assign([batch.input_ids, batch.position_ids, batch.predicting, batch.labels], Category.INPUTS)
         static = _run_steps(loaded, batch, setup, memory, pages=kind == "cuda" and "paged" in setup.optimizer)
@@ -148,7 +149,7 @@ def _fake_batch(batch: MicroBatch) -> MicroBatch:
         position_ids=fake(batch.position_ids),
         predicting=fake(batch.predicting),
         labels=fake(batch.labels),
-        segments=None if segments is None else replace(segments, slots=fake(segments.slots)),
+        segments=None if segments is None else segments.sent(fake),
         tokens=batch.tokens,
     )
 

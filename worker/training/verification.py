@@ -123,10 +123,10 @@ def _load(task: VerificationTask, device: torch.device) -> nn.Module:
     export, setup = Path(task.export_directory), task.setup
     if setup.method is Method.FULL:
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
-            export, dtype=setup.dtype, device_map={"": device}, attn_implementation=setup.attn_implementation
+            export, dtype=setup.dtype, device_map={"": device}, attn_implementation=setup.unpacked_attention
         )
         return model
-    base = load_base(Path(task.base_directory), setup, device, setup.attn_implementation)
+    base = load_base(Path(task.base_directory), setup, device, setup.unpacked_attention)
     config = LoraConfig.from_pretrained(str(export))
     if not (config.target_parameters and setup.method is Method.QLORA):
         return PeftModel.from_pretrained(base, export)

@@ -15,6 +15,7 @@ from planner.model_spec import ModelSpec
 from planner.policy import Priority, Wishes, plan, step_down
 from planner.setup import Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
+from planner.throughput import Answering
 
 PRICES = {"default": 2000, "cpu": 600}
 CPU = Device(0, "cpu", "CPU, 2 cores", "cpu", 24 << 30, 20 << 30, None, "cpu", 2)
@@ -92,6 +93,53 @@ def test_rows_are_packed_on_a_gpu_and_not_on_a_cpu():
     assert planned("smollm2-135m-instruct", "RTX 4090", rows(20_000, 100)).setup.packing
     assert not planned("smollm2-135m-instruct", CPU, rows(20_000, 100)).setup.packing
     assert not planned("smollm2-135m-instruct", "RTX 4090", rows(20_000, 100), packing=False).setup.packing
+
+
+def test_packed_rows_take_flash_attention_where_its_kernels_run():
+    long, packed = rows(1000, 3000), rows(20_000, 100)
+    t4 = replace(parse_gpu("24GiB"), compute_capability=(7, 5))
+    attention = {
+        name: planned(model, device, statistics, **wishes).setup.attn_implementation
+        for name, model, device, statistics, wishes in [
+            ("packed", "llama-3.2-1b-instruct", "RTX 4090", packed, {}),
+            ("a row each", "llama-3.2-1b-instruct", "RTX 4090", long, {}),
+            ("before Ampere", "llama-3.2-1b-instruct", t4, packed, {}),
+            ("soft caps", "gemma-2-2b-it", "A100-80GB", packed, {}),
+            ("packed on a CPU", "smollm2-135m-instruct", CPU, packed, {"packing": True}),
+        ]
+    }
+    assert attention == {
+        "packed": "varlen_flash",
+        "a row each": "sdpa",
+        "before Ampere": "sdpa",
+        "soft caps": "eager",
+        "packed on a CPU": "sdpa",
+    }
+    model = SPECS["llama-3.2-1b-instruct"]
+    for changes in ({"model_type": "strange"}, {"head_dim": 320}, {"head_dim": 84}):
+        other = replace(model, **changes)
+        chosen = plan(other, packed, [parse_gpu("A100-80GB")], Wishes(), PRICES)
+        assert (chosen.setup.packing, chosen.setup.attn_implementation) == (True, "sdpa")
+
+
+def test_flash_attention_over_packed_rows_needs_less_than_a_mask():
+    setup = planned("llama-3.1-8b", "H200", rows(20_000, 100), method=Method.LORA).setup
+    assert setup.attn_implementation == "varlen_flash"
+    masked = replace(setup, attn_implementation="sdpa")
+    flash, mask = (estimate_memory(SPECS["llama-3.1-8b"], x).peak_allocated_bytes for x in (setup, masked))
+    assert flash < mask
+
+
+def test_the_quote_covers_the_answers_that_are_asked_for():
+    def predicted(**answering):
+        spec = SPECS["smollm2-135m-instruct"]
+        return plan(spec, SMALL, [CPU], Wishes(method=Method.LORA), PRICES, **answering)
+
+    samples, compared = predicted(), predicted(answering=Answering(40, 512))
+    more = compared.speed.sampling_seconds - samples.speed.sampling_seconds
+    assert more > 60
+    assert compared.quote.predicted_seconds == pytest.approx(samples.quote.predicted_seconds + more)
+    assert compared.credits > samples.credits
 
 
 def test_quality_ignores_the_size_of_the_data_set():

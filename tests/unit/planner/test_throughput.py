@@ -14,6 +14,7 @@ from planner.model_spec import ModelSpec
 from planner.setup import Hyperparameters, Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.throughput import (
+    Answering,
     Pace,
     estimate_speed,
     flops_per_token,
@@ -90,6 +91,23 @@ def test_total_time_has_its_fixed_parts():
     assert speed.step_seconds * speed.total_steps == pytest.approx(speed.training_seconds)
     longer = estimate_speed(SMOLLM2, replace(LORA, max_length=128), CPU, rows(260, 100), HYPERPARAMETERS)
     assert longer.training_seconds == pytest.approx(2 * speed.training_seconds, rel=0.03)
+
+
+@pytest.mark.parametrize("device", [CPU, parse_gpu("A100-80GB")])
+def test_answers_take_the_time_of_their_batches_at_full_length(device):
+    def seconds(statistics, *answering):
+        estimate = estimate_speed(SMOLLM2, LORA, device, statistics, HYPERPARAMETERS, Answering(*answering))
+        assert estimate.seconds > estimate.sampling_seconds
+        return estimate.sampling_seconds
+
+    many = rows(2000, 100)  # 100 of them held out
+    assert 0 < seconds(many) == pytest.approx(seconds(many, 8, 96))
+    assert seconds(many, 32, 256) == pytest.approx(seconds(many, 8, 96) * 4 * 256 / 96)
+    assert seconds(many, 32, 256) < seconds(many, 33, 256) == pytest.approx(seconds(many, 40, 256))
+    assert seconds(many, 100, 256) == seconds(many, 512, 256), "no more than are held out"
+    assert seconds(rows(10, 100), 32, 256) == 0, "nothing is held out of ten rows"
+    own = rows(10, 100).with_validation(rows(16, 100))
+    assert seconds(own, 32, 256) == pytest.approx(seconds(many, 16, 256))
 
 
 def test_truncation_shortens_and_a_sample_is_scaled_up():

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,14 @@ from core.datasets.encoding import load_encoder
 from core.datasets.examples import DataFormat, DataKind
 from core.datasets.final_answers import ExactMatch, Extract
 from core.datasets.reading import read_examples
+from core.plans.service import PlanRequest
+from planner import constants
 from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import request_for, run_child, setup_for
-from worker.protocol import ErrorReport, MessageReport, PhaseReport, ResultReport
+from worker.protocol import ErrorReport, MessageReport, PhaseReport, ResultReport, RunRequest
+from worker.training import sampling
+from worker.training.answers import answer_length, answered_rows
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 QUESTIONS = DataFormat(
@@ -105,3 +110,12 @@ def test_answers_before_training_survive_a_kill(base_model: Path, sums: Path, tm
     (result,) = finished.of(ResultReport)
     assert result.evaluation is not None
     assert result.evaluation.answers == 3
+
+
+@pytest.mark.parametrize("wanted", [None, ExactMatch(Extract.LAST_NUMBER, rows=2), ExactMatch(Extract.TEXT, rows=90)])
+def test_a_plan_counts_the_answers_that_its_run_gives(tmp_path: Path, wanted: ExactMatch | None) -> None:
+    request = request_for(tmp_path, tmp_path, tmp_path, setup_for(Method.LORA), exact_match=wanted)
+    request = replace(request, sample_count=RunRequest.sample_count)
+    planned = PlanRequest("model", "file", exact_match=wanted).answering
+    assert (planned.rows, planned.tokens) == (answered_rows(request), answer_length(request))
+    assert constants.ANSWERED_AT_ONCE == sampling._ANSWERED_AT_ONCE

@@ -1,10 +1,20 @@
 """Attention cut into examples is attention within each example."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional
 
+from planner.setup import VARLEN_FLASH, Method
+from tests.unit.training.runs import setup_for
+from tests.unit.training.varlen import HALVES, reference_flash
+from worker.protocol import MessageReport, Report
+from worker.training import attention
 from worker.training.attention import Segments, segmented_attention
+from worker.training.flash import flash_problem, proved_attention
+from worker.training.reporting import Reporter
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 
@@ -26,6 +36,7 @@ def reference(query, key, value, lengths, window=None, softcap=None):  # type: i
     return torch.cat(outputs, 2).transpose(1, 2)
 
 
+@pytest.mark.parametrize("flash", [False, True])
 @pytest.mark.parametrize(
     ("lengths", "window", "softcap"),
     [
@@ -37,13 +48,17 @@ def reference(query, key, value, lengths, window=None, softcap=None):  # type: i
         ((600, 20), 64, None),
     ],
 )
-def test_each_example_sees_itself_alone(lengths: tuple[int, ...], window: int | None, softcap: float | None) -> None:
+def test_each_example_sees_itself_alone(
+    lengths: tuple[int, ...], window: int | None, softcap: float | None, flash: bool
+) -> None:
     torch.manual_seed(0)
     tensors = [torch.randn(1, heads, sum(lengths), DIM, requires_grad=True) for heads in (HEADS, KV_HEADS, KV_HEADS)]
     segments = Segments.of(lengths, torch.device("cpu"))
-    output, _ = segmented_attention(
-        torch.nn.Module(), *tensors, None, sliding_window=window, softcap=softcap, segments=segments
-    )
+    with reference_flash(*[torch.float32] if flash else []) as calls:
+        output, _ = segmented_attention(
+            torch.nn.Module(), *tensors, None, sliding_window=window, softcap=softcap, segments=segments
+        )
+    assert calls == ([len(lengths)] if flash and softcap is None else []), "flash attention has no soft cap"
     expected = reference(*tensors, lengths, window, softcap)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
     weight = torch.randn_like(expected)
@@ -51,3 +66,82 @@ def test_each_example_sees_itself_alone(lengths: tuple[int, ...], window: int | 
     theirs = torch.autograd.grad((expected * weight).sum(), tensors)
     for mine, wanted in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_and_float32_are_not_for_flash_attention() -> None:
+    tensors = [torch.randn(1, heads, 8, DIM) for heads in (HEADS, KV_HEADS, KV_HEADS)]
+    segments = Segments.of((3, 5), torch.device("cpu"))
+    with reference_flash(*HALVES) as calls:
+        segmented_attention(torch.nn.Module(), *tensors, None, segments=segments)
+        segmented_attention(torch.nn.Module(), *(t.bfloat16() for t in tensors), None, dropout=0.1, segments=segments)
+        assert not calls
+        segmented_attention(torch.nn.Module(), *(t.bfloat16() for t in tensors), None, segments=segments)
+    assert calls == [2]
+
+
+def test_a_device_whose_flash_attention_is_right_passes() -> None:
+    with reference_flash(*HALVES) as calls:
+        assert flash_problem(HEADS, KV_HEADS, 16, torch.device("cpu")) is None
+    assert calls == [4, 4], "with and without a window"
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"window_size": (-1, 0)}, "is wrong on this device: its output differs"),  # windows ignored
+        ({"window_size": (-1, -1)}, "is wrong on this device: its output differs"),  # not causal
+        ({"scale": 1.0}, "is wrong on this device: its output differs"),
+    ],
+)
+def test_flash_attention_that_is_wrong_is_found(
+    monkeypatch: pytest.MonkeyPatch, broken: dict[str, object], said: str
+) -> None:
+    with reference_flash(*HALVES):
+        right = attention.varlen_attn
+        monkeypatch.setattr(attention, "varlen_attn", lambda *args, **options: right(*args, **(options | broken)))
+        assert said in str(flash_problem(HEADS, KV_HEADS, 16, torch.device("cpu")))
+
+
+def test_wrong_gradients_and_missing_kernels_are_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with reference_flash(*HALVES):
+        right = attention.varlen_attn
+        monkeypatch.setattr(
+            attention, "varlen_attn", lambda q, k, v, *rest, **o: right(q, k.detach() + 0 * k, v, *rest, **o)
+        )
+        assert "gradient of the key" in str(flash_problem(HEADS, KV_HEADS, 16, torch.device("cpu")))
+
+        def missing(*_args: object, **_options: object) -> None:
+            raise NotImplementedError("no kernel image\nand a long backtrace")
+
+        monkeypatch.setattr(attention, "varlen_attn", missing)
+        assert flash_problem(HEADS, KV_HEADS, 16, torch.device("cpu")) == "cannot run on this device (no kernel image)"
+
+
+class Heard(Reporter):
+    """A reporter that keeps what it is told to send."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+
+    def send(self, report: Report) -> None:
+        self.reports.append(report)
+
+
+def test_a_run_falls_back_to_a_mask_and_says_so(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup, cpu = setup_for(Method.LORA, packing=True, attn_implementation=VARLEN_FLASH), torch.device("cpu")
+    heard = Heard()
+    with reference_flash(*HALVES):
+        assert proved_attention(setup, tiny_model, cpu, heard) == setup
+        assert not heard.reports
+
+        def missing(*_args: object, **_options: object) -> None:
+            raise RuntimeError("no kernel image is available")
+
+        monkeypatch.setattr(attention, "varlen_attn", missing)
+        assert proved_attention(setup, tiny_model, cpu, heard) == replace(setup, attn_implementation="sdpa")
+    (report,) = heard.reports
+    assert isinstance(report, MessageReport)
+    assert report.level == "warn"
+    assert "cannot run on this device (no kernel image is available)" in report.message
+    assert proved_attention(replace(setup, attn_implementation="sdpa"), tiny_model, cpu, heard).packing
+    assert len(heard.reports) == 1

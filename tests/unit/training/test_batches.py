@@ -14,6 +14,7 @@ from core.datasets.examples import EncodedExample
 from planner.setup import Method, TrainingSetup
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import setup_for
+from tests.unit.training.varlen import reference_flash
 from worker.training.batches import (
     Layout,
     TokenizedSet,
@@ -88,6 +89,8 @@ def test_order_changes_with_seed_and_epoch() -> None:
         ("llama", "cut into examples", (7, 30, 12, 700)),  # long rows go through the fused kernel
         ("llama", "sdpa", (7, 30, 12, 90)),  # CUDA's: transformers builds a block-diagonal mask from the positions
         ("llama", "eager", (7, 30, 12, 90)),
+        ("llama", "flash", (7, 30, 12, 90)),  # the layout that CUDA's kernel is handed
+        ("mistral", "flash", (7, 30, 12, 90)),
         ("mistral", "cut into examples", (7, 30, 12, 90)),  # all of its layers have a sliding window
         ("mistral", "cut into examples", (7, 30, 12, 700)),
         ("mistral", "sdpa", (7, 30, 12, 90)),
@@ -102,7 +105,7 @@ def test_a_packed_row_gives_each_example_the_loss_it_has_alone(
     model = make_tiny_model(tmp_path / "model", family=family, dtype="float32", sliding_window=16)
     setup = setup_for(Method.FULL, dtype="float32", attn_implementation="eager" if family == "gemma2" else "sdpa")
     loaded, layout = load_for_training(model, setup, 0, torch.device("cpu")), Layout.FLAT
-    if attention != "cut into examples":
+    if attention not in ("cut into examples", "flash"):
         loaded.causal_model.set_attn_implementation(attention)
         loaded, layout = replace(loaded, cuts_attention=False), Layout.PADDED
     loaded.model.eval()
@@ -110,7 +113,10 @@ def test_a_packed_row_gives_each_example_the_loss_it_has_alone(
     for number in range(len(sizes)):
         with torch.no_grad():
             alone = score(loaded, collate(data, [(number,)], layout), 1.0)
+        with torch.no_grad(), reference_flash(*[torch.float32] if attention == "flash" else []) as calls:
             packed = score(loaded, collate(trained_only(data, number), [(1, 0, 3), (2,)], layout), 1.0)
+        layers = loaded.causal_model.config.num_hidden_layers
+        assert calls == ([len(sizes) + 1] * layers if attention == "flash" else []), "and one example of padding"
         assert float(packed[0]) == pytest.approx(float(alone[0]), rel=1e-5)
         assert int(packed[1]) == int(alone[1])
 
@@ -143,7 +149,7 @@ def test_rows_are_flat_where_the_model_hands_the_cuts_down(tmp_path: Path, famil
     model = make_tiny_model(tmp_path / family, family=family)
     setup = setup_for(Method.LORA)
     loaded = load_for_training(model, setup, 0, torch.device("cpu"))
-    assert choose_layout(setup, cuts_attention=loaded.cuts_attention) is layout
+    assert choose_layout(cuts_attention=loaded.cuts_attention) is layout
     loaded.model.eval()  # OPT has dropout of its own
     data = examples([7, 30])
     with torch.no_grad():

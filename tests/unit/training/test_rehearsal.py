@@ -11,7 +11,7 @@ from planner.catalogue import find_model
 from planner.memory import estimate_memory
 from planner.model_spec import ModelSpec
 from planner.rehearsed import EVALUATION, EVALUATION_LOSS
-from planner.setup import InitLoraWeights, Loss, Method, Quantization, TrainingSetup
+from planner.setup import VARLEN_FLASH, InitLoraWeights, Loss, Method, Quantization, TrainingSetup
 from worker.training.live_memory import Category, LiveMemory
 from worker.training.rehearsal import rehearse
 
@@ -40,6 +40,7 @@ def setup_of(method: Method, rows: int, length: int, *, checkpointed: bool, **ch
 
 
 EAGER = {"attn_implementation": "eager"}
+VARLEN = {"packing": True, "attn_implementation": VARLEN_FLASH}
 PISSA, OLORA = InitLoraWeights.PISSA, InitLoraWeights.OLORA
 BOTH = ("embed_tokens", "lm_head")
 ATTENTION_ONLY = {"lora_target_modules": ("q_proj", "v_proj")}
@@ -85,6 +86,13 @@ COMBINATIONS: list[tuple[str, Method, int, int, bool, dict[str, Any]]] = [
     ("llama-3.1-8b", LORA, 2, 1024, False, {"lora_dropout": 0.1}),
     ("llama-3.1-8b", LORA, 2, 1024, False, EAGER),
     ("llama-3.1-8b", LORA, 2, 2048, True, {"packing": True}),
+    ("llama-3.1-8b", LORA, 2, 2048, True, VARLEN),
+    ("llama-3.1-8b", LORA, 2, 2048, False, VARLEN),
+    ("smollm2-135m-instruct", LORA, 8, 2048, False, VARLEN),
+    ("phi-4", QLORA, 2, 2048, True, VARLEN),  # its rotary embedding lays heads before tokens
+    ("gemma-2b-it", LORA, 2, 2048, False, VARLEN),  # one key head of 256
+    ("mistral-7b-v0.1", QLORA, 1, 8192, False, VARLEN),  # beyond its sliding window
+    ("qwen3-8b", FULL, 1, 2048, True, VARLEN),
     ("llama-3.1-8b", LORA, 1, 1024, True, {"lora_target_modules": ("all-linear", "lm_head")}),
     ("llama-3.1-8b", LORA, 1, 1024, True, {"lora_target_modules": ("q_proj", "embed_tokens")}),
     ("llama-3.1-8b", QLORA, 1, 2048, True, {}),
@@ -216,7 +224,7 @@ def test_what_cannot_be_rehearsed_is_refused() -> None:
         rehearse({"model_type": "t5"}, setup)
     with pytest.raises(TrainingError, match="fused_linear_ce"):
         rehearse(config_of("llama-3.1-8b"), replace(setup, loss=Loss.EAGER))
-    with pytest.raises(TrainingError, match="sdpa and eager"):
+    with pytest.raises(TrainingError, match="sdpa, eager, varlen_flash"):
         rehearse(config_of("llama-3.1-8b"), replace(setup, attn_implementation="flash_attention_2"))
 
 
