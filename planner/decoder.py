@@ -16,18 +16,18 @@ DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 class DecoderLayer:
-    """Records one layer on a tape: `layer(source)` returns its output."""
+    """Records one layer on a tape, for one row: `layer(source)` returns its output."""
 
-    def __init__(
-        self, spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile, batch: int, length: int
-    ) -> None:
+    def __init__(self, spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile) -> None:
         self.spec, self.group, self.setup, self.stack = spec, group, setup, stack
-        self.batch, self.length, self.tokens = batch, length, batch * length
+        self.tokens = setup.max_length
         self.width = DTYPE_BYTES[setup.dtype]
         self.trains_weights = setup.method is Method.FULL
         self.weight_copies_bytes = 0
         self.value_storage: Tensor = 0  # what attention keeps for its values: their own storage, or all projections'
-        self.masked = stack.materialises_attention_mask or (stack.masks_windows and is_windowed(spec, group, length))
+        self.masked = stack.materialises_attention_mask or (
+            stack.masks_windows and is_windowed(spec, group, self.tokens)
+        )
         self.tape = Tape()
         self.source = self.output = self.tape.tensor(self.bytes_of(spec.hidden_size))
 
@@ -82,7 +82,7 @@ class DecoderLayer:
         adapted = is_targeted(linear.name, self.setup.lora_target_modules or ())
         if adapted and self.stack.adapter_compute in (AdapterCompute.FUSED, AdapterCompute.UNSLOTH):
             return self.fused_adapter(x, size, linear, workspace)
-        base = self.tape.apply((x,), size, workspace_bytes=workspace)
+        base = self.tape.apply((x,), size, weight_workspace_bytes=workspace)
         return self.adapter(x, base, linear) if adapted else base
 
     def fused_adapter(self, x: Tensor, size: int, linear: Linear, workspace: int) -> Tensor:
@@ -101,8 +101,14 @@ class DecoderLayer:
         if self.setup.use_dora:  # the output before its rows are scaled is kept; its gradient is a tensor of that size
             saves = (*saves, self.tape.tensor(size))
             weights += linear.out_features * width
-            workspace += size
-        return self.tape.apply((x,), size, saves, parameter_gradient_bytes=weights, workspace_bytes=workspace)
+        return self.tape.apply(
+            (x,),
+            size,
+            saves,
+            parameter_gradient_bytes=weights,
+            workspace_bytes=size if self.setup.use_dora else 0,
+            weight_workspace_bytes=workspace,
+        )
 
     def expert_linear(self, x: Tensor, linear: Linear, rows: float, experts: int) -> Tensor:
         """A projection of `rows` rows per token through `experts` experts' weights."""
@@ -114,17 +120,19 @@ class DecoderLayer:
         adapted = is_targeted(f"experts.{linear.name}", self.setup.lora_target_modules or ())
         if not adapted and (self.stack.sequential_experts or not quantized):
             return self.tape.apply(
-                (x,), size, workspace_bytes=linear.weight_parameters * self.width if quantized else 0
+                (x,), size, weight_workspace_bytes=linear.weight_parameters * self.width if quantized else 0
             )
         # The product keeps the 16-bit weights, whether dequantized or merged with the adapter (PEFT's ParamWrapper);
         # an adapter's gradient passes through a gradient of the merged weights.
-        merged = self.tape.tensor(weights)
+        merged = self.tape.weight(weights)
         self.weight_copies_bytes += weights
         if not adapted:
             return self.tape.apply((x,), size, (merged,))
         adapters = experts * linear.lora_parameters(self.setup.lora_rank or 0)
         gradient = adapters * DTYPE_BYTES[self.setup.adapter_dtype or "float32"]
-        return self.tape.apply((x,), size, (x, merged), workspace_bytes=weights, parameter_gradient_bytes=gradient)
+        return self.tape.apply(
+            (x,), size, (x, merged), weight_workspace_bytes=weights, parameter_gradient_bytes=gradient
+        )
 
     def adapter(self, x: Tensor, base: Tensor, linear: Linear) -> Tensor:
         """`base + B(A(dropout(x))) * scaling` (peft/tuners/lora/layer.py, Linear.forward)."""
@@ -137,7 +145,7 @@ class DecoderLayer:
         if dropout:
             mask = self.tape.tensor(self.bytes_of(linear.in_features, 1))  # one byte an element
             y = self.tape.apply((y,), self.tape.sizes[y], (mask,))
-        weight_cast = self.tape.tensor(linear.lora_parameters(rank) * compute if compute != adapter_width else 0)
+        weight_cast = self.tape.weight(linear.lora_parameters(rank) * compute if compute != adapter_width else 0)
         low = self.tape.apply((y,), self.bytes_of(rank, compute), (y, weight_cast), parameter_gradient_bytes=weights)
         high = self.tape.apply((low,), self.bytes_of(linear.out_features, compute), (low,))
         scaled = self.tape.apply((high,), self.tape.sizes[high])
@@ -162,7 +170,7 @@ class DecoderLayer:
             value = self.value_storage = self.tape.apply((value,), self.bytes_of(query_width))
         if materialised:
             mixed = self.eager_scores(query, key, value, query_width)
-        elif self.stack.cuts_rows and self.length <= LONGEST_PLAIN_ATTENTION:
+        elif self.stack.cuts_rows and self.tokens <= LONGEST_PLAIN_ATTENTION:
             mixed = self.plain_products(query, key, value, query_width, key_value_width)
         else:
             mixed = self.fused_attention(query, key, value, query_width)
@@ -176,11 +184,11 @@ class DecoderLayer:
         log_sum = self.tape.tensor(self.tokens * self.spec.num_attention_heads * FLOAT32_BYTES)
         saves: tuple[Tensor, ...] = (query, key, self.value_storage, log_sum)
         if self.masked and not self.stack.compiled:
-            saves = (*saves, self.tape.tensor(self.batch * self.length * self.length * self.width))
+            saves = (*saves, self.tape.tensor(self.tokens * self.tokens * self.width))
         # FlashAttention-2 accumulates the query gradient in float32 (flash_bwd: dq_accum).
         workspace = self.bytes_of(query_width, FLOAT32_BYTES)
         if self.setup.attn_implementation == VARLEN_FLASH:  # for whole tiles, with room between examples; and softmax_d
-            rows = self.tokens + self.batch * -(-self.length // SHORTEST_PACKED_EXAMPLE) * FLASH_PADDING
+            rows = self.tokens + -(-self.tokens // SHORTEST_PACKED_EXAMPLE) * FLASH_PADDING
             workspace = rows * self.spec.num_attention_heads * (padded_head(self.spec.head_dim) + 1) * FLOAT32_BYTES
         if self.tape.sizes[key] != self.tape.sizes[query]:  # and key and value gradients per query head (mha_bwd)
             workspace += 2 * self.bytes_of(query_width)
@@ -195,7 +203,7 @@ class DecoderLayer:
             self.tape.apply((tensor,), self.bytes_of(width), (tensor,))  # index_copy keeps its source
             for tensor, width in ((query, query_width), (key, key_value_width), (value, key_value_width))
         ]
-        scores_size = self.batch * self.spec.num_attention_heads * self.length * self.length * self.width
+        scores_size = self.spec.num_attention_heads * self.tokens * self.tokens * self.width
         scores = self.tape.apply((padded[0], padded[1]), scores_size, (padded[0], padded[1]))
         weights = self.tape.apply((scores,), scores_size, saves_output=True)
         mixed = self.tape.apply((weights, padded[2]), self.bytes_of(query_width), (weights, padded[2]))
@@ -230,7 +238,7 @@ class DecoderLayer:
 
     def eager_scores(self, query: Tensor, key: Tensor, value: Tensor, query_width: int) -> Tensor:
         """Materialised scores `[batch, heads, length, length]` (eager_attention_forward)."""
-        elements = self.batch * self.spec.num_attention_heads * self.length * self.length
+        elements = self.spec.num_attention_heads * self.tokens * self.tokens
         scores = self.tape.apply((query, key), elements * self.width, (query, key))
         if self.spec.family.eager_attention_only:  # tanh keeps its output
             scores = self.tape.apply((scores,), elements * self.width, saves_output=True)

@@ -84,22 +84,18 @@ def _lines_of_groups(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile)
 
 
 def _layer_lines(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile) -> _LayerLines:
-    """The lines through one and two rows."""
-    one, two = (_recorded(spec, group, setup, stack, rows) for rows in (1, 2))
-    moments = list(zip(one.moments(), two.moments(), strict=True))
+    layer = DecoderLayer(spec, group, setup, stack)
+    layer.output = layer.layer(layer.source)
+    tape, moments = layer.tape, layer.moments()
     return _LayerLines(
-        source=_Line(0, one.tape.sizes[one.source]),
-        saved=_line(one.tape.saved_bytes, two.tape.saved_bytes),
-        forward=_line(one.tape.forward_bytes, two.tape.forward_bytes),
-        moments=_upper([_line(at_one.alive, at_two.alive) for at_one, at_two in moments]),
-        recomputed_moments=_upper([_line(sum(at_one), sum(at_two)) for at_one, at_two in moments]),
-        weight_copies_bytes=one.weight_copies_bytes,
-        parameter_gradient_bytes=sum(operation.parameter_gradient_bytes for operation in one.tape.operations),
+        source=_Line(0, tape.sizes[layer.source]),
+        saved=_Line(tape.saved_weight_bytes, tape.saved_bytes),
+        forward=_Line(0, tape.forward_bytes),
+        moments=_upper([_Line(moment.of_weights, moment.of_rows) for moment in moments]),
+        recomputed_moments=_upper([_Line(moment.of_weights, moment.of_rows + moment.kept) for moment in moments]),
+        weight_copies_bytes=layer.weight_copies_bytes,
+        parameter_gradient_bytes=sum(operation.parameter_gradient_bytes for operation in tape.operations),
     )
-
-
-def _line(at_one: int, at_two: int) -> _Line:
-    return _Line(2 * at_one - at_two, at_two - at_one)
 
 
 def _upper(lines: list[_Line]) -> tuple[_Line, ...]:
@@ -109,9 +105,3 @@ def _upper(lines: list[_Line]) -> tuple[_Line, ...]:
         if not kept or line.base > kept[-1].base:
             kept.append(line)
     return tuple(kept)
-
-
-def _recorded(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile, rows: int) -> DecoderLayer:
-    layer = DecoderLayer(spec, group, setup, stack, rows, setup.max_length)
-    layer.output = layer.layer(layer.source)
-    return layer

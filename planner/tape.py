@@ -20,15 +20,17 @@ class Operation(NamedTuple):
     inputs: tuple[Tensor, ...]  # those that get a gradient
     saves: tuple[Tensor, ...]
     workspace_bytes: int  # needed during this operation's backward only
+    weight_workspace_bytes: int  # the same of its weight, whatever the number of rows
     parameter_gradient_bytes: int  # gradient of this operation's own weight, kept after it
     shares_gradient: bool  # the gradient of the output is passed on to the inputs without a copy
 
 
 class Moment(NamedTuple):
-    """One moment of a backward pass, in bytes."""
+    """Bytes alive at one moment of a backward pass."""
 
-    alive: int
-    kept: int  # further ones of the tensors that somebody keeps, where nothing else keeps them alive
+    of_rows: int  # activations, their gradients and workspaces: all grow with the rows
+    of_weights: int  # copies of weights, their gradients and workspaces: none does
+    kept: int  # of rows, only because somebody keeps these tensors
 
 
 @dataclass
@@ -36,12 +38,19 @@ class Tape:
     """The operations of one piece, in forward order."""
 
     sizes: list[int] = field(default_factory=list)
+    weights: set[Tensor] = field(default_factory=set)  # copies of weights among the tensors
     operations: list[Operation] = field(default_factory=list)
 
     def tensor(self, size_bytes: int) -> Tensor:
         """A tensor that no operation of this tape produced."""
         self.sizes.append(size_bytes)
         return len(self.sizes) - 1
+
+    def weight(self, size_bytes: int) -> Tensor:
+        """A copy of a weight, for operations to save."""
+        tensor = self.tensor(size_bytes)
+        self.weights.add(tensor)
+        return tensor
 
     def apply(
         self,
@@ -50,6 +59,7 @@ class Tape:
         saves: tuple[Tensor, ...] = (),
         *,
         workspace_bytes: int = 0,
+        weight_workspace_bytes: int = 0,
         parameter_gradient_bytes: int = 0,
         shares_gradient: bool = False,
         saves_output: bool = False,
@@ -59,14 +69,28 @@ class Tape:
         if saves_output:
             saves = (*saves, output)
         self.operations.append(
-            Operation(output, inputs, saves, workspace_bytes, parameter_gradient_bytes, shares_gradient)
+            Operation(
+                output,
+                inputs,
+                saves,
+                workspace_bytes,
+                weight_workspace_bytes,
+                parameter_gradient_bytes,
+                shares_gradient,
+            )
         )
         return output
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes that the forward pass leaves behind for the backward pass, each storage once."""
-        return sum(self.sizes[tensor] for tensor in {t for operation in self.operations for t in operation.saves})
+        """Bytes of rows that the forward pass leaves behind for the backward pass, each storage once."""
+        saved = {tensor for operation in self.operations for tensor in operation.saves}
+        return sum(self.sizes[tensor] for tensor in saved - self.weights)
+
+    @property
+    def saved_weight_bytes(self) -> int:
+        """The same of copies of weights."""
+        return sum(self.sizes[tensor] for tensor in self.weights)
 
     @cached_property
     def forward_bytes(self) -> int:
@@ -98,7 +122,8 @@ class _Backward:
 
     def __init__(self, tape: Tape, kept: tuple[Tensor, ...]) -> None:
         self.tape = tape
-        self.alive = 0
+        self.alive = 0  # of rows
+        self.weights = 0
         self.moments: list[Moment] = []
         self.holders: dict[Tensor, int] = {}
         for operation in tape.operations:
@@ -120,7 +145,7 @@ class _Backward:
 
     def _step(self, operation: Operation) -> None:
         incoming = self.gradients.pop(operation.output)
-        self.alive += operation.parameter_gradient_bytes
+        self.weights += operation.parameter_gradient_bytes
         produced = []
         for tensor in operation.inputs:
             if operation.shares_gradient and self.tape.sizes[tensor] == self.storages[incoming][0]:
@@ -128,7 +153,13 @@ class _Backward:
                 produced.append((tensor, incoming))
             else:
                 produced.append((tensor, self._allocate(self.tape.sizes[tensor])))
-        self.moments.append(Moment(self.alive + operation.workspace_bytes, self.only_kept))
+        self.moments.append(
+            Moment(
+                self.alive + operation.workspace_bytes,
+                self.weights + operation.weight_workspace_bytes,
+                self.only_kept,
+            )
+        )
         self._release(incoming)
         for tensor in operation.saves:
             self._let_go(tensor)
@@ -142,7 +173,7 @@ class _Backward:
             return
         if self.storages[held][1] > 1:  # shared: the sum needs a storage of its own
             self.gradients[tensor] = self._allocate(self.tape.sizes[tensor])
-            self.moments.append(Moment(self.alive, self.only_kept))
+            self.moments.append(Moment(self.alive, self.weights, self.only_kept))
             self._release(held)
         self._release(storage)
 
@@ -162,13 +193,19 @@ class _Backward:
     def _hold(self, tensor: Tensor) -> None:
         count = self.holders.get(tensor, 0)
         if count == 0:
-            self.alive += self.tape.sizes[tensor]
+            self._count(tensor, self.tape.sizes[tensor])
         self.holders[tensor] = count + 1
 
     def _let_go(self, tensor: Tensor) -> None:
         self.holders[tensor] -= 1
         if self.holders[tensor] == 0:
             size = self.tape.sizes[tensor]
-            self.alive -= size
+            self._count(tensor, -size)
             if tensor in self.kept:
                 self.only_kept += size
+
+    def _count(self, tensor: Tensor, size_bytes: int) -> None:
+        if tensor in self.tape.weights:
+            self.weights += size_bytes
+        else:
+            self.alive += size_bytes

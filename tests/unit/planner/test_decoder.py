@@ -121,8 +121,8 @@ def test_tape_frees_what_an_operation_saved_once_it_has_run_backward():
     z = tape.apply((y,), 40, (y,))
     assert tape.saved_bytes == 30
     # z: saved 30, gradients 40 + 20; y: saved 10, gradients 20 + 10
-    assert tape.backward_bytes() == [(90, 0), (40, 0)]
-    assert tape.backward_bytes((z,)) == [(90, 40), (40, 40)]
+    assert tape.backward_bytes() == [(90, 0, 0), (40, 0, 0)]
+    assert tape.backward_bytes((z,)) == [(90, 0, 40), (40, 0, 40)]
 
 
 def test_residual_passes_one_gradient_to_both_sides():
@@ -131,4 +131,4 @@ def test_residual_passes_one_gradient_to_both_sides():
     y = tape.apply((x,), 10)
     tape.apply((x, y), 10, shares_gradient=True)
     # the sum's gradient is shared; y's backward makes a second gradient of x, which needs a storage of its own
-    assert tape.backward_bytes() == [(10, 0), (20, 0)]
+    assert tape.backward_bytes() == [(10, 0, 0), (20, 0, 0)]
