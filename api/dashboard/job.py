@@ -14,7 +14,7 @@ from api.dashboard.evaluation_table import evaluation_table
 from api.dashboard.memory_bar import LABELS, draw
 from api.dashboard.page import page_router, see_other, show
 from api.dashboard.snippets import snippets_for
-from api.dashboard.wishes import COLUMN_PREFIX, ROLES, exact_match_fields, new_address, planned_values
+from api.dashboard.wishes import COLUMN_PREFIX, ROLES, WISHES, exact_match_fields, new_address, planned_values
 from api.deps import ActorDep, RuntimeDep
 from api.forms import check_form
 from api.wording import iso
@@ -126,7 +126,9 @@ def _as_fields(job: Job, plan: TrainingPlan) -> dict[str, str]:
         "validation_file": job.validation_file_id,
         "shape": data_format.shape,
         **{COLUMN_PREFIX + role: data_format.columns.get(role) for role in ROLES[data_format.shape]},
-        **{name: planned.get(name) for name in ("method", "r", "n_epochs", "batch_size", "learning_rate")},
+        **{wish.name: planned.get(wish.name) for wish in (*WISHES["Adapter"], *WISHES["Training"])},
+        "chat_template": job.plan.chat_template,
+        "max_length": planned["max_length"],
         "seed": str(job.seed),
         **exact_match_fields(job.plan.exact_match),
     }
