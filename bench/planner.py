@@ -4,18 +4,24 @@
 
 Prints, per group of published runs: how many were answered, the mean and worst absolute error of the peak, the worst
 error of the static part, how many fell more than 2% below the measured peak, and the mean error of the speed; next to
-it rules of thumb that people use. Then the time of a whole plan with its alternatives, without and with warm caches.
+it rules of thumb that people use. Then the time of a whole plan with its alternatives, without and with warm caches,
+next to that of `accelerate estimate-memory`.
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
+
+from accelerate import init_empty_weights
+from accelerate.utils import calculate_maximum_sizes
+from transformers import AutoConfig, AutoModel
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -201,6 +207,23 @@ def timing() -> None:
     print(f"\nOne plan with its alternatives, {len(cold)} pairs of model and GPU, best of 3, in milliseconds:")
     print(f"  cold caches: median {median(cold):.1f}, slowest {max(cold):.1f} ({slowest})")
     print(f"  warm caches: median {median(warm):.1f}, slowest {max(warm):.1f}")
+    peers = [accelerate_milliseconds(model.config) for model in models()]
+    print(f"  accelerate estimate-memory, one figure each: median {median(peers):.1f}, slowest {max(peers):.1f}")
+
+
+def accelerate_milliseconds(config: Mapping[str, Any]) -> float:
+    """What `accelerate estimate-memory` does once it has a model's config.json: builds it without weights, and adds up.
+
+    Best of 2, so that the model's code is imported already.
+    """
+    times = []
+    for _ in range(2):
+        start = time.process_time()
+        with init_empty_weights():
+            model = AutoModel.from_config(AutoConfig.for_model(**config))
+        calculate_maximum_sizes(model)
+        times.append((time.process_time() - start) * 1000)
+    return min(times)
 
 
 def timed(spec: ModelSpec, statistics: DatasetStatistics, gpu: str, prices: dict[str, int]) -> float:
