@@ -9,9 +9,8 @@ from torch.nn import functional
 
 from planner.setup import VARLEN_FLASH, Method
 from tests.unit.training.runs import setup_for
-from tests.unit.training.varlen import HALVES, reference_flash
+from tests.unit.training.varlen import HALVES, reference_flash, reference_varlen_attn
 from worker.protocol import MessageReport, Report
-from worker.training import attention
 from worker.training.attention import Segments, segmented_attention
 from worker.training.flash import flash_problem, proved_attention
 from worker.training.reporting import Reporter
@@ -93,28 +92,24 @@ def test_a_device_whose_flash_attention_is_right_passes() -> None:
         ({"scale": 1.0}, "is wrong on this device: its output differs"),
     ],
 )
-def test_flash_attention_that_is_wrong_is_found(
-    monkeypatch: pytest.MonkeyPatch, broken: dict[str, object], said: str
-) -> None:
-    with reference_flash(*HALVES):
-        right = attention.varlen_attn
-        monkeypatch.setattr(attention, "varlen_attn", lambda *args, **options: right(*args, **(options | broken)))
+def test_flash_attention_that_is_wrong_is_found(broken: dict[str, object], said: str) -> None:
+    with reference_flash(*HALVES, op=lambda *args, **options: reference_varlen_attn(*args, **(options | broken))):
         assert said in str(flash_problem(HEADS, KV_HEADS, 16, torch.device("cpu")))
 
 
-def test_wrong_gradients_and_missing_kernels_are_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    with reference_flash(*HALVES):
-        right = attention.varlen_attn
-        monkeypatch.setattr(
-            attention, "varlen_attn", lambda q, k, v, *rest, **o: right(q, k.detach() + 0 * k, v, *rest, **o)
-        )
+def test_wrong_gradients_and_missing_kernels_are_found_too() -> None:
+    with reference_flash(
+        *HALVES, op=lambda q, k, v, *rest, **o: reference_varlen_attn(q, k.detach() + 0 * k, v, *rest, **o)
+    ):
         assert "gradient of the key" in str(flash_problem(HEADS, KV_HEADS, 16, torch.device("cpu")))
+    with reference_flash(*HALVES, op=missing):
+        problem = flash_problem(HEADS, KV_HEADS, 16, torch.device("cpu"))
+    assert problem == "cannot run on this device (no kernel image is available)"
 
-        def missing(*_args: object, **_options: object) -> None:
-            raise NotImplementedError("no kernel image\nand a long backtrace")
 
-        monkeypatch.setattr(attention, "varlen_attn", missing)
-        assert flash_problem(HEADS, KV_HEADS, 16, torch.device("cpu")) == "cannot run on this device (no kernel image)"
+def missing(*_args: object, **_options: object) -> torch.Tensor:
+    """The operator where it was built for other devices."""
+    raise NotImplementedError("no kernel image is available\nand a long backtrace")
 
 
 class Heard(Reporter):
@@ -127,17 +122,13 @@ class Heard(Reporter):
         self.reports.append(report)
 
 
-def test_a_run_falls_back_to_a_mask_and_says_so(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_falls_back_to_a_mask_and_says_so(tiny_model: Path) -> None:
     setup, cpu = setup_for(Method.LORA, packing=True, attn_implementation=VARLEN_FLASH), torch.device("cpu")
     heard = Heard()
     with reference_flash(*HALVES):
         assert proved_attention(setup, tiny_model, cpu, heard) == setup
-        assert not heard.reports
-
-        def missing(*_args: object, **_options: object) -> None:
-            raise RuntimeError("no kernel image is available")
-
-        monkeypatch.setattr(attention, "varlen_attn", missing)
+    assert not heard.reports
+    with reference_flash(*HALVES, op=missing):
         assert proved_attention(setup, tiny_model, cpu, heard) == replace(setup, attn_implementation="sdpa")
     (report,) = heard.reports
     assert isinstance(report, MessageReport)

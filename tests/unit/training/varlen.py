@@ -1,6 +1,6 @@
 """torch's varlen_attn by its documented contract, for a machine without its kernels."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from unittest.mock import patch
@@ -54,8 +54,8 @@ def reference_varlen_attn(
 
 
 @contextmanager
-def reference_flash(*dtypes: torch.dtype) -> Iterator[list[int]]:
-    """Within, tensors of these dtypes take the path of flash attention, with the reference in its place.
+def reference_flash(*dtypes: torch.dtype, op: Callable[..., torch.Tensor] | None = None) -> Iterator[list[int]]:
+    """Within, tensors of these dtypes take the path of flash attention, with the reference or `op` in its place.
 
     Yields a list that grows by the number of examples of every call.
     """
@@ -63,7 +63,7 @@ def reference_flash(*dtypes: torch.dtype) -> Iterator[list[int]]:
 
     def counted(*args: torch.Tensor, **options: object) -> torch.Tensor:
         calls.append(len(args[3]) - 1)
-        return reference_varlen_attn(*args, **options)  # type: ignore[arg-type]
+        return (op or reference_varlen_attn)(*args, **options)  # type: ignore[arg-type]
 
     takes = patch.object(attention, "takes_flash", lambda query: query.dtype in dtypes)
     with takes, patch.object(attention, "varlen_attn", counted):
