@@ -54,13 +54,20 @@ def build_document(app: FastAPI) -> dict[str, Any]:
 
 
 def _drop_repetitions(node: Any) -> None:
-    """Take out of schemas what pydantic says twice: a title made from the name beside it, a parameter's description."""
+    """Take out of schemas what pydantic says twice: a title made from the name beside it, a parameter's description.
+
+    That a value may be null is said by its types, not by a choice of schemas.
+    """
     if isinstance(node, list):
         for child in node:
             _drop_repetitions(child)
     if isinstance(node, dict):
         if isinstance(node.get("title"), str):
             del node["title"]
+        match node.get("anyOf"):
+            case [{"type": str(kind), **rest}, {"type": "null"}] if rest.keys().isdisjoint(_VALUES):
+                del node["anyOf"]
+                node |= {"type": [kind, "null"], **rest}
         schema = node.get("schema")
         if isinstance(schema, dict) and "description" in node:
             schema.pop("description", None)
