@@ -44,6 +44,11 @@ COPY worker/ worker/
 RUN pip install --no-deps .
 
 FROM python:3.11-slim-bookworm
+# What torch.compile's kernels are launched through is compiled where they run.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 tunewright \
     && useradd --uid 10001 --gid tunewright --no-create-home --home-dir /data --shell /usr/sbin/nologin tunewright \
     && install --directory --owner tunewright --group tunewright /data

@@ -105,6 +105,7 @@ def _wishes(body: PlanCreate) -> Wishes:
         gradient_checkpointing=body.gradient_checkpointing,
         per_device_train_batch_size=body.per_device_train_batch_size,
         packing=body.packing,
+        torch_compile=body.torch_compile,
         learning_rate=body.learning_rate,
         warmup_ratio=body.warmup_ratio,
         weight_decay=body.weight_decay,

@@ -1,7 +1,7 @@
 """Runs worth considering: every method, rank, checkpointing and micro-batch that the wishes allow, each estimated."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -123,6 +123,22 @@ class Question:
         return self.paces.get((device.device_class, method), AS_PREDICTED)
 
 
+def usable_devices(devices: Sequence[Device], wishes: Wishes) -> Sequence[Device]:
+    """Those on which the wishes can be fulfilled. Raises InvalidSetupError where none is left.
+
+    On a CPU attention runs example by example (worker/training/attention.py), so that compiled code would fit one batch
+    and no other.
+    """
+    if not devices:
+        raise InvalidSetupError("There is no device to plan for.")
+    if not wishes.torch_compile:
+        return devices
+    usable = [device for device in devices if device.kind == "cuda"]
+    if not usable:
+        raise InvalidSetupError("torch_compile is for GPUs, and there is none to plan for: leave it out.")
+    return usable
+
+
 def allowed_methods(question: Question) -> tuple[Method, ...]:
     """Methods that the wishes leave, least compressed first."""
     wishes = question.wishes
@@ -183,6 +199,7 @@ def _variants(question: Question, length: Length, method: Method, attention: str
         packing=length.packing,
         attn_implementation=attention,
         optimizer=wishes.optim or OPTIMIZER,
+        torch_compile=bool(wishes.torch_compile),
     )
     if method is Method.FULL:
         yield setup

@@ -12,6 +12,7 @@ from planner.candidates import (
     Paces,
     Question,
     candidates_on,
+    usable_devices,
 )
 from planner.devices import Device
 from planner.errors import InvalidSetupError
@@ -56,7 +57,8 @@ def compare_methods(
     bear on full fine-tuning. A method that was not rehearsed, where estimates come from rehearsals, is left out.
     """
     question = Question.of(spec, statistics, wishes, prices, corrections, paces, memory, answering, known)
-    outlooks = (_outlook(replace(question, wishes=_pinned(wishes, method)), devices, method) for method in LADDER)
+    usable = usable_devices(devices, wishes)
+    outlooks = (_outlook(replace(question, wishes=_pinned(wishes, method)), usable, method) for method in LADDER)
     return tuple(outlook for outlook in outlooks if outlook is not None)
 
 

@@ -14,6 +14,10 @@ from planner.recipe import Length, choose_rank, choose_targets
 from planner.setup import InitLoraWeights, Method, TrainingSetup
 
 GIB = 1 << 30
+_COMPILED = (
+    "Decoder layers are compiled with torch.compile, as you asked. Memory, time and price are those of the run without "
+    "it; compiling takes a few minutes of device time at the start, which a long run earns back."
+)
 NAMES = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
 
 
@@ -35,6 +39,8 @@ def explain(question: Question, candidates: Sequence[Candidate], chosen: Candida
     if chosen.setup.method is not Method.FULL:
         sentences += [_rank(question, chosen), *describe_variant(question.spec, chosen.setup)]
     sentences += [_batch(question, candidates, chosen), _passes(question, chosen), _memory(chosen), _price(chosen)]
+    if chosen.setup.torch_compile:
+        sentences.append(_COMPILED)
     if chosen.hyperparameters.early_stopping_patience is not None:
         sentences.append(_early_stop(chosen.hyperparameters.early_stopping_patience))
     if question.spec.is_surveyed:

@@ -42,6 +42,7 @@ class Wishes:
     warmup_ratio: float | None = None
     weight_decay: float | None = None
     packing: bool | None = None
+    torch_compile: bool | None = None  # on GPUs alone
     early_stopping_patience: int | None = None  # evaluations in a row without a lower validation loss
 
     @property

@@ -17,9 +17,9 @@ from planner.candidates import (
     candidates_on,
     length_on,
     setups_on,
+    usable_devices,
 )
 from planner.devices import Device
-from planner.errors import InvalidSetupError
 from planner.explanations import describe_alternatives, explain
 from planner.model_spec import ModelSpec
 from planner.plans import Alternative, Priority, Quote, TrainingPlan, Wishes
@@ -56,10 +56,8 @@ def plan(
     nothing that they allow fits.
     """
     check_wishes(spec, wishes)
-    if not devices:
-        raise InvalidSetupError("There is no device to plan for.")
     question = Question.of(spec, statistics, wishes, prices, corrections, paces, memory, answering, known)
-    candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
+    candidates = [each for device in usable_devices(devices, wishes) for each in candidates_on(question, device)]
     chosen = choose_run(question, candidates)
     if chosen is None:
         raise refusal(question, candidates)

@@ -76,6 +76,7 @@ class TrainingSetup:
     attn_implementation: str = "sdpa"  # "eager", "sdpa", "varlen_flash" or "flash_attention_2"
     loss: Loss = Loss.FUSED_LINEAR_CE
     optimizer: str = "adamw_torch_fused"
+    torch_compile: bool = False  # decoder layers through torch.compile, on CUDA; estimated as if they were not
     dtype: str = "bfloat16"
     stack: Stack = TUNEWRIGHT_STACK
 

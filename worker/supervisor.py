@@ -189,7 +189,9 @@ class Supervisor:
         ending: ResultReport | ErrorReport | None = None
         hung_seconds: float | None = None
         settings = self._runtime.settings
-        watchdog = Watchdog(settings.stall_seconds, settings.silence_seconds)
+        # A compiled step is silent while its like is compiled, which takes what it takes.
+        stall_seconds = settings.silence_seconds if request.setup.torch_compile else settings.stall_seconds
+        watchdog = Watchdog(stall_seconds, settings.silence_seconds)
         self._child = child = TrainingChild(request)
         grace: threading.Timer | None = None
         try:

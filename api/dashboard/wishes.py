@@ -83,6 +83,7 @@ WISHES = {
             (("chatml", "ChatML"), ("llama3", "Llama 3"), ("zephyr", "Zephyr, plain words")),
             is_own=True,
         ),
+        Wish("torch_compile", "Compile layers", "On a GPU; pays in long runs", _SWITCH),
         Wish("seed", "Seed", "Same seed, same adapter", empty="Random", is_own=True),
     ),
     "Memory": (
@@ -222,6 +223,7 @@ def planned_values(plan: TrainingPlan) -> dict[str, str]:
         "early_stopping_patience": hyper.early_stopping_patience,
         "max_length": setup.max_length,
         "packing": _switched(setup.packing),
+        "torch_compile": _switched(setup.torch_compile),
         "per_device_train_batch_size": setup.per_device_train_batch_size,
         "gradient_checkpointing": _switched(setup.gradient_checkpointing),
         "optim": setup.optimizer,

@@ -122,6 +122,7 @@ class PlanObject(ResponseBody):
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
+    torch_compile: bool
     early_stopping_patience: int | None
     optimizer: str
     packing: bool
@@ -180,6 +181,7 @@ def show_plan(row: Plan) -> PlanObject:
         per_device_train_batch_size=setup.per_device_train_batch_size,
         gradient_accumulation_steps=setup.gradient_accumulation_steps,
         gradient_checkpointing=setup.gradient_checkpointing,
+        torch_compile=setup.torch_compile,
         early_stopping_patience=plan.hyperparameters.early_stopping_patience,
         optimizer=setup.optimizer,
         packing=setup.packing,

@@ -46,7 +46,8 @@ _LESSONS: dict[tuple[URL, str], _Lesson] = {}  # by database and device class
 def learned(session: Session, settings: Settings) -> Learned:
     """What runs under the library versions that the fleet has now have taught.
 
-    A run counts that succeeded, was measured, and kept its planned micro-batch: a smaller one was not predicted.
+    A run counts that succeeded, was measured, and ran as it was predicted: with the planned micro-batch, and not
+    compiled.
     """
     corrections: dict[tuple[str, Method], Correction] = {}
     paces: dict[tuple[str, Method], Pace] = {}
@@ -69,7 +70,8 @@ def _lesson(session: Session, device_class: str, versions: Mapping[str, str]) ->
 def _learn(session: Session, device_class: str, versions: Mapping[str, str], newest: str | None) -> _Lesson:
     observed: dict[Method, list[Observation]] = defaultdict(list)
     for run in reversed(queries.measured_runs(session, device_class, RUNS_REMEMBERED)):
-        if run.measured.get("versions") == versions and run.setup == run.planned_setup:
+        is_as_predicted = run.setup == run.planned_setup and not run.setup.get("torch_compile")
+        if run.measured.get("versions") == versions and is_as_predicted:
             observed[Method(run.setup["method"])].append(_observation(run))
     return _Lesson(
         versions,

@@ -33,6 +33,7 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
         ("gradient_checkpointing", setup.gradient_checkpointing, wishes.gradient_checkpointing),
         ("per_device_train_batch_size", setup.per_device_train_batch_size, wishes.per_device_train_batch_size),
         ("packing", setup.packing, wishes.packing),
+        ("torch_compile", setup.torch_compile, wishes.torch_compile),
         ("learning_rate", hyperparameters.learning_rate, wishes.learning_rate),
         ("warmup_ratio", hyperparameters.warmup_ratio, wishes.warmup_ratio),
         ("weight_decay", hyperparameters.weight_decay, wishes.weight_decay),

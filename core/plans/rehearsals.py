@@ -107,6 +107,7 @@ def _deciding(wishes: Wishes) -> Wishes:
         warmup_ratio=None,
         weight_decay=None,
         early_stopping_patience=None,
+        torch_compile=None,
     )
 
 

@@ -43,16 +43,18 @@ class Segments:
     lengths: tuple[int, ...]
     slots: torch.Tensor
     ends: torch.Tensor
-    width: int  # of the padded layout: the longest example, rounded up
+    longest: int  # of the lengths, apart from them: code compiled for it and not for them takes every batch
+    width: int  # of the padded layout: the longest, rounded up
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> "Segments":
         """Segments of a row whose examples have these lengths, in order."""
-        width = -(-max(lengths) // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
+        longest = max(lengths)
+        width = -(-longest // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
         starts = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)) * width
         offsets = torch.cat([torch.arange(length) for length in lengths])
         ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        return cls(tuple(lengths), (starts + offsets).to(device), ends.to(device), width)
+        return cls(tuple(lengths), (starts + offsets).to(device), ends.to(device), longest, width)
 
     def sent(self, send: Callable[[torch.Tensor], torch.Tensor]) -> "Segments":
         """The same with its tensors where `send` puts them."""
@@ -92,7 +94,7 @@ def takes_flash(query: torch.Tensor) -> bool:
 def takes_segments(backbone: torch.nn.Module, device: torch.device) -> bool:
     """Whether a model set to SEGMENTED_ATTENTION hands a batch's segments down to it."""
     tokens = torch.arange(2, device=device)
-    segments = Segments((2,), tokens, 2 * tokens.int(), _WIDTH_MULTIPLE)
+    segments = Segments.of((2,), device)
     try:
         with torch.no_grad():
             backbone(
@@ -115,15 +117,14 @@ def _flash(
     scale: float,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    longest = max(segments.lengths)
     outputs = varlen_attn(
         query[0].transpose(0, 1),  # [tokens, heads, head_dim]
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
         segments.ends,
         segments.ends,
-        longest,
-        longest,
+        segments.longest,
+        segments.longest,
         scale=scale,
         window_size=(-1 if sliding_window is None else sliding_window - 1, 0),  # keys left and right of the query's own
         enable_gqa=query.shape[1] != key.shape[1],

@@ -19,6 +19,7 @@ class Evaluation:
     accuracy: float
 
 
+@torch.compiler.set_stance("force_eager")  # no training step: compiled layers would be compiled anew for it
 def evaluate(
     loaded: LoadedModel, data: TokenizedSet, batch_size: int, layout: Layout, watch: MemoryWatch, stop: StopSignal
 ) -> Evaluation | None:

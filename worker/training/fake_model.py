@@ -146,14 +146,3 @@ def _tensors_of(state: functional.QuantState) -> list[torch.Tensor]:
 def fake(tensor: torch.Tensor) -> torch.Tensor:
     """A fake tensor of the same shape and dtype, on a CPU. Call within a FakeTensorMode."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-
-
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The list of decoder layers. Raises InvalidModelError where there is not exactly one."""
-    depth = model.config.get_text_config().num_hidden_layers
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
-    if not lists:
-        raise InvalidModelError(
-            "The architecture has no list of decoder layers.", code="unsupported_architecture", param="model"
-        )
-    return lists[0]

@@ -285,6 +285,17 @@ def resolve_targets(base: PreTrainedModel, names: tuple[str, ...]) -> AdapterTar
     return AdapterTargets(tuple(dict.fromkeys(modules)), tuple(path for path in experts if path in parameters))
 
 
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The list of decoder layers. Raises InvalidModelError where there is not exactly one."""
+    depth = model.config.get_text_config().num_hidden_layers
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    if not lists:
+        raise InvalidModelError(
+            "The architecture has no list of decoder layers.", code="unsupported_architecture", param="model"
+        )
+    return lists[0]
+
+
 def logit_transform(config: PreTrainedConfig) -> LogitTransform:
     """What this family does between projection and softmax."""
     text = config.get_text_config()

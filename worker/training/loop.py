@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from worker.training.batches import (
     steps_per_epoch,
 )
 from worker.training.checkpoints import RunState
+from worker.training.compiling import compile_layers, outlast_compiler
 from worker.training.data import load_data
 from worker.training.evaluation import evaluate
 from worker.training.export import Exported, export
@@ -110,6 +112,8 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
     setup = proved_attention(request.setup, directory, device, reporter)
     loaded = load_for_training(directory, setup, request.seed, device)
     watch.check()
+    if setup.torch_compile:
+        compile_layers(loaded, Path(request.run_directory) / "compiled")
     per_epoch = steps_per_epoch(data.training, request.setup)
     return Run(
         request=request,
@@ -152,20 +156,12 @@ def optimizer_step(current: Run, step: Step) -> None:
     """One step over all its micro-batches: loss normalised by the step's trained tokens, clipped, and recorded."""
     started = time.monotonic()
     request, loaded, number = current.request, current.loaded, current.state.step
-    torch.manual_seed(_step_seed(request.seed, number))  # dropout is a function of the step, not of what came before
     tokens, trained = step_tokens(current.data.training, step)
-    loss = torch.zeros((), device=loaded.device)
-    correct = torch.zeros((), device=loaded.device)
+    undo = partial(current.optimizer.zero_grad, set_to_none=True)
     try:
-        for batch in micro_batches(current.data.training, step, request.setup, current.layout):
-            micro_loss, hits = score(loaded, batch.to(loaded.device), trained)
-            current.watch.check()
-            micro_loss.backward()
-            loss += micro_loss.detach()
-            correct += hits
-            current.stop.check()
+        loss, correct = outlast_compiler(partial(accumulate, current, step, trained), undo, current.reporter)
     except StopRequested:
-        current.optimizer.zero_grad(set_to_none=True)
+        undo()
         raise
     norm = gradient_norm(loaded.parameters)
     values = torch.stack([loss, correct, norm.float()]).tolist()  # the one point where the host waits for the device
@@ -191,6 +187,25 @@ def optimizer_step(current: Run, step: Step) -> None:
     current.step_seconds += seconds
     current.report_metrics(row, values[2] if is_finite else None, tokens / seconds)
     _refuse_divergence(current)
+
+
+def accumulate(current: Run, step: Step, trained: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of a step, summed over its micro-batches. Returns its loss and how many predictions were right.
+
+    Raises StopRequested behind a micro-batch.
+    """
+    loaded, seed = current.loaded, _step_seed(current.request.seed, current.state.step)
+    torch.manual_seed(seed)  # dropout is a function of the step, not of what came before
+    loss = torch.zeros((), device=loaded.device)
+    correct = torch.zeros((), device=loaded.device)
+    for batch in micro_batches(current.data.training, step, current.request.setup, current.layout):
+        micro_loss, hits = score(loaded, batch.to(loaded.device), trained)
+        current.watch.check()
+        micro_loss.backward()
+        loss += micro_loss.detach()
+        correct += hits
+        current.stop.check()
+    return loss, correct
 
 
 def summarize(

@@ -14,6 +14,7 @@ products of rank r, where PEFT forms the whole B A from an identity matrix.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -141,20 +142,21 @@ def fuse_lora_layers(model: nn.Module) -> int:
     for module in lora_layers(model):
         if module.lora_variant.get(ADAPTER) and not hasattr(module, SQUARED_ROWS):
             continue
-        forward = partial(_forward, module, weight_reader(module.get_base_layer()))
-        module.forward = forward  # type: ignore[method-assign]  # an instance's attribute, which modules call first
+        # An instance's attribute, which modules call first; a method, so that compiled layers share their code.
+        module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
         fused += 1
     return fused
 
 
-def _forward(module: LoraLayer, weight: Callable[[], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+def _forward(module: LoraLayer, inputs: torch.Tensor) -> torch.Tensor:
     rows = inputs.reshape(-1, inputs.shape[-1])
     dropout = module.lora_dropout[ADAPTER]
     dropped = dropout(rows) if module.training and not isinstance(dropout, nn.Identity) else None
     magnitude = module.lora_magnitude_vector[ADAPTER].weight if module.lora_magnitude_vector else None
+    base = module.get_base_layer()
     frozen = _Frozen(
-        weight,
-        cast("torch.Tensor | None", module.get_base_layer().bias),
+        weight_reader(base),
+        cast("torch.Tensor | None", base.bias),
         module.scaling[ADAPTER],
         start_of(module),
         cast("torch.Tensor | None", getattr(module, SQUARED_ROWS, None)),

@@ -22,10 +22,10 @@ from planner.setup import VARLEN_FLASH, Hyperparameters, Loss, Method, TrainingS
 from worker.training import attention
 from worker.training.batches import Layout, MicroBatch, TokenizedSet, choose_layout, longest_micro_batch
 from worker.training.cuda_kernels import cuda_kernels
-from worker.training.fake_model import build_base, decoder_layers, fake, make_fake, read_config
+from worker.training.fake_model import build_base, fake, make_fake, read_config
 from worker.training.forward import score
 from worker.training.live_memory import Category, LiveMemory, Moment
-from worker.training.loading import LoadedModel, cut_attention, cuts_rows, make_trainable
+from worker.training.loading import LoadedModel, cut_attention, cuts_rows, decoder_layers, make_trainable
 from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
 from worker.training.variants import started_tensors
 

@@ -99,6 +99,7 @@ def _answer_shrinking(
     return first + _answer_shrinking(loaded, prompts[half:], encoder, stop, max_new_tokens)
 
 
+@torch.compiler.set_stance("force_eager")  # every token is a batch of another shape
 def _answer_batch(
     loaded: LoadedModel, prompts: Sequence[Prompt], encoder: Encoder, stop: StopSignal, max_new_tokens: int
 ) -> tuple[Answer, ...]:

@@ -10,8 +10,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from planner.model_spec import Experts, LayerGroup, Linear, ModelSpec
 from planner.setup import Method, TrainingSetup
-from worker.training.fake_model import build_base, decoder_layers, read_config
-from worker.training.loading import ROUTERS
+from worker.training.fake_model import build_base, read_config
+from worker.training.loading import ROUTERS, decoder_layers
 
 
 def survey(config: Mapping[str, Any]) -> ModelSpec:

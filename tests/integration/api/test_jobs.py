@@ -78,6 +78,14 @@ def test_variants_of_an_adapter_are_planned_and_echoed(rich: Tenant, rows: list[
     assert "embed_tokens and lm_head can be trained whole" in refused.json()["error"]["message"]
 
 
+def test_compiled_layers_want_a_gpu(rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    body = {"model": "tiny", "training_file": rich.upload(rows)}
+    refused = rich.http.post("/v1/plans", json=body | {"torch_compile": True})
+    assert refused.status_code == 400
+    assert "torch_compile is for GPUs" in refused.json()["error"]["message"]
+    assert rich.http.post("/v1/plans", json=body | {"torch_compile": False}).json()["torch_compile"] is False
+
+
 def test_auto_leaves_everything_to_the_planner(rich: Tenant, rows: list[dict[str, Any]]) -> None:
     job = rich.client.fine_tuning.jobs.create(
         model="tiny",
@@ -123,6 +131,7 @@ def test_plan_is_explained_and_then_run_exactly(rich: Tenant, rows: list[dict[st
         ({"hyperparameters": {"n_epochs": 7}}, "hyperparameters.n_epochs"),
         ({"adapter": {"method": "qlora"}}, "adapter.method"),
         ({"early_stopping_patience": 3}, "early_stopping_patience"),
+        ({"torch_compile": True}, "torch_compile"),
     ],
 )
 def test_plan_for_another_run_is_refused(

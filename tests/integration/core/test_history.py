@@ -136,12 +136,14 @@ def test_corrected_plans_are_compared_with_their_uncorrected_prediction(
 def test_only_runs_that_are_alike_teach(database: Database, settings: Settings, owner: tuple[str, str]) -> None:
     report_worker(database, VERSIONS)
     ran, elsewhere = planned(), planned(parse_gpu("A100-80GB"))
+    compiled = replace(ran, setup=replace(ran.setup, torch_compile=True))
     stepped = replace(ran, setup=replace(ran.setup, per_device_train_batch_size=4))
     store(
         database,
         [finished_job(owner, ran, 1.5, versions=VERSIONS | {"torch": "2.0.0"}) for _ in range(30)]
         + [finished_job(owner, ran, 1.5, status=JobStatus.FAILED) for _ in range(30)]
         + [finished_job(owner, stepped, 1.5, stepped_down=True) for _ in range(30)]
+        + [finished_job(owner, compiled, 1.5) for _ in range(30)]
         + [finished_job(owner, elsewhere, 1.5) for _ in range(30)]
         + [finished_job(owner, planned(method=Method.QLORA), 0.8) for _ in range(30)],
     )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from planner.candidates import LADDER
 from planner.catalogue import models
+from planner.comparison import compare_methods
 from planner.devices import Device, parse_gpu
 from planner.errors import DoesNotFitError, InvalidSetupError
 from planner.memory import Correction, estimate_memory
@@ -216,6 +217,21 @@ def test_stopping_early_needs_rows_to_evaluate_on():
         stopping = planned("llama-3.1-8b", "A100-80GB", enough, early_stopping_patience=2)
         assert stopping.hyperparameters.early_stopping_patience == 2
         assert any("Training ends early when 2 evaluations in a row" in reason for reason in stopping.reasons)
+
+
+def test_compiled_layers_are_for_gpus_and_estimated_as_if_they_were_not():
+    plain, compiled = (planned("llama-3.1-8b", "A100-80GB", torch_compile=wish) for wish in (None, True))
+    assert compiled.setup == replace(plain.setup, torch_compile=True)
+    assert (compiled.memory, compiled.speed, compiled.quote) == (plain.memory, plain.speed, plain.quote)
+    assert [reason for reason in compiled.reasons if reason not in plain.reasons] == [
+        reason for reason in compiled.reasons if "torch.compile, as you asked" in reason
+    ]
+    spec, wishes = SPECS["smollm2-135m-instruct"], Wishes(torch_compile=True)
+    with pytest.raises(InvalidSetupError, match="torch_compile is for GPUs"):
+        plan(spec, SMALL, [CPU], wishes, PRICES)
+    both = [replace(CPU, free_bytes=1 << 45), parse_gpu("T4")]
+    assert plan(spec, SMALL, both, wishes, PRICES).device.kind == "cuda"
+    assert {outlook.device.kind for outlook in compare_methods(spec, SMALL, both, wishes, PRICES)} == {"cuda"}
 
 
 def test_dropout_on_fused_experts_is_refused():
