@@ -1,9 +1,10 @@
 """Tokens per second, model FLOPs utilisation and peak memory of LoRA and QLoRA steps on a GPU, against TRL and Unsloth.
 
 Every contender trains an adapter of the same rank on the same random weights in the shape of a catalogue model, on the
-same packed rows, in a fresh process: our loop; TRL's SFTTrainer with its own packing and flash attention where that is
-installed; Unsloth's patched model in the same trainer where that is. Utilisation is 4 x parameters x tokens per second
-over the device's bf16 rate (a frozen weight costs its forward and its input's gradient), recomputation not counted.
+same packed rows, in a fresh process: our loop, also with compiled layers; TRL's SFTTrainer with its own packing and
+flash attention where that is installed; Unsloth's patched model in the same trainer where that is. Utilisation is
+4 x parameters x tokens per second over the device's bf16 rate (a frozen weight costs its forward and its input's
+gradient), recomputation not counted.
 
     .venv/bin/python bench/gpu_train.py [--model llama-3.1-8b] [--length 4096] [--rows 4] [--steps 10]
 """
@@ -15,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +154,13 @@ def examples(task: Task) -> list[EncodedExample]:
     return found
 
 
-def train_ours(task: Task) -> Figures:
-    """Our loop's own functions."""
+def train_ours(task: Task, *, compiled: bool = False) -> Figures:
+    """Our loop's own functions. Layers are compiled in the warm steps."""
     import torch
 
     from bench.random_weights import load_random
     from worker.training.batches import TokenizedSet, choose_layout, epoch_steps, micro_batches, step_tokens
+    from worker.training.compiling import compile_layers
     from worker.training.forward import score
     from worker.training.libraries import quiet
     from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
@@ -165,6 +168,9 @@ def train_ours(task: Task) -> Figures:
     quiet()
     setup, device = task.setup, torch.device(task.device)
     loaded = load_random(task.config, setup, device)
+    cache = tempfile.TemporaryDirectory()  # gone with the process
+    if compiled:
+        compile_layers(loaded, Path(cache.name))
     layout = choose_layout(cuts_attention=loaded.cuts_attention)
     rows = TokenizedSet.of(examples(task))
     hyperparameters = Hyperparameters(n_epochs=1, learning_rate=RATE)
@@ -217,7 +223,12 @@ def train_unsloth(task: Task) -> Figures:
     return in_trainer(task, model)
 
 
-CONTENDERS = {"tunewright": train_ours, "trl": train_trl, "unsloth": train_unsloth}
+CONTENDERS: dict[str, Callable[[Task], Figures]] = {
+    "tunewright": train_ours,
+    "tunewright, torch_compile": partial(train_ours, compiled=True),
+    "trl": train_trl,
+    "unsloth": train_unsloth,
+}
 
 
 def in_trainer(task: Task, model: Any) -> Figures:

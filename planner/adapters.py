@@ -35,24 +35,27 @@ def check_adapter(spec: ModelSpec, targets: tuple[str, ...], choice: AdapterChoi
 def _check_variant(spec: ModelSpec, targets: tuple[str, ...], choice: AdapterChoice) -> None:
     experts = [name for name in spec.module_names() if name.startswith("experts.") and is_targeted(name, targets)]
     others = ", ".join(name for name in spec.module_names() if not name.startswith("experts."))
-    variants = ["use_dora"] if choice.use_dora else []
+    variants = {"use_dora": "use_dora"} if choice.use_dora else {}
     if choice.init_lora_weights in FACTORISED:
-        variants.append(f"init_lora_weights {choice.init_lora_weights}")
+        variants["init_lora_weights"] = f"init_lora_weights {choice.init_lora_weights}"
     if experts and choice.lora_dropout:
         raise InvalidSetupError(
-            "LoRA on fused experts cannot have dropout. Set lora_dropout to 0 or name other lora_target_modules."
+            "LoRA on fused experts cannot have dropout. Set lora_dropout to 0 or name other lora_target_modules.",
+            "lora_dropout",
         )
-    for variant in variants:
+    for wish, variant in variants.items():
         if experts:
             raise InvalidSetupError(
                 f"{variant} is for linear layers, and the experts of {spec.model_type} are fused parameters. Leave it "
-                f"out, or name lora_target_modules without experts: {others}."
+                f"out, or name lora_target_modules without experts: {others}.",
+                wish,
             )
         ends = [name for name in (EMBEDDING, HEAD) if name in targets]
         if ends:
             raise InvalidSetupError(
                 f"{variant} is for the layers of the decoder, but lora_target_modules names {' and '.join(ends)}. "
-                f"Leave it out, or train {' and '.join(ends)} whole with modules_to_save."
+                f"Leave it out, or train {' and '.join(ends)} whole with modules_to_save.",
+                wish,
             )
 
 
@@ -61,14 +64,16 @@ def _check_whole(spec: ModelSpec, targets: tuple[str, ...], modules: tuple[str, 
     if unknown or not modules:
         raise InvalidSetupError(
             f"modules_to_save names {', '.join(unknown) or 'nothing'}; {EMBEDDING} and {HEAD} can be trained whole. "
-            "Layers of the decoder are adapted (lora_target_modules) or trained whole by method full."
+            "Layers of the decoder are adapted (lora_target_modules) or trained whole by method full.",
+            "modules_to_save",
         )
     adapted = [name for name in (EMBEDDING, HEAD) if name in targets]
     if adapted and (spec.tie_word_embeddings or set(adapted) & set(modules)):
         tied = f" ({HEAD} of {spec.model_type} is {EMBEDDING} itself)" if spec.tie_word_embeddings else ""
         raise InvalidSetupError(
             f"{' and '.join(adapted)} cannot be adapted and trained whole at once{tied}. "
-            "Name it in lora_target_modules or in modules_to_save."
+            "Name it in lora_target_modules or in modules_to_save.",
+            "modules_to_save",
         )
 
 

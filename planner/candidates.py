@@ -135,7 +135,9 @@ def usable_devices(devices: Sequence[Device], wishes: Wishes) -> Sequence[Device
         return devices
     usable = [device for device in devices if device.kind == "cuda"]
     if not usable:
-        raise InvalidSetupError("torch_compile is for GPUs, and there is none to plan for: leave it out.")
+        raise InvalidSetupError(
+            "torch_compile is for GPUs, and there is none to plan for: leave it out.", "torch_compile"
+        )
     return usable
 
 

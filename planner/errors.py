@@ -22,7 +22,14 @@ class InvalidConfigurationError(PlannerError, ValueError):
 
 
 class InvalidSetupError(PlannerError, ValueError):
-    """Raised when training choices contradict each other or lie outside their range."""
+    """Raised when training choices contradict each other or lie outside their range.
+
+    `wish`: the field of `Wishes` to change, where it is one.
+    """
+
+    def __init__(self, message: str, wish: str | None = None) -> None:
+        super().__init__(message)
+        self.wish = wish
 
 
 class DoesNotFitError(PlannerError):

@@ -209,7 +209,8 @@ class ModelSpec:
         if unknown or not target_modules:
             names = ", ".join(sorted(known))
             raise InvalidSetupError(
-                f"lora_target_modules names {', '.join(unknown) or 'nothing'}; {self.model_type} has {names}."
+                f"lora_target_modules names {', '.join(unknown) or 'nothing'}; {self.model_type} has {names}.",
+                "lora_target_modules",
             )
 
     @staticmethod
@@ -236,7 +237,7 @@ class ModelSpec:
 @lru_cache(maxsize=1024)
 def _lora_parameters(spec: ModelSpec, rank: int, target_modules: tuple[str, ...]) -> int:
     if rank < 1:
-        raise InvalidSetupError(f"lora_rank is {rank}; it must be at least 1.")
+        raise InvalidSetupError(f"lora_rank is {rank}; it must be at least 1.", "lora_rank")
     spec.check_target_modules(target_modules)
     total = sum(count * linear.lora_parameters(rank) for count, linear in spec.targeted(target_modules))
     for name in ("lm_head", "embed_tokens"):

@@ -42,31 +42,36 @@ def check_wishes(spec: ModelSpec, wishes: Wishes) -> None:
     for name in _COUNTS:
         value = getattr(wishes, name)
         if value is not None and value < 1:
-            raise InvalidSetupError(f"{name} is {value}; it must be at least 1.")
+            raise InvalidSetupError(f"{name} is {value}; it must be at least 1.", name)
     for name in ("learning_rate", "learning_rate_multiplier"):
         value = getattr(wishes, name)
         if value is not None and not 0 < value < math.inf:
-            raise InvalidSetupError(f"{name} is {value}; it must be above 0.")
+            raise InvalidSetupError(f"{name} is {value}; it must be above 0.", name)
     for name in ("lora_dropout", "warmup_ratio", "weight_decay"):
         value = getattr(wishes, name)
         if value is not None and not 0 <= value < 1:
-            raise InvalidSetupError(f"{name} is {value}; it must be at least 0 and below 1.")
+            raise InvalidSetupError(f"{name} is {value}; it must be at least 0 and below 1.", name)
     if wishes.method is Method.FULL and wishes.about_the_adapter:
         raise InvalidSetupError(
             f"Full fine-tuning trains no adapter, but {', '.join(wishes.about_the_adapter)} is set. "
-            "Drop it or choose lora or qlora."
+            "Drop it or choose lora or qlora.",
+            "method",
         )
     if wishes.optim is not None and wishes.optim not in OPTIMIZERS:
-        raise InvalidSetupError(f"optim is {wishes.optim!r}; it must be one of {', '.join(OPTIMIZERS)}.")
+        raise InvalidSetupError(f"optim is {wishes.optim!r}; it must be one of {', '.join(OPTIMIZERS)}.", "optim")
     if wishes.method is not Method.FULL:
         check_adapter(spec, choose_targets(wishes), wishes)
     if wishes.learning_rate is not None and wishes.learning_rate_multiplier is not None:
-        raise InvalidSetupError("learning_rate and learning_rate_multiplier are both set; the first is already final.")
+        raise InvalidSetupError(
+            "learning_rate and learning_rate_multiplier are both set; the first is already final.",
+            "learning_rate_multiplier",
+        )
     rows, micro = wishes.batch_size, wishes.per_device_train_batch_size
     if rows is not None and micro is not None and rows % micro:
         raise InvalidSetupError(
             f"batch_size {rows} is not a multiple of per_device_train_batch_size {micro}; "
-            f"{rows - rows % micro or micro} and {rows + micro - rows % micro} are."
+            f"{rows - rows % micro or micro} and {rows + micro - rows % micro} are.",
+            "batch_size",
         )
 
 
@@ -74,7 +79,9 @@ def choose_length(spec: ModelSpec, statistics: DatasetStatistics, wishes: Wishes
     """The longest example rounded up, capped by the model and the user; longer rows only to pack into."""
     limit = spec.max_position_embeddings
     if wishes.max_length is not None and wishes.max_length > limit:
-        raise InvalidSetupError(f"max_length is {wishes.max_length}, but the model reads at most {limit} tokens.")
+        raise InvalidSetupError(
+            f"max_length is {wishes.max_length}, but the model reads at most {limit} tokens.", "max_length"
+        )
     rounded = -(-max(1, statistics.longest) // c.LENGTH_STEP) * c.LENGTH_STEP
     length = wishes.max_length or min(rounded, limit)
     packing = wishes.packing if wishes.packing is not None else False
@@ -173,6 +180,7 @@ def choose_hyperparameters(
     if chosen.early_stopping_patience and not evaluated:
         raise InvalidSetupError(
             f"early_stopping_patience is {chosen.early_stopping_patience}, but nothing is evaluated: of "
-            f"{statistics.examples:,} rows none is held out. Give a validation_file, or leave it out."
+            f"{statistics.examples:,} rows none is held out. Give a validation_file, or leave it out.",
+            "early_stopping_patience",
         )
     return chosen

@@ -40,6 +40,7 @@ from core.ids import new_id
 from core.plans import history, rehearsals
 from core.plans.measuring import measure, overlapping_rows
 from core.plans.models import Plan
+from core.plans.params import param_of
 from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
 from core.retries.service import CreateRequest, earlier, once
@@ -214,7 +215,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
     except DoesNotFitError as error:
         raise PlanDoesNotFitError(str(error), param="model") from None
     except InvalidSetupError as error:
-        raise InvalidRequestError(str(error)) from None
+        raise InvalidRequestError(str(error), param=param_of(error.wish) if error.wish else None) from None
     if plan.truncated_examples:
         max_length = plan.setup.max_length
         tokens = measure(

@@ -83,7 +83,26 @@ def test_compiled_layers_want_a_gpu(rich: Tenant, rows: list[dict[str, Any]]) ->
     refused = rich.http.post("/v1/plans", json=body | {"torch_compile": True})
     assert refused.status_code == 400
     assert "torch_compile is for GPUs" in refused.json()["error"]["message"]
+    assert refused.json()["error"]["param"] == "torch_compile"
     assert rich.http.post("/v1/plans", json=body | {"torch_compile": False}).json()["torch_compile"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"adapter": {"target_modules": ["qproj"]}}, "adapter.target_modules"),
+        ({"adapter": {"use_dora": True, "target_modules": ["lm_head"]}}, "adapter.use_dora"),
+        ({"adapter": {"method": "full", "r": 8}}, "adapter.method"),
+        ({"hyperparameters": {"batch_size": 4}, "per_device_train_batch_size": 3}, "hyperparameters.batch_size"),
+        ({"max_length": 100_000}, "max_length"),
+        ({"optim": "sgd"}, "optim"),
+    ],
+)
+def test_what_the_planner_refuses_names_the_parameter(
+    rich: Tenant, rows: list[dict[str, Any]], change: dict[str, Any], param: str
+) -> None:
+    answer = rich.http.post("/v1/plans", json={"model": "tiny", "training_file": rich.upload(rows), **change})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 def test_auto_leaves_everything_to_the_planner(rich: Tenant, rows: list[dict[str, Any]]) -> None:
