@@ -83,7 +83,7 @@ WISHES = {
             (("chatml", "ChatML"), ("llama3", "Llama 3"), ("zephyr", "Zephyr, plain words")),
             is_own=True,
         ),
-        Wish("torch_compile", "Compile layers", "On a GPU; pays in long runs", _SWITCH),
+        Wish("torch_compile", "Compilation", "Of the layers, on a GPU; pays in long runs", _SWITCH),
         Wish("seed", "Seed", "Same seed, same adapter", empty="Random", is_own=True),
     ),
     "Memory": (

@@ -138,6 +138,13 @@ def test_a_plan_follows_every_key_and_says_at_a_field_what_is_wrong_with_it(visi
     expect(column).to_have_attribute("aria-invalid", "false")
     expect(page.locator("#start-button")).to_be_enabled()
 
+    layers = page.get_by_label("Compilation")
+    layers.select_option("true")
+    expect(layers).to_have_accessible_description(re.compile("Compilation is for GPUs, and there is none"))
+    expect(page.locator("#start-button")).to_be_disabled()
+    layers.select_option("")
+    expect(page.locator("#start-button")).to_be_enabled()
+
 
 def test_the_quick_start_has_a_key_that_works_in_it(visitor: Visitor, service: Service, tmp_path: Path) -> None:
     page = visitor.open("/guide")
