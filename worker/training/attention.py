@@ -94,7 +94,7 @@ def takes_flash(query: torch.Tensor) -> bool:
 def takes_segments(backbone: torch.nn.Module, device: torch.device) -> bool:
     """Whether a model set to SEGMENTED_ATTENTION hands a batch's segments down to it."""
     tokens = torch.arange(2, device=device)
-    segments = Segments.of((2,), device)
+    segments = Segments((2,), tokens, 2 * tokens.int(), longest=2, width=_WIDTH_MULTIPLE)
     try:
         with torch.no_grad():
             backbone(

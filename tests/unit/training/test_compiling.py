@@ -61,8 +61,9 @@ def deep_model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "unused")  # to have it put back: `compile_layers` sets it
+def _fresh_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    # `compile_layers` sets it; so it is put back.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))
     torch.compiler.reset()
     yield
     torch.compiler.set_stance("default")
