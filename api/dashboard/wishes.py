@@ -1,5 +1,6 @@
 """The form of a new fine-tune: from its fields to a request body of the API, so that both are checked by one schema."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
@@ -115,6 +116,9 @@ WISHES = {
     "Price": (Wish("max_credits", "Most credits", "A dearer plan is not started", empty="No limit", is_own=True),),
 }
 WISH_NAMES = tuple(wish.name for group in WISHES.values() for wish in group)
+# Names that are no words of their own, as a message may have them.
+_LABELS = {wish.name: wish.label for group in WISHES.values() for wish in group if "_" in wish.name}
+_NAMED = re.compile(rf"\b({'|'.join(map(re.escape, _LABELS))})\b")
 _ADAPTER = tuple(wish.name for wish in WISHES["Adapter"] if wish.name != "priority")
 _HYPERPARAMETERS = ("n_epochs", "batch_size")
 _EXACT_MATCH = tuple(wish.name for wish in WISHES["Evaluation"])
@@ -189,7 +193,8 @@ def sayings(plan: TrainingPlan | None, problem: TunewrightError | None) -> dict[
     said = {f"planned-{name}": f"planned: {value}" for name, value in planned.items()}
     wish = wish_of(problem.param or "") if problem else None
     if problem and wish:
-        said[f"wrong-{wish.name}"] = problem.message.replace(problem.param or wish.name, wish.label)
+        message = problem.message.replace(problem.param or wish.name, wish.label)
+        said[f"wrong-{wish.name}"] = _NAMED.sub(lambda found: _LABELS[found[0]], message)
     return said
 
 

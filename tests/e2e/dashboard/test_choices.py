@@ -138,6 +138,13 @@ def test_a_plan_follows_every_key_and_says_at_a_field_what_is_wrong_with_it(visi
     expect(column).to_have_attribute("aria-invalid", "false")
     expect(page.locator("#start-button")).to_be_enabled()
 
+    batch, micro = (page.locator(f"#wishes [name={name}]") for name in ("batch_size", "per_device_train_batch_size"))
+    batch.fill("4")
+    micro.fill("3")
+    expect(batch).to_have_accessible_description(re.compile("Batch size 4 is not a multiple of Rows at once 3"))
+    batch.fill("")
+    micro.fill("")
+
     layers = page.get_by_label("Compilation")
     layers.select_option("true")
     expect(layers).to_have_accessible_description(re.compile("Compilation is for GPUs, and there is none"))
