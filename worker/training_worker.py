@@ -18,10 +18,12 @@ from core.ids import new_id
 from core.jobs import lease as leases
 from core.queue.messages import RUN_JOB, training_queue
 from core.runtime import Runtime
-from planner.devices import Device, read_devices
+from planner.devices import Device, read_all_devices, read_cpu
+from planner.errors import DriverError
 from worker import trainer
 from worker.app import create_app, serve
 from worker.supervisor import Supervisor
+from worker.trainer import ForkServerError
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 log = structlog.get_logger()
@@ -30,8 +32,12 @@ log = structlog.get_logger()
 def run(runtime: Runtime, device_name: str) -> None:
     """Serve the queue of this device's class until told to stop. Raises SystemExit where there is no such device."""
     device = _device(device_name)
-    if device.kind == "cuda":
-        os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid or str(device.index)
+    if device.kind == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        # By uuid: CUDA would count by speed where NVML counts by PCI bus, and knows a MIG slice by nothing else.
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # a library that asks for GPUs does not initialise CUDA
     # Threads that spin at OpenMP's barriers for long take the cores from those that still work, as soon as anything
     # else wants a core (6x slower steps by default); threads that never spin cost 15-20% of an idle machine's speed.
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
@@ -78,7 +84,7 @@ class TrainingWorker:
         self._warm.wait()
         settings = self._runtime.settings
         with self._busy:
-            while not self._draining.is_set():
+            while not self._draining.is_set() and self._is_sound():
                 claimed = self._runtime.database.run(
                     lambda session: leases.claim_next(session, settings, self.id, self._device.device_class)
                 )
@@ -86,7 +92,6 @@ class TrainingWorker:
                     return
                 lease, job = claimed
                 structlog.contextvars.bind_contextvars(job_id=job.id)
-                self._device = _device_again(self._device)
                 self._supervisor = Supervisor(self._runtime, lease, job, self._device)
                 if self._draining.is_set():
                     self._supervisor.drain()
@@ -97,6 +102,18 @@ class TrainingWorker:
                     self._supervisor = None
                     structlog.contextvars.unbind_contextvars("job_id")
                     self._report()
+
+    def _is_sound(self) -> bool:
+        """Whether the device can train, as it is read now."""
+        self._notice(_device_again(self._device))
+        return self._device.problem is None
+
+    def _notice(self, device: Device) -> None:
+        if device.problem != self._device.problem:
+            log.warning(
+                "device_changed", device=device.name, uuid=device.uuid, problem=device.problem or "none any more"
+            )
+        self._device = device
 
     def drain(self) -> None:
         """Claim no more; stop the running job behind a checkpoint so that another worker can go on with it."""
@@ -111,7 +128,12 @@ class TrainingWorker:
         self._runtime.database.run(lambda session: fleet.stop(session, self.id))
 
     def _warm_up(self) -> None:
-        trainer.warm_up()
+        try:
+            trainer.warm_up()
+        except ForkServerError as error:
+            log.error("fork_server_unfit", error=str(error))
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         self._warm.set()
         self._heartbeat.start()
         self.work()
@@ -128,8 +150,7 @@ class TrainingWorker:
     def _report(self) -> None:
         supervisor = self._supervisor
         now = _device_again(self._device)
-        if supervisor is None:
-            self._device = now
+        self._notice(now if supervisor is None else replace(self._device, problem=now.problem))
         said = WorkerReport(
             worker_id=self.id,
             hostname=os.uname().nodename,
@@ -146,15 +167,31 @@ class TrainingWorker:
 
 
 def _device(name: str) -> Device:
-    kind, _, index = name.partition(":")
-    for device in read_devices():
-        if device.kind == kind and str(device.index) == (index or "0"):
-            return device
-    raise SystemExit(f"There is no device {name!r} on this machine. `tunewright worker` lists what there is.")
+    """The device of this address ("cpu", "cuda:1", "cuda:1:0") or uuid. Raises SystemExit where none can train."""
+    if name == "cpu":
+        return read_cpu()
+    try:
+        found = read_all_devices()
+    except DriverError as error:
+        raise SystemExit(str(error)) from None
+    address = "cuda:0" if name == "cuda" else name
+    device = next((device for device in found if address in (device.address, device.uuid)), None)
+    if device is None:
+        there = ", ".join(f"{device.address} ({device.name})" for device in found)
+        raise SystemExit(f"There is no device {name!r} on this machine. There is: {there}.")
+    if device.problem is not None:
+        raise SystemExit(f"Nothing can be trained on {device.name} ({device.address}): {device.problem}.")
+    return device
 
 
 def _device_again(device: Device) -> Device:
-    """The same device with the memory that is free now."""
+    """The same device with the memory that is free now, or with what is wrong with it."""
     if device.kind == "cpu":
         return replace(device, free_bytes=min(device.total_bytes, psutil.virtual_memory().available))
-    return next((found for found in read_devices() if found.uuid == device.uuid), device)
+    try:
+        found = next((found for found in read_all_devices() if found.uuid == device.uuid), None)
+    except DriverError as error:
+        return replace(device, problem=str(error))
+    if found is None:
+        return replace(device, problem="the driver no longer lists it; `nvidia-smi` may say why")
+    return replace(device, free_bytes=found.free_bytes, problem=found.problem)

@@ -23,7 +23,7 @@ from worker.training.batches import (
     steps_per_epoch,
 )
 from worker.training.checkpoints import RunState
-from worker.training.compiling import compile_layers, outlast_compiler
+from worker.training.compiling import Compilation, compile_layers, outlast_compiler
 from worker.training.data import load_data
 from worker.training.evaluation import evaluate
 from worker.training.export import Exported, export
@@ -32,7 +32,14 @@ from worker.training.forward import score
 from worker.training.loading import load_for_training
 from worker.training.memory import MemoryWatch, release
 from worker.training.metrics import MetricsRow
-from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm, set_learning_rate
+from worker.training.optimizer import (
+    NoGradientError,
+    build_optimizer,
+    clip_gradients,
+    gradient_norm,
+    require_gradients,
+    set_learning_rate,
+)
 from worker.training.probing import probe
 from worker.training.reporting import Reporter
 from worker.training.resuming import find_checkpoint, fingerprint, publishable, restore, save
@@ -42,6 +49,7 @@ from worker.training.stopping import StopRequested, StopSignal
 from worker.training.verification import VerificationTask, Verifier, compare, fixed_examples
 
 MAX_SKIPPED_IN_A_ROW = 5
+MAX_STILL_IN_A_ROW = 2
 EVALUATIONS = 10  # at most, over the run, besides the one before the first step
 _CHECKPOINT_SHARE = 0.1  # of the job's training time: the longest between two checkpoints of a short job
 _CHECKPOINT_COST = 0.05  # of the training time: what checkpoints inside an epoch may take at most
@@ -63,7 +71,7 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
         reporter.enter(Phase.PROBING)
         with stop.interruptible():
             probe(current)
-        reporter.send(current.watch.report("probe"))
+        reporter.send(current.watch.report("probe", as_planned=current.setup == request.setup))
     if checkpoint is not None:  # after the probe, whose optimizer has a state of its own
         restore(current, checkpoint)
         del checkpoint
@@ -96,7 +104,6 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
     reporter.enter(Phase.VERIFYING)
     with stop.interruptible():
         verify(current, exported, verifier)
-    reporter.send(current.watch.report("end"))
     return summarize(current, exported, published, train_seconds, evaluation)
 
 
@@ -127,6 +134,8 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
         optimizer=build_optimizer(loaded.parameters, request.setup, request.hyperparameters),
         steps_per_epoch=per_epoch,
         state=RunState(fingerprint=fingerprint(request, data)),
+        setup=setup,
+        compilation=Compilation(is_on=setup.torch_compile),
     )
 
 
@@ -159,7 +168,9 @@ def optimizer_step(current: Run, step: Step) -> None:
     tokens, trained = step_tokens(current.data.training, step)
     undo = partial(current.optimizer.zero_grad, set_to_none=True)
     try:
-        loss, correct = outlast_compiler(partial(accumulate, current, step, trained), undo, current.reporter)
+        loss, correct = outlast_compiler(
+            current.compilation, partial(accumulate, current, step, trained), undo, current.reporter
+        )
     except StopRequested:
         undo()
         raise
@@ -187,12 +198,13 @@ def optimizer_step(current: Run, step: Step) -> None:
     current.step_seconds += seconds
     current.report_metrics(row, values[2] if is_finite else None, tokens / seconds)
     _refuse_divergence(current)
+    _refuse_standstill(current, loss=values[0], norm=values[2])
 
 
 def accumulate(current: Run, step: Step, trained: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradients of a step, summed over its micro-batches. Returns its loss and how many predictions were right.
 
-    Raises StopRequested behind a micro-batch.
+    Raises StopRequested behind a micro-batch, and NoGradientError.
     """
     loaded, seed = current.loaded, _step_seed(current.request.seed, current.state.step)
     torch.manual_seed(seed)  # dropout is a function of the step, not of what came before
@@ -205,6 +217,7 @@ def accumulate(current: Run, step: Step, trained: int) -> tuple[torch.Tensor, to
         loss += micro_loss.detach()
         correct += hits
         current.stop.check()
+    require_gradients(loaded.parameters)
     return loss, correct
 
 
@@ -274,6 +287,8 @@ def verify(current: Run, exported: Exported, verifier: Verifier) -> None:
     )
     del current.loaded, current.optimizer  # the device may not hold the model twice
     release()
+    # Before the other process loads its copy: where the driver does not tell the two apart, all of it would be ours.
+    current.reporter.send(current.watch.report("end", as_planned=current.is_as_planned))
     compare(trained.loss, verifier.loss(task))
 
 
@@ -307,6 +322,17 @@ def _refuse_divergence(current: Run) -> None:
     if skipped >= MAX_SKIPPED_IN_A_ROW:
         message = f"The loss or gradient was not finite in {skipped} steps in a row, up to step {current.state.step}."
         raise _divergence(current, message)
+
+
+def _refuse_standstill(current: Run, *, loss: float, norm: float) -> None:
+    """A gradient of exactly zero is right where every token is predicted for sure, and a fault anywhere else."""
+    current.still_steps = current.still_steps + 1 if norm == 0 and loss != 0 else 0
+    if current.still_steps >= MAX_STILL_IN_A_ROW:
+        raise NoGradientError(
+            f"The gradient of all trained weights was exactly 0 in {current.still_steps} steps in a row, up to step "
+            f"{current.state.step}, at a loss of {loss:.4f}: nothing is learned. Please report this with the model and "
+            "the method."
+        )
 
 
 def _divergence(current: Run, message: str) -> TrainingError:
