@@ -63,6 +63,20 @@ def read_all_devices() -> list[Device]:
     return _read_gpus() or [read_cpu()]
 
 
+def order_note() -> str | None:
+    """What to know of CUDA_VISIBLE_DEVICES where it counts GPUs that CUDA on its own would count in another order."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    by_index = any(entry.strip().isdecimal() for entry in visible.split(","))
+    if not by_index or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
+        return None
+    if len({gpu.card_name or gpu.name for gpu in read_gpus()}) < 2:
+        return None
+    return (
+        f"CUDA_VISIBLE_DEVICES={visible} is read in the order of nvidia-smi, by PCI bus; the GPUs here differ, and "
+        "CUDA on its own would count the fastest first. Name them by uuid, or set CUDA_DEVICE_ORDER=PCI_BUS_ID."
+    )
+
+
 def read_cpu() -> Device:
     """The CPU with the memory free to this process: the machine's, or its control group's where that is smaller."""
     import psutil  # noqa: PLC0415 - the planner computes without the machine; only reading it needs the library

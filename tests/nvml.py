@@ -2,7 +2,8 @@
 
 Two A100 cards, "GPU-0…" and "GPU-1…". By keyword: `COUNT` of cards, `INIT` and `MEMORY` the return codes of those
 calls, `LOST` the card that answers nothing but its name, `MIG` the card that is cut into slices, `SLICES` how many,
-`MODE` the compute mode, `PROCESSES` how many are listed.
+`MODE` the compute mode, `PROCESSES` how many are listed, `MIXED` whether the second card
+is another model.
 """
 
 import subprocess
@@ -29,6 +30,7 @@ int nvmlDeviceGetCount_v2(unsigned *count) { *count = COUNT; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **h) { *h = &cards[i]; return i < COUNT ? 0 : 2; }
 int nvmlDeviceGetName(void *h, char *s, unsigned n) {
   device_t *d = h;
+  if (MIXED && d->card == 1) { strncpy(s, "Tesla T4", n); return 0; }
   strncpy(s, d->slice < 0 ? "NVIDIA A100-SXM4-80GB" : d->slice ? "NVIDIA A100-SXM4-80GB MIG 3g.40gb"
                                                                : "NVIDIA A100-SXM4-80GB MIG 1g.10gb", n);
   return 0; }
@@ -61,7 +63,17 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *h, unsigned *count, process_t 
   return 0; }
 const char *nvmlErrorString(int r) { return r == 15 ? "GPU is lost" : "Unknown Error"; }
 """
-_DEFAULTS = {"COUNT": 2, "INIT": 0, "MEMORY": 0, "LOST": -1, "MIG": -1, "SLICES": 2, "MODE": 0, "PROCESSES": 2}
+_DEFAULTS = {
+    "COUNT": 2,
+    "INIT": 0,
+    "MEMORY": 0,
+    "LOST": -1,
+    "MIG": -1,
+    "SLICES": 2,
+    "MODE": 0,
+    "PROCESSES": 2,
+    "MIXED": 0,
+}
 
 
 def build_nvml(folder: Path, **changes: int) -> dict[str, str]:

@@ -18,7 +18,7 @@ from core.ids import new_id
 from core.jobs import lease as leases
 from core.queue.messages import RUN_JOB, training_queue
 from core.runtime import Runtime
-from planner.devices import Device, read_all_devices, read_cpu
+from planner.devices import Device, order_note, read_all_devices, read_cpu
 from planner.errors import DriverError
 from worker import trainer
 from worker.app import create_app, serve
@@ -171,9 +171,11 @@ def _device(name: str) -> Device:
     if name == "cpu":
         return read_cpu()
     try:
-        found = read_all_devices()
+        found, note = read_all_devices(), order_note()
     except DriverError as error:
         raise SystemExit(str(error)) from None
+    if note is not None:
+        log.warning("device_order", note=note)
     address = "cuda:0" if name == "cuda" else name
     device = next((device for device in found if address in (device.address, device.uuid)), None)
     if device is None:

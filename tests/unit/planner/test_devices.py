@@ -35,6 +35,11 @@ from planner.nvml import usage
 names = ("GPU-11111111-2222-3333-4444-555555555555", "GPU-9")
 print(json.dumps([found and [found.used_bytes, found.processes] for found in map(usage, names)]))
 """
+READ_NOTE = """
+import json
+from planner.devices import order_note
+print(json.dumps(order_note()))
+"""
 ROOT = Path(__file__).parents[3]
 
 
@@ -150,6 +155,12 @@ def test_what_a_gpu_has_in_use_is_read_where_the_driver_tells_it(tmp_path):
     assert read_with_stub(tmp_path, script=READ_USAGE) == [[used, {"11": 1111, "22": 2222}], None]
     assert read_with_stub(tmp_path, script=READ_USAGE, PROCESSES=0) == [[used, {}], None]
     assert read_in_process({"LD_LIBRARY_PATH": str(tmp_path / "nowhere")}, READ_USAGE) == [None, None]
+
+
+def test_an_index_that_cuda_would_count_otherwise_is_spoken_of(tmp_path):
+    assert "PCI_BUS_ID" in read_with_stub(tmp_path, "1", READ_NOTE, MIXED=1)
+    assert read_with_stub(tmp_path, CARDS[1], READ_NOTE, MIXED=1) is None
+    assert read_with_stub(tmp_path, "1", READ_NOTE) is None
 
 
 def test_a_driver_without_gpus_leaves_the_cpu(tmp_path):
