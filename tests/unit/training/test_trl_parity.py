@@ -88,6 +88,7 @@ def train_with_trl(request: RunRequest, rows: TokenizedSet, directory: Path) -> 
 
     class Scheduled(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+            assert num_training_steps == len(steps)
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share_of_peak)
             return self.lr_scheduler
 
