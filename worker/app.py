@@ -42,9 +42,10 @@ def create_app(settings: Settings) -> Celery:
 def serve(app: Celery, *, name: str, queue: str, concurrency: int, log_level: str, end_work: Callable[[], int]) -> None:
     """Consume one queue in this process, with threads, until SIGTERM or SIGINT; running tasks end first.
 
-    `end_work` asks them to, and returns this process's exit code when all is written down; it runs in a thread, as a signal may come while the
-    main thread holds any lock. A broker that is away or refuses us can keep Celery for minutes from looking whether it
-    should stop, so this process ends LEAVING_SECONDS after its work has, whatever the broker does.
+    `end_work` asks them to, and returns this process's exit code when all is written down; it runs in a thread, as a
+    signal may come while the main thread holds any lock. A broker that is away or refuses us can keep Celery for
+    minutes from looking whether it should stop, so this process ends LEAVING_SECONDS after its work has, whatever the
+    broker does.
     """
 
     def leave() -> None:
