@@ -33,7 +33,7 @@ def api(
         factory=True,
         host=host,
         port=port,
-        http="api.request_heads:BoundedHttp",  # type: ignore[arg-type]
+        http="api.request_heads:BoundedHttp",
         ws="none",
         log_config=None,
         access_log=False,
