@@ -21,7 +21,7 @@ TAGS: list[dict[str, Any]] = [
     {"name": "Models", "description": "Base models and fine-tuned ones."},
     {
         "name": "Credits",
-        "description": "Balance, transactions, codes. A quote is a cap; a job that fails by no doing of yours is free.",
+        "description": "Balance, transactions, codes. A quote is a cap.",
     },
     {"name": "Account", "description": "The caller and its API keys."},
     {"name": "Administration", "description": "For keys with the scope `admin`."},
