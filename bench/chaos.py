@@ -1,8 +1,8 @@
 """Jobs through two workers of which one is killed again and again: what was accepted, lost, or charged twice.
 
 Runs on PostgreSQL, with real processes and the shipped settings. Every job has the same data, seed and plan, so every
-adapter must be the same bytes. Prints counts, which must be 0 for lost and for overcharged, and beside the jobs a minute those of some of the
-same jobs through the same workers when nobody is killed.
+adapter must be the same bytes. Prints counts, which must be 0 for lost and for overcharged, and beside the jobs a
+minute those of some of the same jobs through the same workers when nobody is killed.
 
     .venv/bin/python bench/chaos.py [--jobs 200] [--undisturbed 40] [--kill-every 10] [--seed 1]
 """
