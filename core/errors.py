@@ -275,7 +275,7 @@ class StoreError(ServiceUnavailableError):
 
 
 class TrainingError(TunewrightError):
-    """Raised when a run cannot go on. Its body becomes the job's `error`; the job costs nothing."""
+    """Raised when a run cannot go on. Its body becomes the job's `error`."""
 
     code = "training_failed"
 
