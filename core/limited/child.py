@@ -70,7 +70,7 @@ def _send(answers: BinaryIO, kind: Kind, payload: bytes) -> None:
 
 def _plain(error: TunewrightError) -> bytes:
     """The error as its parent can build it again: the class is the nearest that `core.errors` names."""
-    name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in errors.__all__)
+    name = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
     return orjson.dumps({"class": name, "message": error.message, "code": error.code, "param": error.param})
 
 
