@@ -20,6 +20,7 @@ from api.metrics import RequestMetrics, ServiceCollector
 from api.middleware import BodyLimitMiddleware, RequestMiddleware
 from api.multipart import UPLOADS_AT_ONCE
 from api.readiness import Readiness
+from api.request_heads import HeadLimitMiddleware
 from api.routers import account, api_keys, browser, codes, credits, files, health, job_outputs, jobs, models, plans
 from core.liveness import beat_in_loop
 from core.logging import configure_logging
@@ -60,6 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_upload_bytes=settings.max_upload_bytes,
         patience_seconds=settings.body_patience_seconds,
     )
+    app.add_middleware(HeadLimitMiddleware)
     app.add_middleware(RequestMiddleware, metrics=RequestMetrics(registry))
     errors.register(app)
     browser.mount_assets(app)
