@@ -97,7 +97,7 @@ class Hyperparameters:
     """What decides the result but not the memory. The effective batch size lives in `TrainingSetup`."""
 
     n_epochs: int
-    learning_rate: float  # peak, reached after warmup
+    learning_rate: float  # peak, reached at the end of warmup
     warmup_ratio: float = 0.03  # of all optimizer steps
     lr_scheduler_type: str = "cosine"
     weight_decay: float = 0.0

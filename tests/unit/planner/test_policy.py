@@ -194,6 +194,26 @@ def test_a_learning_rate_multiplier_scales_the_planners_own():
     )
 
 
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        ({}, "that peak is usual for adapters"),
+        ({"learning_rate_multiplier": 1.0}, "that peak is usual for adapters"),
+        ({"learning_rate_multiplier": 100.0}, "100 times the 0.0013 usual for adapters"),
+        ({"learning_rate_multiplier": 1e-9}, "1e-09 times the 0.0013 usual"),
+        ({"learning_rate": 0.0026}, "2 times the 0.0013 usual"),
+        ({"learning_rate": 0.0013}, "that peak is usual for adapters"),
+    ],
+)
+def test_the_rate_is_called_usual_only_where_it_is(wishes, said):
+    sentences = [x for x in planned("smollm2-135m-instruct", CPU, **wishes).reasons if "learning rate" in x]
+    assert len(sentences) == 1
+    assert said in sentences[0]
+    assert ("as you asked" in sentences[0]) == (" times the " in sentences[0])
+    extreme = any(word in sentences[0] for word in ("diverge", "hardly changes"))
+    assert extreme == (wishes.get("learning_rate_multiplier") in (100.0, 1e-9))
+
+
 def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
     small = planned("smollm2-135m-instruct", "A100-80GB").hyperparameters.learning_rate
     large = planned("llama-2-70b-hf", "A100-80GB").hyperparameters.learning_rate
