@@ -37,7 +37,8 @@ class Loss(StrEnum):
     FUSED_LINEAR_CE = "fused_linear_ce"  # logits never materialised: projection and cross entropy chunk by chunk
 
 
-# Examples packed end to end, attention within each by torch's flash attention for variable lengths (varlen_attn).
+# Examples laid end to end, packed or not, attention within each by torch's flash attention for variable lengths
+# (varlen_attn).
 VARLEN_FLASH = "varlen_flash"
 
 
@@ -96,7 +97,7 @@ class Hyperparameters:
     """What decides the result but not the memory. The effective batch size lives in `TrainingSetup`."""
 
     n_epochs: int
-    learning_rate: float  # peak, reached after warmup
+    learning_rate: float  # peak, reached at the end of warmup
     warmup_ratio: float = 0.03  # of all optimizer steps
     lr_scheduler_type: str = "cosine"
     weight_decay: float = 0.0

@@ -88,6 +88,7 @@ PLAN_EXAMPLE: JsonDict = {
         "AMD EPYC 9454P: 1.4 GiB predicted plus 0.3 GiB kept as bound, of 28.0 GiB free now.",
         "About 30 s at 600 credits an hour is 6; the quote of 7 covers 38 s, and only what is used is charged.",
     ],
+    "notices": [],
     "alternatives": [
         {
             "method": "full",
@@ -276,6 +277,7 @@ INSPECTION_EXAMPLE: JsonDict = {
     "untrainable_rows": 0,
     "first_untrainable_rows": [],
     "overlap": None,
+    "notices": [],
     "preview": [
         {
             "row": 1,

@@ -6,10 +6,11 @@ from pydantic import ConfigDict, Field
 
 from api.schemas.base import ResponseBody, unix_seconds
 from api.schemas.examples import PLAN_EXAMPLE
+from api.schemas.files import NoticeObject, show_notices
 from api.schemas.hyperparameters import AdapterObject, HyperparametersObject, show_adapter, show_hyperparameters
 from core.db.plain import from_plain
 from core.plans.models import Plan
-from core.plans.service import training_plan
+from core.plans.service import notices_of, training_plan
 from planner.devices import Device
 from planner.memory import MemoryEstimate
 from planner.plans import Alternative, Quote, TrainingPlan
@@ -134,6 +135,7 @@ class PlanObject(ResponseBody):
     data: DataObject
     quote: QuoteObject
     reasons: list[str] = Field(description="Each decision in a sentence, in the order they were made.")
+    notices: list[NoticeObject] = Field(description="What was noticed in the training file.")
     alternatives: list[AlternativeObject]
 
 
@@ -193,6 +195,7 @@ def show_plan(row: Plan) -> PlanObject:
         data=_data(row, plan),
         quote=show_quote(row, plan.quote),
         reasons=list(plan.reasons),
+        notices=show_notices(notices_of(row)),
         alternatives=[_alternative(alternative) for alternative in plan.alternatives],
     )
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from core.datasets.examples import DataFormat, Example
 from core.datasets.formats import RowError, detect_format, plain_conversation, to_example
 from core.datasets.measurement import TokenHistogram, TokenInspection, measure_tokens
+from core.datasets.notices import Notice
 from core.datasets.reading import Layout, detect_layout, scan_rows
 from core.errors import InvalidDatasetError
 
@@ -72,6 +73,7 @@ class Inspection:
     first_untrainable_rows: tuple[int, ...] = ()
     preview: tuple[Example, ...] = ()
     format_problem: str = ""
+    notices: tuple[Notice, ...] = ()
 
     def require_format(self) -> DataFormat:
         """The detected format. Raises InvalidDatasetError (`unknown_format`)."""

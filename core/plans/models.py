@@ -26,6 +26,7 @@ class Plan(Base):
     rehearsed: Mapped[dict[str, Any] | None]  # planner.rehearsed.RehearsedMemory, of a model without a formula
     chat_template: Mapped[str | None] = mapped_column(String(40))  # a named one; None: the model's own, or none
     exact_match: Mapped[dict[str, Any] | None]  # core.datasets.final_answers.ExactMatch
+    notices: Mapped[list[Any] | None]  # core.datasets.notices.Notice, of the training file
     quote_credits: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -24,6 +24,7 @@ from core.datasets.inspection import (
     check_trainable,
 )
 from core.datasets.models import FileStatus, StoredFile
+from core.datasets.notices import Notice
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
 from core.errors import (
@@ -110,6 +111,7 @@ class PlanDraft:
     statistics: DatasetStatistics  # of `tokens`, and of the validation file
     plan: TrainingPlan
     rehearsed: RehearsedMemory | None  # where the model's memory comes from a rehearsal
+    notices: tuple[Notice, ...] = ()  # of the training file
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         validation_examples=inputs.statistics.validation_examples,
         validation_tokens=inputs.statistics.validation_tokens,
     )
-    return PlanDraft(request, inputs.base_model, inputs.data_format, tokens, statistics, plan, rehearsed)
+    notices = (*from_plain(Inspection, inputs.training.inspection).notices, *tokens.notices)
+    return PlanDraft(request, inputs.base_model, inputs.data_format, tokens, statistics, plan, rehearsed, notices)
 
 
 def create_plan(runtime: Runtime, actor: Actor, request: PlanRequest, create_request: CreateRequest) -> Plan:
@@ -262,6 +265,7 @@ def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft
         rehearsed=to_plain(draft.rehearsed) if draft.rehearsed else None,
         chat_template=draft.tokens.chat_template,
         exact_match=to_plain(draft.request.exact_match) if draft.request.exact_match else None,
+        notices=[to_plain(notice) for notice in draft.notices],
         quote_credits=draft.plan.credits,
         expires_at=utc_now() + timedelta(seconds=runtime.settings.quote_seconds),
     )
@@ -331,6 +335,11 @@ def inspect(
 def training_plan(row: Plan) -> TrainingPlan:
     """The planner's plan within the row."""
     return from_plain(TrainingPlan, row.plan)
+
+
+def notices_of(row: Plan) -> tuple[Notice, ...]:
+    """What was noticed in the plan's data."""
+    return tuple(from_plain(Notice, notice) for notice in row.notices or ())
 
 
 def memory_source(row: Plan, config: Mapping[str, Any]) -> MemorySource:

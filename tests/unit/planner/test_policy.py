@@ -14,9 +14,9 @@ from planner.errors import DoesNotFitError, InvalidSetupError
 from planner.memory import Correction, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.policy import Priority, Wishes, plan, step_down
-from planner.setup import Method, Quantization, TrainingSetup
+from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
-from planner.throughput import Answering
+from planner.throughput import Answering, estimate_speed
 
 PRICES = {"default": 2000, "cpu": 600}
 CPU = Device(0, "cpu", "CPU, 2 cores", "cpu", 24 << 30, 20 << 30, None, "cpu", 2)
@@ -96,7 +96,7 @@ def test_rows_are_packed_on_a_gpu_and_not_on_a_cpu():
     assert not planned("smollm2-135m-instruct", "RTX 4090", rows(20_000, 100), packing=False).setup.packing
 
 
-def test_packed_rows_take_flash_attention_where_its_kernels_run():
+def test_rows_take_flash_attention_where_its_kernels_run():
     long, packed = rows(1000, 3000), rows(20_000, 100)
     t4 = replace(parse_gpu("24GiB"), compute_capability=(7, 5))
     attention = {
@@ -111,7 +111,7 @@ def test_packed_rows_take_flash_attention_where_its_kernels_run():
     }
     assert attention == {
         "packed": "varlen_flash",
-        "a row each": "sdpa",
+        "a row each": "varlen_flash",
         "before Ampere": "sdpa",
         "soft caps": "eager",
         "packed on a CPU": "sdpa",
@@ -121,6 +121,17 @@ def test_packed_rows_take_flash_attention_where_its_kernels_run():
         other = replace(model, **changes)
         chosen = plan(other, packed, [parse_gpu("A100-80GB")], Wishes(), PRICES)
         assert (chosen.setup.packing, chosen.setup.attn_implementation) == (True, "sdpa")
+
+
+def test_rows_end_to_end_have_no_padding_to_pay_for():
+    setup = planned("llama-3.2-1b-instruct", "RTX 4090", rows(1000, 3000), per_device_train_batch_size=4).setup
+    assert (setup.packing, setup.attn_implementation) == (False, "varlen_flash")
+    arguments = parse_gpu("RTX 4090"), rows(1000, 3000), Hyperparameters(n_epochs=1, learning_rate=1e-4)
+    flat, padded = (
+        estimate_speed(SPECS["llama-3.2-1b-instruct"], each, *arguments)
+        for each in (setup, replace(setup, attn_implementation="sdpa"))
+    )
+    assert flat.tokens_per_second > 1.05 * padded.tokens_per_second
 
 
 def test_flash_attention_over_packed_rows_needs_less_than_a_mask():
@@ -181,6 +192,26 @@ def test_a_learning_rate_multiplier_scales_the_planners_own():
     assert planned("llama-3.1-8b", "A100-80GB", learning_rate_multiplier=2.0).hyperparameters.learning_rate == (
         pytest.approx(2 * own, rel=0.03)
     )
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        ({}, "that peak is usual for adapters"),
+        ({"learning_rate_multiplier": 1.0}, "that peak is usual for adapters"),
+        ({"learning_rate_multiplier": 100.0}, "100 times the 0.0013 usual for adapters"),
+        ({"learning_rate_multiplier": 1e-9}, "1e-09 times the 0.0013 usual"),
+        ({"learning_rate": 0.0026}, "2 times the 0.0013 usual"),
+        ({"learning_rate": 0.0013}, "that peak is usual for adapters"),
+    ],
+)
+def test_the_rate_is_called_usual_only_where_it_is(wishes, said):
+    sentences = [x for x in planned("smollm2-135m-instruct", CPU, **wishes).reasons if "learning rate" in x]
+    assert len(sentences) == 1
+    assert said in sentences[0]
+    assert ("as you asked" in sentences[0]) == (" times the " in sentences[0])
+    extreme = any(word in sentences[0] for word in ("diverge", "hardly changes"))
+    assert extreme == (wishes.get("learning_rate_multiplier") in (100.0, 1e-9))
 
 
 def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
