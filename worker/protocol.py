@@ -11,6 +11,7 @@ from typing import Literal
 from core.datasets.examples import DataFormat
 from core.datasets.final_answers import ExactMatch
 from core.db.plain import from_plain
+from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
 from planner.setup import Hyperparameters, TrainingSetup
 
@@ -152,6 +153,7 @@ class ErrorReport:
     message: str
     param: str | None = None
     phase: Phase | None = None
+    error_type: str = TrainingError.type  # of core.errors' classes: whether the service or its user made it
     type: Literal["error"] = "error"
 
 

@@ -176,7 +176,7 @@ class Supervisor:
                 case ErrorReport(code=code) if code == DIVERGED and self._lower_learning_rate(ending):
                     pass
                 case ErrorReport():
-                    self._fail(ErrorBody(ending.message, "server_error", ending.param, ending.code))
+                    self._fail(ErrorBody(ending.message, ending.error_type, ending.param, ending.code))
                     return
                 case Exit(code=code) if code == STOPPED_EXIT_CODE or self._stopping.is_set():
                     self._let_go()

@@ -17,7 +17,7 @@ from core.events.models import EventLevel
 from core.ids import new_id
 from core.jobs import queries
 from core.jobs.models import Job
-from core.jobs.settlement import settle
+from core.jobs.settlement import is_owners, settle
 from core.jobs.states import JobStatus
 from core.jobs.transitions import move
 from core.settings import Settings
@@ -33,23 +33,17 @@ class Lease:
 
 
 def claim_next(session: Session, settings: Settings, worker_id: str, device_class: str) -> tuple[Lease, Job] | None:
-    """Claim the queued job that is next for this class of device; None where there is none.
-
-    A job whose attempts are used up is failed on the way, and the one behind it considered.
-    """
-    while (job := queries.next_queued(session, device_class, settings.max_running_jobs)) is not None:
-        if job.attempts >= settings.max_attempts:
-            fail_job(session, job, _worn_out(job.attempts))
-            continue
-        job.attempts += 1
-        job.worker_id = worker_id
-        job.lease_token = new_id("lease_")
-        job.lease_expires_at = utc_now() + timedelta(seconds=settings.lease_seconds)
-        job.started_at = job.started_at or utc_now()
-        message = "Fine-tuning job started" if job.attempts == 1 else f"Fine-tuning job goes on (start {job.attempts})"
-        move(session, job, JobStatus.RUNNING, message)
-        return Lease(job.id, job.lease_token), job
-    return None
+    """Claim the queued job that is next for this class of device; None where there is none."""
+    job = queries.next_queued(session, device_class, settings.max_running_jobs)
+    if job is None:
+        return None
+    message = "Fine-tuning job goes on" if job.started_at is not None else "Fine-tuning job started"
+    job.worker_id = worker_id
+    job.lease_token = new_id("lease_")
+    job.lease_expires_at = utc_now() + timedelta(seconds=settings.lease_seconds)
+    job.started_at = job.started_at or utc_now()
+    move(session, job, JobStatus.RUNNING, message)
+    return Lease(job.id, job.lease_token), job
 
 
 def hold_job(session: Session, lease: Lease) -> Job:
@@ -92,7 +86,7 @@ def lower_learning_rate(session: Session, lease: Lease, factor: float, message: 
 
 
 def start_again(session: Session, settings: Settings, lease: Lease, cause: str) -> bool:
-    """Count another start after the child ended without a word; False where its starts are used up or it is to stop.
+    """Count a crash after the child ended without a word; False where the job failed by it, or is to stop.
 
     `cause` completes "The training process …".
     Raises StaleLeaseError.
@@ -101,11 +95,9 @@ def start_again(session: Session, settings: Settings, lease: Lease, cause: str) 
     if job.status is not JobStatus.RUNNING:
         _let_go(session, job, cause)
         return False
-    if job.attempts >= settings.max_attempts:
-        fail_job(session, job, _worn_out(job.attempts))
+    if not _count_crash(session, settings, job):
         return False
-    job.attempts += 1
-    message = f"The training process {cause}; going on from the last checkpoint (start {job.attempts})"
+    message = f"The training process {cause}; going on from the last checkpoint{_crashes(settings, job)}"
     events.append(session, job.id, message, level=EventLevel.WARN)
     return True
 
@@ -116,7 +108,7 @@ def let_go(session: Session, lease: Lease, reason: str) -> None:
 
 
 def fail(session: Session, lease: Lease, error: ErrorBody) -> None:
-    """The job cannot go on. It costs nothing. Raises StaleLeaseError."""
+    """The job cannot go on. What it costs follows from the error (`settle`). Raises StaleLeaseError."""
     job = hold_job(session, lease)
     if job.status is JobStatus.CANCELLING:
         _let_go(session, job, error.message)
@@ -125,9 +117,10 @@ def fail(session: Session, lease: Lease, error: ErrorBody) -> None:
 
 
 def fail_job(session: Session, job: Job, error: ErrorBody) -> None:
-    """Fail a job whose row is held, and give its credits back."""
+    """Fail a job whose row is held, and settle its credits."""
     job.error = to_plain(error)
-    move(session, job, JobStatus.FAILED, f"The job failed: {error.message}", level=EventLevel.ERROR)
+    cost = " The device time it used is charged." if is_owners(error) else ""
+    move(session, job, JobStatus.FAILED, f"The job failed: {error.message}{cost}", level=EventLevel.ERROR)
     settle(session, job)
 
 
@@ -140,10 +133,10 @@ def reclaim_expired(session: Session, settings: Settings) -> list[str]:
             continue
         if job.lease_expires_at is not None and job.lease_expires_at > utc_now():
             continue
-        if job.status is JobStatus.RUNNING and job.attempts >= settings.max_attempts:
-            fail_job(session, job, _worn_out(job.attempts))
-        else:
-            _let_go(session, job, "Its worker was lost; going on from the last checkpoint")
+        if job.status is not JobStatus.RUNNING:
+            _let_go(session, job, "Its worker was lost")
+        elif _count_crash(session, settings, job):
+            _let_go(session, job, f"Its worker was lost; going on from the last checkpoint{_crashes(settings, job)}")
         reclaimed.append(job_id)
     return reclaimed
 
@@ -159,11 +152,21 @@ def _let_go(session: Session, job: Job, reason: str) -> None:
             move(session, job, JobStatus.QUEUED, reason, level=EventLevel.WARN)
 
 
-def _worn_out(attempts: int) -> ErrorBody:
-    return ErrorBody(
-        message=f"The job was started {attempts} times and lost each time; its workers died or were killed. "
-        "Nothing is charged. See the events for the steps reached.",
+def _count_crash(session: Session, settings: Settings, job: Job) -> bool:
+    """Count a crash or a lost lease of a running job; False where it was one too many, and the job has failed."""
+    job.attempts += 1
+    if job.attempts < settings.max_attempts:
+        return True
+    error = ErrorBody(
+        message=f"The job's workers or training processes died {job.attempts} times since its last new checkpoint, so "
+        "it is not started again. Nothing is charged. See the events for the steps reached.",
         type="server_error",
         param=None,
         code="too_many_attempts",
     )
+    fail_job(session, job, error)
+    return False
+
+
+def _crashes(settings: Settings, job: Job) -> str:
+    return f" (crash {job.attempts} of at most {settings.max_attempts} without a new checkpoint)"

@@ -63,7 +63,7 @@ class Job(Base):
     deleted_at: Mapped[datetime | None]  # what the books refer to stays; nobody is shown it
 
     # Who holds it. Every write of a worker is guarded by the token.
-    attempts: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)  # lost to crashes and lost leases since the last new checkpoint
     lease_token: Mapped[str | None] = mapped_column(Id)
     lease_expires_at: Mapped[datetime | None]
     worker_id: Mapped[str | None] = mapped_column(Id)

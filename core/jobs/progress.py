@@ -112,21 +112,27 @@ def record_checkpoint(
     valid_loss: float | None,
     valid_mean_token_accuracy: float | None,
 ) -> list[str]:
-    """Record a stored checkpoint; returns the store's keys that are to be deleted now. Raises StaleLeaseError."""
+    """Record a stored checkpoint; returns the store's keys that are to be deleted now. Raises StaleLeaseError.
+
+    One of a step that none was written at before shows that the job advances: its crashes are counted anew.
+    """
     job = hold_job(session, lease)
-    kept = list(queries.stored_checkpoints(session, job.id))
-    row = next((checkpoint for checkpoint in kept if checkpoint.step == step), None)
+    rows = {checkpoint.step: checkpoint for checkpoint in queries.checkpoints(session, job.id)}
+    row = rows.get(step)
     if row is None:
-        row = Checkpoint(id=new_id("ftckpt_"), job_id=job.id, step=step)
+        if step > max(rows, default=-1):
+            job.attempts = 0
+        row = rows[step] = Checkpoint(id=new_id("ftckpt_"), job_id=job.id, step=step)
         session.add(row)
-        kept.append(row)
     row.storage_key, row.size_bytes, row.sha256 = stored.key, stored.size_bytes, stored.sha256
     row.train_loss, row.valid_loss = train_loss, valid_loss
     row.valid_mean_token_accuracy = valid_mean_token_accuracy
     pruned = []
+    kept = [checkpoint for checkpoint in rows.values() if checkpoint.storage_key is not None]
     best = min(kept, key=_validation_loss)
     for old in sorted(kept, key=lambda checkpoint: -checkpoint.step)[CHECKPOINTS_KEPT:]:
-        if old.storage_key is not None and old is not best:
+        if old is not best:
+            assert old.storage_key is not None, "only stored ones are kept"
             pruned.append(old.storage_key)
             old.storage_key = None
     session.flush()

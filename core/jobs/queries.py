@@ -226,8 +226,10 @@ def count_by_status(session: Session) -> dict[JobStatus, int]:
     return {JobStatus(status): int(count) for status, count in rows}
 
 
-def checkpoints(session: Session, job_id: str, *, after_step: int | None, limit: int) -> Sequence[Checkpoint]:
-    """A page of a job's checkpoints, newest first."""
+def checkpoints(
+    session: Session, job_id: str, *, after_step: int | None = None, limit: int | None = None
+) -> Sequence[Checkpoint]:
+    """A job's checkpoints, newest first: all, or a page of them."""
     query = select(Checkpoint).where(Checkpoint.job_id == job_id)
     if after_step is not None:
         query = query.where(Checkpoint.step < after_step)
