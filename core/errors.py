@@ -18,6 +18,7 @@
     │   └── NotYetError                  409  not_yet
     ├── FileTooLargeError                413  file_too_large
     ├── UnsupportedMediaTypeError        415  unsupported_media_type
+    ├── HeadTooLargeError                431  request_head_too_large
     ├── RateLimitError                   429  rate_limit_exceeded
     ├── LimitReachedError                429  limit_reached
     ├── ServiceUnavailableError          503  service_unavailable
@@ -36,6 +37,7 @@ __all__ = [
     "ConflictError",
     "ErrorBody",
     "FileTooLargeError",
+    "HeadTooLargeError",
     "InsufficientCreditsError",
     "InvalidDatasetError",
     "InvalidModelError",
@@ -217,6 +219,14 @@ class UnsupportedMediaTypeError(TunewrightError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
+
+
+class HeadTooLargeError(TunewrightError):
+    """Raised when a request's line or headers are longer than anything this service reads."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "request_head_too_large"
 
 
 class RateLimitError(TunewrightError):

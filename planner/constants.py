@@ -35,8 +35,12 @@ MAX_EXPERT_CHAINS = 8  # chains; experts recorded apart; taking more of them tog
 PUBLISHED_LORA_DROPOUT = 0.1  # probability; of the fms-acceleration runs: scripts/benchmarks/scenarios.yaml
 
 # Loss
-LOSS_CHUNK_BYTES = 67_108_864  # bytes; float32 logits held at a time: CHUNK_BYTES of worker/training/loss.py
-LOSS_CHUNK_MINIMUM = 16  # rows; of a chunk: _chunk_rows of worker/training/loss.py
+LOSS_CHUNK_BYTES = 67_108_864  # bytes; float32 logits held at a time on a CPU: chosen
+LOSS_CHUNK_MINIMUM = 16  # rows; of a chunk on a CPU: chosen
+CUDA_LOSS_CHUNK_BYTES = 536_870_912  # bytes; the same on a GPU, 512 MiB: 1,024 rows of 128,256 words, 768 of 152,064
+CUDA_LOSS_CHUNK_MULTIPLE = 128  # rows; whole tiles of matrix kernels
+CUDA_LOSS_CHUNK_MINIMUM = 512  # rows; from about 300 on a product with a 16-bit weight is bound by an H100's arithmetic
+CUDA_LOSS_CHUNK_MAXIMUM = 1_024  # rows; more of them fill a GPU no better
 PROOF_TOKENS = 512  # tokens; of an example that proves an export: _VERIFIED_TOKENS of worker/training/loop.py
 TORCHTUNE_LOSS_CHUNKS = 8  # chunks; num_output_chunks of torchtune's CEWithChunkedOutputLoss
 

@@ -37,7 +37,8 @@ class Loss(StrEnum):
     FUSED_LINEAR_CE = "fused_linear_ce"  # logits never materialised: projection and cross entropy chunk by chunk
 
 
-# Examples packed end to end, attention within each by torch's flash attention for variable lengths (varlen_attn).
+# Examples laid end to end, packed or not, attention within each by torch's flash attention for variable lengths
+# (varlen_attn).
 VARLEN_FLASH = "varlen_flash"
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import psutil
 import structlog
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import worker_ready, worker_shutdown
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.fleet import service as fleet
@@ -47,10 +47,10 @@ def run(runtime: Runtime, device_name: str) -> None:
         worker.work()
 
     worker_ready.connect(lambda **_: worker.start(), weak=False)
-    worker_shutting_down.connect(lambda **_: worker.drain(), weak=False)
     worker_shutdown.connect(lambda **_: worker.stop(), weak=False)
     queue = training_queue(device.device_class)
-    serve(app, name=worker.id, queue=queue, concurrency=1, log_level=runtime.settings.log_level)
+    log_level = runtime.settings.log_level
+    serve(app, name=worker.id, queue=queue, concurrency=1, log_level=log_level, end_work=worker.leave)
     if worker.is_drained:
         sys.exit(DRAINED_EXIT_CODE)
 
@@ -104,6 +104,13 @@ class TrainingWorker:
         self._draining.set()
         if self._supervisor is not None:
             self._supervisor.drain()
+
+    def leave(self) -> int:
+        """Drain, wait until the running job has been put back, and sign off; returns the exit code."""
+        self.drain()
+        with self._busy:
+            self.stop()
+        return DRAINED_EXIT_CODE if self.is_drained else 0
 
     def stop(self) -> None:
         """Sign off."""

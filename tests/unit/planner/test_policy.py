@@ -14,9 +14,9 @@ from planner.errors import DoesNotFitError, InvalidSetupError
 from planner.memory import Correction, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.policy import Priority, Wishes, plan, step_down
-from planner.setup import Method, Quantization, TrainingSetup
+from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
-from planner.throughput import Answering
+from planner.throughput import Answering, estimate_speed
 
 PRICES = {"default": 2000, "cpu": 600}
 CPU = Device(0, "cpu", "CPU, 2 cores", "cpu", 24 << 30, 20 << 30, None, "cpu", 2)
@@ -96,7 +96,7 @@ def test_rows_are_packed_on_a_gpu_and_not_on_a_cpu():
     assert not planned("smollm2-135m-instruct", "RTX 4090", rows(20_000, 100), packing=False).setup.packing
 
 
-def test_packed_rows_take_flash_attention_where_its_kernels_run():
+def test_rows_take_flash_attention_where_its_kernels_run():
     long, packed = rows(1000, 3000), rows(20_000, 100)
     t4 = replace(parse_gpu("24GiB"), compute_capability=(7, 5))
     attention = {
@@ -111,7 +111,7 @@ def test_packed_rows_take_flash_attention_where_its_kernels_run():
     }
     assert attention == {
         "packed": "varlen_flash",
-        "a row each": "sdpa",
+        "a row each": "varlen_flash",
         "before Ampere": "sdpa",
         "soft caps": "eager",
         "packed on a CPU": "sdpa",
@@ -121,6 +121,17 @@ def test_packed_rows_take_flash_attention_where_its_kernels_run():
         other = replace(model, **changes)
         chosen = plan(other, packed, [parse_gpu("A100-80GB")], Wishes(), PRICES)
         assert (chosen.setup.packing, chosen.setup.attn_implementation) == (True, "sdpa")
+
+
+def test_rows_end_to_end_have_no_padding_to_pay_for():
+    setup = planned("llama-3.2-1b-instruct", "RTX 4090", rows(1000, 3000), per_device_train_batch_size=4).setup
+    assert (setup.packing, setup.attn_implementation) == (False, "varlen_flash")
+    arguments = parse_gpu("RTX 4090"), rows(1000, 3000), Hyperparameters(n_epochs=1, learning_rate=1e-4)
+    flat, padded = (
+        estimate_speed(SPECS["llama-3.2-1b-instruct"], each, *arguments)
+        for each in (setup, replace(setup, attn_implementation="sdpa"))
+    )
+    assert flat.tokens_per_second > 1.05 * padded.tokens_per_second
 
 
 def test_flash_attention_over_packed_rows_needs_less_than_a_mask():
