@@ -27,6 +27,7 @@ from core.errors import ErrorBody, ServiceUnavailableError, StaleLeaseError, Sto
 from core.events.models import EventLevel
 from core.jobs import lease as leases
 from core.jobs import progress
+from core.jobs.evaluation import HeldOut
 from core.jobs.lease import Lease
 from core.jobs.models import Job
 from core.jobs.progress import Metrics
@@ -47,6 +48,7 @@ from worker.protocol import (
     STOPPED_EXIT_CODE,
     CheckpointReport,
     ErrorReport,
+    HeldOutReport,
     MemoryReport,
     MessageReport,
     MetricsReport,
@@ -235,6 +237,9 @@ class Supervisor:
             case MessageReport():
                 level = EventLevel(said.level)
                 self._write(partial(progress.say, lease=self._lease, message=said.message, level=level))
+            case HeldOutReport():
+                held_out = HeldOut(said.rows, said.scored_tokens, said.sha256)
+                self._write(partial(progress.record_held_out, lease=self._lease, held_out=held_out))
             case MemoryReport():
                 measured = {name: value for name, value in asdict(said).items() if name != "type"}
                 self._write(partial(progress.record_memory, lease=self._lease, measured=measured))

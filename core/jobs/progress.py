@@ -18,7 +18,7 @@ from core.events import service as events
 from core.events.models import EventLevel, EventType
 from core.ids import new_id
 from core.jobs import queries
-from core.jobs.evaluation import Evaluation
+from core.jobs.evaluation import Evaluation, HeldOut
 from core.jobs.lease import Lease, hold_job
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.settlement import settle
@@ -89,6 +89,11 @@ def record_metrics(session: Session, lease: Lease, metrics: Sequence[Metrics], s
             job.valid_loss = item.data["valid_loss"]
     if seconds_left is not None:
         job.estimated_finish_at = database_now(session) + timedelta(seconds=seconds_left)
+
+
+def record_held_out(session: Session, lease: Lease, held_out: HeldOut) -> None:
+    """Record what the run is measured on. Raises StaleLeaseError."""
+    hold_job(session, lease).held_out = to_plain(held_out)
 
 
 def record_memory(session: Session, lease: Lease, measured: Mapping[str, Any]) -> None:
