@@ -14,6 +14,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8040
 DATA ?= var
 PYTEST_ARGS ?=
+GPU_ARGS ?=
+REPLICA ?=
 
 # Pinned on its own and first: whatever else asks for torch is then content with the build that is there.
 TORCH := torch==2.13.0
@@ -60,6 +62,18 @@ format: $(VENV)/.dev ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: gpu-check
+gpu-check: $(VENV)/.dev ## Run this first on your GPU: jobs, memory and speed in ten minutes (GPU_ARGS=); docs/gpu.md reads it
+	$(BIN)/python bench/gpu.py $(GPU_ARGS)
+
+.PHONY: gpu-kit
+gpu-kit: $(VENV)/.dev ## Collect the same check for a GPU machine without a network: .whl and .kit
+	$(BIN)/python bench/gpu_kit/collect.py
+
+.PHONY: gpu-rehearse
+gpu-rehearse: gpu-kit ## Rehearse the kit without a GPU, under the torch that GPU machines have (6 GB, ten minutes)
+	bench/gpu_kit/rehearse.sh $(REPLICA)
+
 .PHONY: openapi
 openapi: $(VENV)/.dev ## Write docs/openapi.json anew
 	$(BIN)/python -m api.openapi > docs/openapi.json.tmp
@@ -73,7 +87,7 @@ migration: $(VENV)/.dev ## Write the next migration from the models (MESSAGE="wh
 
 .PHONY: clean
 clean: ## Remove the environment, caches and build results, but no data (var/)
-	rm -rf $(VENV) node_modules api/static build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-results
+	rm -rf $(VENV) .whl .kit node_modules api/static build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
