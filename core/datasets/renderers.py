@@ -6,7 +6,7 @@ caller gets a new one.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from threading import BoundedSemaphore
 from typing import Any
 
@@ -70,13 +70,14 @@ class Renderer:
             yield from function(self._task, batch)
             return
         done = 0
-        with _children.lend() as child:
+        with _children.lend() as child, closing(child.values(function, self._task, batch)) as values:
             try:
-                for value in child.values(function, self._task, batch):
+                for value in values:
                     done += 1
                     yield value
             except (LimitExceededError, ChildDiedError) as error:
-                raise too_demanding(f"at row {batch[done].row} {error}") from error
+                row = batch[min(done, len(batch) - 1)].row
+                raise too_demanding(f"at row {row} {error}") from error
 
 
 class _Children:
@@ -111,9 +112,7 @@ class _Children:
 
 
 _children = _Children()
-os.register_at_fork(
-    after_in_child=_children.__init__
-)  # a forked process has the pipes to its parent's, and no right to
+os.register_at_fork(after_in_child=_children.forget)
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
