@@ -33,6 +33,8 @@ def api(
         factory=True,
         host=host,
         port=port,
+        http="api.request_heads:BoundedHttp",
+        ws="none",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,

@@ -18,6 +18,7 @@
     │   └── NotYetError                  409  not_yet
     ├── FileTooLargeError                413  file_too_large
     ├── UnsupportedMediaTypeError        415  unsupported_media_type
+    ├── HeadTooLargeError                431  request_head_too_large
     ├── RateLimitError                   429  rate_limit_exceeded
     ├── LimitReachedError                429  limit_reached
     ├── ServiceUnavailableError          503  service_unavailable
@@ -36,6 +37,7 @@ __all__ = [
     "ConflictError",
     "ErrorBody",
     "FileTooLargeError",
+    "HeadTooLargeError",
     "InsufficientCreditsError",
     "InvalidDatasetError",
     "InvalidModelError",
@@ -219,6 +221,14 @@ class UnsupportedMediaTypeError(TunewrightError):
     code = "unsupported_media_type"
 
 
+class HeadTooLargeError(TunewrightError):
+    """Raised when a request's line or headers are longer than anything this service reads."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "request_head_too_large"
+
+
 class RateLimitError(TunewrightError):
     """Raised when a key, an address or an account asks too often. Retrying later helps."""
 
@@ -265,7 +275,7 @@ class StoreError(ServiceUnavailableError):
 
 
 class TrainingError(TunewrightError):
-    """Raised when a run cannot go on. Its body becomes the job's `error`; the job costs nothing."""
+    """Raised when a run cannot go on. Its body becomes the job's `error`."""
 
     code = "training_failed"
 

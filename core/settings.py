@@ -46,6 +46,10 @@ class Settings(BaseSettings):
         None, description="Where browsers reach the service, for links; none: the request's own."
     )
 
+    liveness_file: Path | None = Field(
+        None, description="Touched every second by the process; `tunewright up` names one for each that it starts."
+    )
+
     log_level: str = "INFO"
     log_json: bool = True
 
@@ -88,7 +92,9 @@ class Settings(BaseSettings):
         60.0, description="The longest between two checkpoints; less for jobs below ten minutes."
     )
     stop_grace_seconds: float = Field(20.0, description="From SIGTERM to SIGKILL of a training child.")
-    max_attempts: int = Field(5, description="Starts of one job before it fails.")
+    max_attempts: int = Field(
+        5, description="Crashes and lost workers of one job without a new checkpoint in between, before it fails."
+    )
     outage_seconds: float = Field(
         300.0, description="How long a worker waits for a store that is away before it puts its job back."
     )

@@ -5,7 +5,7 @@ import sys
 import torch
 from safetensors import SafetensorError
 
-from core.errors import TunewrightError
+from core.errors import InvalidModelError, TunewrightError
 from worker.protocol import STOPPED_EXIT_CODE, ErrorReport, Phase, RunRequest
 from worker.training.libraries import quiet
 from worker.training.loop import run
@@ -34,7 +34,7 @@ def main(request: RunRequest, report_fd: int) -> None:
     except StopRequested:
         sys.exit(STOPPED_EXIT_CODE)
     except TunewrightError as error:
-        reporter.send(ErrorReport(error.code, error.message, error.param, reporter.phase))
+        reporter.send(ErrorReport(error.code, error.message, error.param, reporter.phase, error.type))
         sys.exit(FAILED_EXIT_CODE)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -45,7 +45,7 @@ def main(request: RunRequest, report_fd: int) -> None:
         if reporter.phase is not Phase.LOADING:
             raise
         message = f"The weights of {request.base_model} cannot be read: {error}."
-        reporter.send(ErrorReport("invalid_model", message, "model", reporter.phase))
+        reporter.send(ErrorReport("invalid_model", message, "model", reporter.phase, InvalidModelError.type))
         sys.exit(FAILED_EXIT_CODE)
     finally:
         verifier.close()

@@ -85,8 +85,12 @@ class Installation:
         *,
         change: Callable[[RunRequest], RunRequest] = lambda request: request,
         store: ArtifactStore | None = None,
+        started: Callable[[Supervisor], None] = lambda _: None,
     ) -> Job:
-        """Claim the job, which must be next, and run it to the end of this worker's hold on it."""
+        """Claim the job, which must be next, and run it to the end of this worker's hold on it.
+
+        `started` is given the supervisor before it begins.
+        """
         runtime = self.runtime if store is None else replace(self.runtime, store=store)
         claimed = runtime.database.run(
             lambda session: leases.claim_next(session, runtime.settings, "worker-test", CPU.device_class)
@@ -94,7 +98,9 @@ class Installation:
         assert claimed is not None
         lease, job = claimed
         assert job.id == job_id
-        Watched(runtime, lease, job, change).supervise()
+        supervisor = Watched(runtime, lease, job, change)
+        started(supervisor)
+        supervisor.supervise()
         return self.job(job_id)
 
     def job(self, job_id: str) -> Job:
