@@ -10,7 +10,9 @@ __all__ = ["UTF_8", "WESTERN", "detect_charset", "western_notice"]
 UTF_8, WESTERN = "utf-8", "cp1252"
 _CHUNK_BYTES = 1024 * 1024
 _UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
-_RUN = re.compile(rb"[\x80-\xff]{4}")  # letters of a western language stand alone; of others, they follow each other
+_RUN = re.compile(
+    rb"[\xc0-\xff]{3}|[\x80-\xff]{4}"
+)  # western letters with accents stand alone, others follow each other
 _HIGH = re.compile(rb"[\x80-\xff]")
 _VALID = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _MOST_VALID = 0.5  # of a western file's high bytes, the share that may look like UTF-8: a capital É before a quote
