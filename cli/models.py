@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli.database import DataDirectory, load_settings
+from cli.database import DataDirectory
 from cli.terminal import err, out
 from core.errors import ServiceUnavailableError
 from core.logging import configure_logging
 from core.registry.base_models import ModelRef, local_model_ids
+from core.settings_loading import load_settings
 from planner import catalogue
 from worker.base_weights import ensure_weights
 
