@@ -1,5 +1,6 @@
 """The application: what is opened when it starts, what every request passes, and the routes."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,10 +19,14 @@ from api.document import DESCRIPTION, TAGS, build_document
 from api.metrics import RequestMetrics, ServiceCollector
 from api.middleware import BodyLimitMiddleware, RequestMiddleware
 from api.multipart import UPLOADS_AT_ONCE
+from api.readiness import Readiness
+from api.request_heads import HeadLimitMiddleware
 from api.routers import account, api_keys, browser, codes, credits, files, health, job_outputs, jobs, models, plans
+from core.liveness import beat_in_loop
 from core.logging import configure_logging
 from core.runtime import open_runtime
 from core.settings import Settings
+from core.settings_loading import load_settings
 
 ROUTERS = (files, plans, jobs, job_outputs, models, credits, codes, api_keys, account, health, browser)
 
@@ -32,7 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Without `settings` this is the service's own process: they are read from the environment, and logging is set up.
     """
     if settings is None:
-        settings = Settings()
+        settings = load_settings()
         configure_logging(settings.log_level, as_json=settings.log_json)
         # Every request is logged by the middleware; uvicorn's own line would show the tokens of sign-in links.
         logging.getLogger("uvicorn.access").disabled = True
@@ -57,6 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_upload_bytes=settings.max_upload_bytes,
         patience_seconds=settings.body_patience_seconds,
     )
+    app.add_middleware(HeadLimitMiddleware)
     app.add_middleware(RequestMiddleware, metrics=RequestMetrics(registry))
     errors.register(app)
     browser.mount_assets(app)
@@ -77,11 +83,15 @@ def _lifespan(settings: Settings, registry: CollectorRegistry) -> Any:
         runtime = open_runtime(settings)
         app.state.runtime = runtime
         app.state.upload_limiter = anyio.CapacityLimiter(UPLOADS_AT_ONCE)
+        app.state.readiness = Readiness(runtime)
         collector = ServiceCollector(runtime)
         registry.register(collector)
+        beating = asyncio.create_task(beat_in_loop(settings.liveness_file)) if settings.liveness_file else None
         try:
             yield
         finally:
+            if beating is not None:
+                beating.cancel()
             registry.unregister(collector)
             runtime.close()
 

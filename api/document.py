@@ -19,7 +19,10 @@ TAGS: list[dict[str, Any]] = [
     {"name": "Plans", "description": "What would be run, on what, how long, for how much, and why."},
     {"name": "Fine-tuning", "description": "Jobs, their events, checkpoints and artifacts."},
     {"name": "Models", "description": "Base models and fine-tuned ones."},
-    {"name": "Credits", "description": "Balance, transactions, codes. A quote is a cap; a failed job costs nothing."},
+    {
+        "name": "Credits",
+        "description": "Balance, transactions, codes. A quote is a cap.",
+    },
     {"name": "Account", "description": "The caller and its API keys."},
     {"name": "Administration", "description": "For keys with the scope `admin`."},
     {"name": "Workers", "description": "The fleet and its devices."},

@@ -1,8 +1,8 @@
 """Jobs through two workers of which one is killed again and again: what was accepted, lost, or charged twice.
 
-Runs on PostgreSQL, with real processes. Every job has the same data, seed and plan, so every adapter must be the same
-bytes. Prints counts, which must be 0 for lost and for overcharged, and beside the jobs a minute those of some of the
-same jobs through the same workers when nobody is killed.
+Runs on PostgreSQL, with real processes and the shipped settings. Every job has the same data, seed and plan, so every
+adapter must be the same bytes. Prints counts, which must be 0 for lost and for overcharged, and beside the jobs a
+minute those of some of the same jobs through the same workers when nobody is killed.
 
     .venv/bin/python bench/chaos.py [--jobs 200] [--undisturbed 40] [--kill-every 10] [--seed 1]
 """
@@ -82,11 +82,9 @@ def run(count: int, kill_every: float | None, seed: int) -> Tally:
         server = pgserver.get_server(directory / "postgres", cleanup_mode="delete")
         url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
         make_tiny_model(directory / "models" / "tiny")
-        settings = {"MAX_ATTEMPTS": "1000"}
         broker_url = f"redis://127.0.0.1:{broker.port}/0"
-        with running_service(
-            directory, directory / "models", broker_url, database_url=url, overrides=settings
-        ) as service:
+        models = directory / "models"
+        with running_service(directory, models, broker_url, database_url=url, pace={}) as service:
             service.start_worker("second")
             tally = drive(service, count, kill_every, random.Random(seed))
         server.cleanup()

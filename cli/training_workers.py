@@ -2,7 +2,7 @@
 
 import sys
 
-from cli.supervision import Program
+from cli.supervision import Liveness, Program
 from cli.terminal import err
 from core.errors import ServiceUnavailableError
 from core.fleet.service import DRAINED_EXIT_CODE
@@ -40,6 +40,7 @@ def training_program(device: str, settings: Settings) -> Program:
         worker_command("--device", device),
         settings.stop_grace_seconds + EXTRA_GRACE_SECONDS,
         final_code=DRAINED_EXIT_CODE,
+        liveness=Liveness(),
     )
 
 

@@ -3,7 +3,7 @@
     TunewrightError                      500  internal_error
     ├── InvalidRequestError              400  invalid_request_error
     │   ├── InvalidDatasetError          400  invalid_dataset
-    │   │   └── RowError (core.datasets.formats), which knows its row
+    │   │   └── RowError (core.datasets.row_errors), which knows its row
     │   ├── InvalidModelError            400  invalid_model
     │   └── PlanDoesNotFitError          400  plan_does_not_fit
     ├── AuthenticationError              401  invalid_api_key
@@ -18,10 +18,12 @@
     │   └── NotYetError                  409  not_yet
     ├── FileTooLargeError                413  file_too_large
     ├── UnsupportedMediaTypeError        415  unsupported_media_type
+    ├── HeadTooLargeError                431  request_head_too_large
     ├── RateLimitError                   429  rate_limit_exceeded
     ├── LimitReachedError                429  limit_reached
     ├── ServiceUnavailableError          503  service_unavailable
     │   └── StoreError                   503  store_unavailable
+    ├── InvalidSettingsError             500  invalid_settings
     ├── TrainingError                    500  training_failed
     └── StaleLeaseError                  409  stale_lease
 
@@ -36,10 +38,12 @@ __all__ = [
     "ConflictError",
     "ErrorBody",
     "FileTooLargeError",
+    "HeadTooLargeError",
     "InsufficientCreditsError",
     "InvalidDatasetError",
     "InvalidModelError",
     "InvalidRequestError",
+    "InvalidSettingsError",
     "LimitReachedError",
     "ModelNotFoundError",
     "NotFoundError",
@@ -219,6 +223,14 @@ class UnsupportedMediaTypeError(TunewrightError):
     code = "unsupported_media_type"
 
 
+class HeadTooLargeError(TunewrightError):
+    """Raised when a request's line or headers are longer than anything this service reads."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "request_head_too_large"
+
+
 class RateLimitError(TunewrightError):
     """Raised when a key, an address or an account asks too often. Retrying later helps."""
 
@@ -264,8 +276,14 @@ class StoreError(ServiceUnavailableError):
     code = "store_unavailable"
 
 
+class InvalidSettingsError(TunewrightError):
+    """Raised when a process's environment cannot be its settings. The message has a line for each thing wrong."""
+
+    code = "invalid_settings"
+
+
 class TrainingError(TunewrightError):
-    """Raised when a run cannot go on. Its body becomes the job's `error`; the job costs nothing."""
+    """Raised when a run cannot go on. Its body becomes the job's `error`."""
 
     code = "training_failed"
 

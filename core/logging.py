@@ -2,14 +2,24 @@
 
 import logging
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
 
-_SECRET_NAMES = re.compile(r"(authorization|api_?key|password|secret|token|cookie|credit_code)$", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s@/]+@")
-_BEARER = re.compile(r"\btw-[A-Za-z0-9_-]{20,}")
+# They write a line for each request of theirs, with its whole URL.
+_QUIET = (
+    *("httpx", "httpx2", "httpcore", "httpcore2", "botocore", "urllib3", "huggingface_hub"),
+    *("celery.worker.strategy", "celery.app.trace"),
+)
+LONGEST_VALUE = 4000  # characters of one value; of a traceback, whose end says what happened, five times as many
+_DEEPEST_VALUE = 4  # containers within containers
+
+# Callers decide what is logged, so each expression takes time in proportion to its text, whatever that is.
+_SECRET_NAMES = re.compile(r"(?:authorization|api_?key|password|secret|token|cookie|credit_code)$", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")
+_URL_SECRET = re.compile(r"([?&](?:token|signature|x-amz-[a-z-]{1,40})=)[^\s&]+", re.IGNORECASE)
+_KEY = re.compile(r"\b(?:tw-|hf_)[A-Za-z0-9_-]{20,}")
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:
@@ -43,15 +53,45 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for quiet in ("httpx", "httpcore", "botocore", "urllib3", "celery.worker.strategy", "celery.app.trace"):
+    for quiet in _QUIET:
         logging.getLogger(quiet).setLevel(max(logging.WARNING, root.level))
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace what must never reach a log: fields named like secrets, passwords in URLs, API keys in text."""
+    """Take out what must never reach a log: values named like secrets, passwords and signatures in URLs, API keys.
+
+    What is left is cut to a length that fits a line.
+    """
     for name, value in event.items():
         if _SECRET_NAMES.search(name):
             event[name] = "[redacted]"
-        elif isinstance(value, str):
-            event[name] = _BEARER.sub("[redacted]", _URL_PASSWORD.sub(r"\1[redacted]@", value))
+        elif not name.startswith("_"):  # structlog's own, removed before anything is written
+            event[name] = _shortened(name, _without_secrets(value))
     return event
+
+
+def _without_secrets(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, str):
+        value = _URL_SECRET.sub(r"\1[redacted]", _URL_PASSWORD.sub(r"\1[redacted]@", value))
+        return _KEY.sub("[redacted]", value)
+    if value is None or isinstance(value, int | float):
+        return value
+    if depth < _DEEPEST_VALUE and isinstance(value, Mapping):
+        return {
+            str(name): "[redacted]" if _SECRET_NAMES.search(str(name)) else _without_secrets(one, depth + 1)
+            for name, one in value.items()
+        }
+    if depth < _DEEPEST_VALUE and isinstance(value, list | tuple | set | frozenset):
+        return [_without_secrets(one, depth + 1) for one in value]
+    return _without_secrets(str(value))  # an error, a path: their text may hold what no log may
+
+
+def _shortened(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, int | float):
+        return value
+    longest = LONGEST_VALUE * 5 if name == "exception" else LONGEST_VALUE
+    text = value if isinstance(value, str) else str(value)
+    if len(text) <= longest:
+        return value
+    cut = f" … {len(text) - longest:,} characters are left out … "
+    return text[: longest // 2] + cut + text[-(longest // 2) :]

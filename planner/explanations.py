@@ -9,11 +9,14 @@ from planner.calibration import COVERAGE
 from planner.candidates import LADDER, Candidate, Question, allowed_methods
 from planner.memory import Correction
 from planner.model_spec import ModelSpec
-from planner.plans import Alternative, Priority
-from planner.recipe import Length, choose_rank, choose_targets
-from planner.setup import InitLoraWeights, Method, TrainingSetup
+from planner.plans import Alternative, Priority, Wishes
+from planner.recipe import Length, choose_learning_rate, choose_rank, choose_targets
+from planner.schedule import warmup_steps
+from planner.setup import Hyperparameters, InitLoraWeights, Method, TrainingSetup
 
 GIB = 1 << 30
+_SAME_RATE = 0.01  # of the usual rate: a difference that is only rounding
+_HOT = 10  # times the usual rate: beyond what was ever best in published sweeps
 _COMPILED = (
     "Decoder layers are compiled with torch.compile, as you asked. Memory, time and price are those of the run without "
     "it; compiling takes a few minutes of device time at the start, which a long run earns back."
@@ -38,7 +41,13 @@ def explain(question: Question, candidates: Sequence[Candidate], chosen: Candida
     sentences = [length.reason, _method(question, candidates, chosen)]
     if chosen.setup.method is not Method.FULL:
         sentences += [_rank(question, chosen), *describe_variant(question.spec, chosen.setup)]
-    sentences += [_batch(question, candidates, chosen), _passes(question, chosen), _memory(chosen), _price(chosen)]
+    sentences += [
+        _batch(question, candidates, chosen),
+        _passes(question, chosen),
+        _held_out(question, chosen),
+        _memory(chosen),
+        _price(chosen),
+    ]
     if chosen.setup.torch_compile:
         sentences.append(_COMPILED)
     if chosen.hyperparameters.early_stopping_patience is not None:
@@ -186,12 +195,56 @@ def _batch(question: Question, candidates: Sequence[Candidate], chosen: Candidat
 
 
 def _passes(question: Question, chosen: Candidate) -> str:
-    hyper, wishes = chosen.hyperparameters, question.wishes
-    rate = f"The learning rate rises to {hyper.learning_rate:g} and falls on a cosine"
-    if wishes.learning_rate is not None:
-        return f"{rate}; the rate is yours."
+    rate = chosen.hyperparameters.learning_rate
+    usual = choose_learning_rate(question.spec, chosen.setup.method, Wishes())
     kind = "full fine-tuning" if chosen.setup.method is Method.FULL else "adapters"
-    return f"{rate}, usual for {kind} at a hidden size of {question.spec.hidden_size:,}."
+    where = f"usual for {kind} at a hidden size of {question.spec.hidden_size:,}"
+    sentence = f"The learning rate {describe_schedule(chosen.hyperparameters, chosen.speed.total_steps)}"
+    times = rate / usual
+    if abs(times - 1) <= _SAME_RATE:
+        return f"{sentence}; that peak is {where}."
+    sentence += f"; that peak is {_times(times)} the {usual:g} {where}, as you asked"
+    if times >= _HOT:
+        return f"{sentence}. Rates so far above the usual one mostly make training diverge."
+    return f"{sentence}. At so low a rate the model hardly changes." if times <= 1 / _HOT else f"{sentence}."
+
+
+def describe_schedule(hyperparameters: Hyperparameters, total_steps: int) -> str:
+    """How the learning rate moves over the steps that a run has, as what completes "The learning rate …"."""
+    peak, rising = hyperparameters.learning_rate, warmup_steps(total_steps, hyperparameters.warmup_ratio)
+    if total_steps == 1:
+        return f"is {peak:g} in the only step"
+    start = f"rises over {rising:,} of {total_steps:,} steps to {peak:g}" if rising > 1 else f"starts at {peak:g}"
+    if rising == total_steps - 1:
+        return f"{start} and never falls, since the warmup leaves one step"
+    return f"{start} and falls on a {hyperparameters.lr_scheduler_type}"
+
+
+def _times(factor: float) -> str:
+    return f"{factor:,.0f} times" if factor >= _HOT else f"{factor:.2g} times"
+
+
+def _held_out(question: Question, chosen: Candidate) -> str:
+    """What is measured on, and whether that tells anything."""
+    statistics, rows = question.statistics, chosen.hyperparameters.held_out_rows
+    if statistics.validation_examples:
+        rows = min(statistics.validation_examples, c.MOST_HELD_OUT)
+        sentence = f"The loss is measured on {_rows(rows)} of the validation file"
+    elif rows:
+        sentence = (
+            f"{_rows(rows)} of {statistics.examples:,} are held out to measure on, the same in every run on this file"
+        )
+    else:
+        return (
+            "No row is held out, so nothing shows whether the model learned more than its own rows: "
+            "give a validation_file or a validation_split to measure it."
+        )
+    few = f"; fewer than {c.TELLING_ROWS} are too few to tell two runs apart" if rows < c.TELLING_ROWS else ""
+    return f"{sentence}{few}."
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _early_stop(patience: int) -> str:

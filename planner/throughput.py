@@ -10,7 +10,8 @@ from planner.decoder import DTYPE_BYTES
 from planner.devices import Device
 from planner.layers import layers_memory
 from planner.model_spec import ALL_LINEAR, ModelSpec
-from planner.setup import Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.schedule import evaluations
+from planner.setup import VARLEN_FLASH, Hyperparameters, InitLoraWeights, Method, TrainingSetup
 from planner.stacks import profile
 from planner.statistics import DatasetStatistics
 
@@ -190,7 +191,7 @@ def estimate_speed(
     held_out = held_out_examples(statistics, hyperparameters)
     own_validation = statistics.validation_examples == 0
     share = (examples - held_out) / examples if own_validation else 1.0
-    evaluated = tokens * (1 - share) if own_validation else statistics.validation_tokens
+    evaluated = tokens * (1 - share) if own_validation else _evaluated_tokens(statistics)
     answered = replace(answering, rows=min(answering.rows, held_out or statistics.validation_examples))
     mean_length = max(1.0, tokens / examples)
     row_length = setup.max_length if setup.packing else mean_length
@@ -208,7 +209,7 @@ def estimate_speed(
         total_steps=steps,
         loading_seconds=_loading_seconds(spec, setup, device) + _starting_seconds(spec, setup, device),
         training_seconds=training,
-        evaluation_seconds=c.EVALUATIONS * evaluated / forward,
+        evaluation_seconds=evaluations(hyperparameters.n_epochs) * evaluated / forward,
         sampling_seconds=_sampling_seconds(spec, setup, device, answered),
         export_seconds=c.VERIFY_SECONDS + _loading_seconds(spec, setup, device) - c.START_SECONDS,
     )
@@ -227,7 +228,15 @@ def truncated_tokens(statistics: DatasetStatistics, max_length: int) -> float:
 
 def held_out_examples(statistics: DatasetStatistics, hyperparameters: Hyperparameters) -> int:
     """Examples that are evaluated and not trained; none of the training file where a validation file is given."""
-    return 0 if statistics.validation_examples else hyperparameters.held_out_of(statistics.examples)
+    if statistics.validation_examples:
+        return 0
+    return max(0, min(hyperparameters.held_out_rows, statistics.examples - 1))
+
+
+def _evaluated_tokens(statistics: DatasetStatistics) -> float:
+    """Tokens of the rows of a validation file that are evaluated."""
+    rows = statistics.validation_examples
+    return statistics.validation_tokens * min(rows, c.MOST_HELD_OUT) / rows
 
 
 def total_steps(statistics: DatasetStatistics, setup: TrainingSetup, hyperparameters: Hyperparameters) -> int:
@@ -243,7 +252,8 @@ def total_steps(statistics: DatasetStatistics, setup: TrainingSetup, hyperparame
 def _useful_share(setup: TrainingSetup, device: Device) -> float:
     if setup.packing:
         return 1 - c.PACKING_SHARE
-    if device.kind == "cpu" or setup.per_device_train_batch_size == 1:
+    flat = device.kind == "cpu" or setup.attn_implementation == VARLEN_FLASH  # laid end to end
+    if flat or setup.per_device_train_batch_size == 1:
         return 1.0
     return 1 - c.PADDING_SHARE
 

@@ -1,18 +1,21 @@
 """The maintenance worker: it fetches and inspects files, rehearses models, and sweeps for what was lost."""
 
+import platform
 from collections.abc import Callable
 from datetime import timedelta
 from threading import Lock
+from time import monotonic
 
 import structlog
 from celery.beat import EmbeddedService, Scheduler
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import worker_ready
 from redis import Redis
 
 from core.datasets import hub_files
 from core.datasets import service as files
 from core.datasets.queries import unfetched, uninspected
 from core.db.base import utc_now
+from core.fleet.programs import report_sweep
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints
 from core.plans import rehearsals
@@ -69,14 +72,27 @@ def run(runtime: Runtime) -> None:
 
     clock = EmbeddedService(app, thread=True, scheduler_cls=Scheduler)  # in memory: a missed sweep needs no making up
     worker_ready.connect(lambda **_: clock.start(), weak=False)
-    worker_shutting_down.connect(lambda **_: clock.stop(), weak=False)
-    worker_shutting_down.connect(lambda **_: end_all(), weak=False)
-    serve(app, name="maintenance", queue=MAINTENANCE_QUEUE, concurrency=2, log_level=runtime.settings.log_level)
+
+    def end_work() -> int:
+        """What is cut short here is sent again by the sweep."""
+        clock.service.stop()
+        end_all()
+        return 0
+
+    serve(
+        app,
+        name="maintenance",
+        queue=MAINTENANCE_QUEUE,
+        concurrency=2,
+        log_level=runtime.settings.log_level,
+        end_work=end_work,
+    )
 
 
 def sweep(runtime: Runtime) -> None:
     """Take jobs back from lost workers, send again what the broker has lost, and forget what is out of date."""
     settings = runtime.settings
+    started_at = monotonic()
     for job_id in runtime.database.run(lambda session: lease.reclaim_expired(session, settings)):
         log.warning("lease_expired", job_id=job_id)
     resend(runtime)
@@ -85,6 +101,7 @@ def sweep(runtime: Runtime) -> None:
     oldest = utc_now() - timedelta(seconds=settings.retry_window_seconds)
     runtime.database.run(lambda session: forget_before(session, oldest))
     runtime.database.run(lambda session: rehearsals.forget_old(session, utc_now()))
+    runtime.database.run(lambda session: report_sweep(session, platform.node(), monotonic() - started_at))
 
 
 def resend(runtime: Runtime) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 from core.datasets.examples import DataFormat
 from core.datasets.final_answers import ExactMatch
 from core.db.plain import from_plain
+from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
 from planner.setup import Hyperparameters, TrainingSetup
 
@@ -61,6 +62,16 @@ class PhaseReport:
 
     phase: Phase
     type: Literal["phase"] = "phase"
+
+
+@dataclass(frozen=True)
+class HeldOutReport:
+    """The rows are read; these are measured on."""
+
+    rows: int
+    scored_tokens: int
+    sha256: str  # see core.jobs.evaluation.HeldOut
+    type: Literal["held_out"] = "held_out"
 
 
 @dataclass(frozen=True)
@@ -144,13 +155,24 @@ class ErrorReport:
     message: str
     param: str | None = None
     phase: Phase | None = None
+    error_type: str = TrainingError.type  # of core.errors' classes: whether the service or its user made it
     type: Literal["error"] = "error"
 
 
-Report = PhaseReport | MetricsReport | MemoryReport | CheckpointReport | MessageReport | ResultReport | ErrorReport
+Report = (
+    PhaseReport
+    | HeldOutReport
+    | MetricsReport
+    | MemoryReport
+    | CheckpointReport
+    | MessageReport
+    | ResultReport
+    | ErrorReport
+)
 
 _REPORTS: dict[str, type[Report]] = {
     "phase": PhaseReport,
+    "held_out": HeldOutReport,
     "metrics": MetricsReport,
     "memory": MemoryReport,
     "checkpoint": CheckpointReport,

@@ -18,7 +18,7 @@ from typing import Self
 
 import orjson
 
-from worker.parent import end_with_parent
+from core.limited.lifetime import end_with_parent
 from worker.protocol import Report, RunRequest, decode_report
 
 PRELOAD = "worker.training.preload"

@@ -57,7 +57,7 @@ def create_fine_tuning_job(
 ) -> JobObject:
     """Plan a run, hold its quote and queue it, all or nothing. With `plan`, run exactly what was planned.
 
-    The quote is a cap: a job is charged what it used, at most the quote, and nothing if it fails.
+    The quote is a cap: a job is charged what it used, at most the quote, and nothing if it fails by no doing of yours.
     """
     return _shown(runtime, jobs.submit_job(runtime, actor, plan_request(body), job_request(body), create_request))
 

@@ -12,6 +12,7 @@ from core.errors import (
     ConflictError,
     ErrorBody,
     FileTooLargeError,
+    HeadTooLargeError,
     InsufficientCreditsError,
     InvalidDatasetError,
     InvalidModelError,
@@ -202,6 +203,7 @@ _SHOWN: tuple[TunewrightError, ...] = (
     FileTooLargeError("The file is larger than the limit upload_bytes, 536,870,912.", param="file"),
     FileTooLargeError("The body is larger than 1,048,576 bytes.", code="request_too_large"),
     UnsupportedMediaTypeError("Send the body as application/json; got 'text/plain'."),
+    HeadTooLargeError("The request's line has 60,000 bytes; 16,384 are read. Shorten it."),
     RateLimitError("More than 6,000 requests of this key or session in 60 seconds. Try again in 12 seconds."),
     LimitReachedError(
         "This organization's limit queued_jobs is 200; this would make it 201. Wait until one of its jobs has started, "
@@ -274,6 +276,7 @@ _TITLES = {
     409: "The object's state does not allow it. Retrying alone does not help, unless `retry-after` says when.",
     413: "Too large. Nothing is kept.",
     415: "The body is of another content type than this route reads.",
+    431: "The request's line or headers are too long.",
     429: "Asked too often, or an organization is at one of its limits.",
     503: "A part of the service is away. Try again.",
 }

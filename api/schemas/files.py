@@ -1,5 +1,6 @@
 """Files and what is in them."""
 
+from collections.abc import Iterable
 from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, Field
@@ -12,6 +13,7 @@ from core.datasets.hub_files import source_of
 from core.datasets.inspection import RowIssue
 from core.datasets.measurement import RenderedRow, TokenInspection
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
+from core.datasets.notices import Notice
 from core.plans.service import FileInspection
 
 WireStatus = Literal["uploaded", "processed", "error"]
@@ -141,6 +143,15 @@ class TokensObject(ResponseBody):
     rows: list[RenderedRowObject]
 
 
+class NoticeObject(ResponseBody):
+    """Something about a file that is worth knowing before it is trained on; nothing is refused for it."""
+
+    code: str = Field(description="Stable, in snake_case.")
+    message: str
+    rows: int = Field(description="How many rows it holds for; 0 where it is about the whole file.")
+    first_row: int | None
+
+
 class OverlapObject(ResponseBody):
     """Rows of the validation file that are in the training file too."""
 
@@ -169,6 +180,7 @@ class InspectionObject(ResponseBody):
     untrainable_rows: int = Field(description="Rows in which no model would be trained.")
     first_untrainable_rows: list[int]
     overlap: OverlapObject | None = Field(description="Only where a `validation_file` is named.")
+    notices: list[NoticeObject] = Field(description="With a `model`, also what its template and tokenizer do.")
     preview: list[PreviewRow]
     tokens: TokensObject | None = Field(description="Only where a `model` is asked for and the rows can be used.")
 
@@ -240,6 +252,7 @@ def show_inspection(inspected: FileInspection, model: str | None) -> InspectionO
             duplicate_rows=[],
             untrainable_rows=0,
             first_untrainable_rows=[],
+            notices=[],
             preview=[],
         )
     form = found.data_format
@@ -256,6 +269,7 @@ def show_inspection(inspected: FileInspection, model: str | None) -> InspectionO
         duplicate_rows=list(found.duplicate_rows),
         untrainable_rows=found.untrainable_rows,
         first_untrainable_rows=list(found.first_untrainable_rows),
+        notices=show_notices((*found.notices, *(tokens.notices if tokens else ()))),
         preview=[_preview(example) for example in found.preview],
     )
 
@@ -282,6 +296,11 @@ def show_tokens(model: str, tokens: TokenInspection) -> TokensObject:
         chat_template=tokens.chat_template,
         rows=[_rendered(row) for row in tokens.preview],
     )
+
+
+def show_notices(notices: Iterable[Notice]) -> list[NoticeObject]:
+    """Notices as the wire shows them."""
+    return [NoticeObject(**vars(notice)) for notice in notices]
 
 
 def _row_error(issue: RowIssue) -> RowErrorObject:

@@ -6,10 +6,11 @@ from pydantic import ConfigDict, Field
 
 from api.schemas.base import ResponseBody, unix_seconds
 from api.schemas.examples import PLAN_EXAMPLE
+from api.schemas.files import NoticeObject, show_notices
 from api.schemas.hyperparameters import AdapterObject, HyperparametersObject, show_adapter, show_hyperparameters
 from core.db.plain import from_plain
 from core.plans.models import Plan
-from core.plans.service import training_plan
+from core.plans.service import notices_of, training_plan
 from planner.devices import Device
 from planner.memory import MemoryEstimate
 from planner.plans import Alternative, Quote, TrainingPlan
@@ -95,7 +96,8 @@ class DataObject(ResponseBody):
     trained_tokens: int
     longest: int = Field(description="Tokens of the longest example.")
     truncated_examples: int = Field(description="Examples longer than `max_length`, which are cut.")
-    validation_examples: int
+    validation_examples: int = Field(description="Examples of the validation file.")
+    held_out_examples: int = Field(description="Examples of the training file that are measured on and not trained.")
     sampled: bool
     chat_template: str | None = Field(
         description="The named template that conversations are rendered with; null: the model's own, or none."
@@ -134,6 +136,7 @@ class PlanObject(ResponseBody):
     data: DataObject
     quote: QuoteObject
     reasons: list[str] = Field(description="Each decision in a sentence, in the order they were made.")
+    notices: list[NoticeObject] = Field(description="What was noticed in the training file.")
     alternatives: list[AlternativeObject]
 
 
@@ -193,6 +196,7 @@ def show_plan(row: Plan) -> PlanObject:
         data=_data(row, plan),
         quote=show_quote(row, plan.quote),
         reasons=list(plan.reasons),
+        notices=show_notices(notices_of(row)),
         alternatives=[_alternative(alternative) for alternative in plan.alternatives],
     )
 
@@ -216,6 +220,7 @@ def _data(row: Plan, plan: TrainingPlan) -> DataObject:
         longest=statistics.longest,
         truncated_examples=plan.truncated_examples,
         validation_examples=statistics.validation_examples,
+        held_out_examples=plan.hyperparameters.held_out_rows,
         sampled=statistics.sampled,
         chat_template=row.chat_template,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from core.datasets.encoding import Encoder, Segment
 from core.datasets.examples import DataFormat, EncodedExample, Example
+from core.datasets.notices import Notice
 from core.datasets.reading import read_examples
 from planner.statistics import DatasetStatistics
 
@@ -59,6 +60,7 @@ class TokenInspection:
     eos_trained: bool
     rows_without_eos: int
     preview: tuple[RenderedRow, ...]
+    notices: tuple[Notice, ...] = ()
     chat_template: str | None = None  # the named template that rendered the rows; None: the model's own, or none
 
 

@@ -1,7 +1,8 @@
 """What a worker does with a job: claim it, keep it, write to it, let go of it.
 
-The database decides who runs a job. A claim sets a fresh token; every later write takes the job's row and compares
-tokens first, so that a worker that was taken for dead, or really was, can never write over its successor.
+The database decides who runs a job, and its clock tells how long: those of the machines may be apart. A claim sets a
+fresh token; every later write takes the job's row and compares tokens first, so that a worker that was taken for dead,
+or really was, can never write over its successor.
 """
 
 from dataclasses import dataclass
@@ -9,15 +10,15 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from core.db.base import utc_now
 from core.db.plain import to_plain
+from core.db.session import database_now
 from core.errors import ErrorBody, StaleLeaseError
 from core.events import service as events
 from core.events.models import EventLevel
 from core.ids import new_id
 from core.jobs import queries
 from core.jobs.models import Job
-from core.jobs.settlement import settle
+from core.jobs.settlement import is_owners, settle
 from core.jobs.states import JobStatus
 from core.jobs.transitions import move
 from core.settings import Settings
@@ -31,25 +32,24 @@ class Lease:
     job_id: str
     token: str
 
+    def storage_prefix(self, organization_id: str) -> str:
+        """Where in the store this lease's objects lie: apart from its successor's, which it could overwrite else."""
+        return f"{organization_id}/jobs/{self.job_id}/{self.token}"
+
 
 def claim_next(session: Session, settings: Settings, worker_id: str, device_class: str) -> tuple[Lease, Job] | None:
-    """Claim the queued job that is next for this class of device; None where there is none.
-
-    A job whose attempts are used up is failed on the way, and the one behind it considered.
-    """
-    while (job := queries.next_queued(session, device_class, settings.max_running_jobs)) is not None:
-        if job.attempts >= settings.max_attempts:
-            fail_job(session, job, _worn_out(job.attempts))
-            continue
-        job.attempts += 1
-        job.worker_id = worker_id
-        job.lease_token = new_id("lease_")
-        job.lease_expires_at = utc_now() + timedelta(seconds=settings.lease_seconds)
-        job.started_at = job.started_at or utc_now()
-        message = "Fine-tuning job started" if job.attempts == 1 else f"Fine-tuning job goes on (start {job.attempts})"
-        move(session, job, JobStatus.RUNNING, message)
-        return Lease(job.id, job.lease_token), job
-    return None
+    """Claim the queued job that is next for this class of device; None where there is none."""
+    job = queries.next_queued(session, device_class, settings.max_running_jobs)
+    if job is None:
+        return None
+    now = database_now(session)
+    message = "Fine-tuning job goes on" if job.started_at is not None else "Fine-tuning job started"
+    job.worker_id = worker_id
+    job.lease_token = new_id("lease_")
+    job.lease_expires_at = now + timedelta(seconds=settings.lease_seconds)
+    job.started_at = job.started_at or now
+    move(session, job, JobStatus.RUNNING, message)
+    return Lease(job.id, job.lease_token), job
 
 
 def hold_job(session: Session, lease: Lease) -> Job:
@@ -66,7 +66,7 @@ def renew(session: Session, settings: Settings, lease: Lease, used_seconds: floa
     `used_seconds` is what this attempt added since the last call. Raises StaleLeaseError.
     """
     job = hold_job(session, lease)
-    job.lease_expires_at = utc_now() + timedelta(seconds=settings.lease_seconds)
+    job.lease_expires_at = database_now(session) + timedelta(seconds=settings.lease_seconds)
     job.used_seconds += used_seconds
     return job.status
 
@@ -92,7 +92,7 @@ def lower_learning_rate(session: Session, lease: Lease, factor: float, message: 
 
 
 def start_again(session: Session, settings: Settings, lease: Lease, cause: str) -> bool:
-    """Count another start after the child ended without a word; False where its starts are used up or it is to stop.
+    """Count a crash after the child ended without a word; False where the job failed by it, or is to stop.
 
     `cause` completes "The training process …".
     Raises StaleLeaseError.
@@ -101,11 +101,9 @@ def start_again(session: Session, settings: Settings, lease: Lease, cause: str) 
     if job.status is not JobStatus.RUNNING:
         _let_go(session, job, cause)
         return False
-    if job.attempts >= settings.max_attempts:
-        fail_job(session, job, _worn_out(job.attempts))
+    if not _count_crash(session, settings, job):
         return False
-    job.attempts += 1
-    message = f"The training process {cause}; going on from the last checkpoint (start {job.attempts})"
+    message = f"The training process {cause}; going on from the last checkpoint{_crashes(settings, job)}"
     events.append(session, job.id, message, level=EventLevel.WARN)
     return True
 
@@ -116,7 +114,7 @@ def let_go(session: Session, lease: Lease, reason: str) -> None:
 
 
 def fail(session: Session, lease: Lease, error: ErrorBody) -> None:
-    """The job cannot go on. It costs nothing. Raises StaleLeaseError."""
+    """The job cannot go on. What it costs follows from the error (`settle`). Raises StaleLeaseError."""
     job = hold_job(session, lease)
     if job.status is JobStatus.CANCELLING:
         _let_go(session, job, error.message)
@@ -125,25 +123,26 @@ def fail(session: Session, lease: Lease, error: ErrorBody) -> None:
 
 
 def fail_job(session: Session, job: Job, error: ErrorBody) -> None:
-    """Fail a job whose row is held, and give its credits back."""
+    """Fail a job whose row is held, and settle its credits."""
     job.error = to_plain(error)
-    move(session, job, JobStatus.FAILED, f"The job failed: {error.message}", level=EventLevel.ERROR)
+    cost = " The device time it used is charged." if is_owners(error) else ""
+    move(session, job, JobStatus.FAILED, f"The job failed: {error.message}{cost}", level=EventLevel.ERROR)
     settle(session, job)
 
 
 def reclaim_expired(session: Session, settings: Settings) -> list[str]:
     """Take jobs from workers that stopped renewing; returns their ids."""
     reclaimed = []
-    for job_id in queries.expired_leases(session, utc_now()):
-        job = queries.lock_job(session, job_id)
+    for job_id in queries.expired_leases(session, database_now(session)):
+        job = queries.lock_job(session, job_id, skip_locked=True)
         if job is None or job.status not in JobStatus.leased():
             continue
-        if job.lease_expires_at is not None and job.lease_expires_at > utc_now():
+        if job.lease_expires_at is not None and job.lease_expires_at > database_now(session):
             continue
-        if job.status is JobStatus.RUNNING and job.attempts >= settings.max_attempts:
-            fail_job(session, job, _worn_out(job.attempts))
-        else:
-            _let_go(session, job, "Its worker was lost; going on from the last checkpoint")
+        if job.status is not JobStatus.RUNNING:
+            _let_go(session, job, "Its worker was lost")
+        elif _count_crash(session, settings, job):
+            _let_go(session, job, f"Its worker was lost; going on from the last checkpoint{_crashes(settings, job)}")
         reclaimed.append(job_id)
     return reclaimed
 
@@ -159,11 +158,21 @@ def _let_go(session: Session, job: Job, reason: str) -> None:
             move(session, job, JobStatus.QUEUED, reason, level=EventLevel.WARN)
 
 
-def _worn_out(attempts: int) -> ErrorBody:
-    return ErrorBody(
-        message=f"The job was started {attempts} times and lost each time; its workers died or were killed. "
-        "Nothing is charged. See the events for the steps reached.",
+def _count_crash(session: Session, settings: Settings, job: Job) -> bool:
+    """Count a crash or a lost lease of a running job; False where it was one too many, and the job has failed."""
+    job.attempts += 1
+    if job.attempts < settings.max_attempts:
+        return True
+    error = ErrorBody(
+        message=f"The job's workers or training processes died {job.attempts} times since its last new checkpoint, so "
+        "it is not started again. Nothing is charged. See the events for the steps reached.",
         type="server_error",
         param=None,
         code="too_many_attempts",
     )
+    fail_job(session, job, error)
+    return False
+
+
+def _crashes(settings: Settings, job: Job) -> str:
+    return f" (crash {job.attempts} of at most {settings.max_attempts} without a new checkpoint)"

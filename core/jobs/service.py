@@ -16,6 +16,7 @@ from core.db.plain import to_plain
 from core.errors import ConflictError, InvalidRequestError, NotFoundError
 from core.events import queries as event_queries
 from core.events import service as events
+from core.events.models import EventLevel
 from core.ids import new_id
 from core.jobs import queries
 from core.jobs.models import Checkpoint, Job, JobArtifact
@@ -128,6 +129,8 @@ def _create(session: Session, runtime: Runtime, actor: Actor, request: JobReques
     session.flush()
     events.append(session, job.id, f"Created fine-tuning job: {job.id}")
     events.append(session, job.id, "Files validated: " + chosen.reasons[0])
+    for notice in plans.notices_of(plan):
+        events.append(session, job.id, str(notice), level=EventLevel.WARN)
     move(
         session,
         job,

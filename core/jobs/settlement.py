@@ -4,6 +4,8 @@ import math
 
 from sqlalchemy.orm import Session
 
+from core.db.plain import from_plain
+from core.errors import ErrorBody, InvalidRequestError
 from core.jobs.models import Job
 from core.jobs.states import JobStatus
 from core.ledger import service as ledger
@@ -11,6 +13,9 @@ from core.plans.service import training_plan
 from planner.plans import Quote
 
 SECONDS_PER_HOUR = 3600
+# Failures that an owner can cause at will, behind checkpoints that can be downloaded: free, they were free training.
+OWNERS_ERRORS = InvalidRequestError.type  # their data, model or parameters, found out at run time
+OWNERS_CODES = frozenset({"loss_diverged", "unsupported_setup"})
 
 
 def used_credits(job: Job, quote: Quote) -> int:
@@ -23,7 +28,13 @@ def released_credits(job: Job) -> int | None:
     return None if job.charged_credits is None else job.quote_credits - job.charged_credits
 
 
+def is_owners(error: ErrorBody) -> bool:
+    """Whether a job's owner can cause this failure at will."""
+    return error.type == OWNERS_ERRORS or error.code in OWNERS_CODES
+
+
 def settle(session: Session, job: Job) -> None:
-    """Settle a finished job: nothing for a failure, else what it used, never above the quote."""
-    used = 0 if job.status is JobStatus.FAILED else used_credits(job, training_plan(job.plan).quote)
+    """Settle a finished job: what it used, never above the quote; nothing for a failure that is not its owner's."""
+    is_free = job.status is JobStatus.FAILED and not (job.error and is_owners(from_plain(ErrorBody, job.error)))
+    used = 0 if is_free else used_credits(job, training_plan(job.plan).quote)
     job.charged_credits = ledger.settle(session, job.organization_id, job.id, used)

@@ -19,7 +19,7 @@ class JobStatus(StrEnum):
     PAUSING = "pausing"  # the worker was asked to stop behind a checkpoint
     PAUSED = "paused"  # stopped behind a checkpoint; waits for its owner
     SUCCEEDED = "succeeded"  # the artifact is proven and published
-    FAILED = "failed"  # cannot go on; costs nothing
+    FAILED = "failed"  # cannot go on; costs nothing, unless its owner caused it
     CANCELLING = "cancelling"  # the worker was asked to end
     CANCELLED = "cancelled"  # ended by its owner; costs what it used
 
@@ -60,7 +60,6 @@ MOVES: dict[tuple[JobStatus, JobStatus], str] = {
     (_S.QUEUED, _S.RUNNING): "A worker claimed it.",
     (_S.QUEUED, _S.PAUSED): "The owner paused it before a worker claimed it.",
     (_S.QUEUED, _S.CANCELLED): "The owner cancelled it before a worker claimed it.",
-    (_S.QUEUED, _S.FAILED): "It cannot be started again: its attempts are used up.",
     (_S.RUNNING, _S.QUEUED): "Its worker was lost or drained; it goes on from its last checkpoint elsewhere.",
     (_S.RUNNING, _S.PAUSING): "The owner asked for a pause.",
     (_S.RUNNING, _S.CANCELLING): "The owner asked for its end.",

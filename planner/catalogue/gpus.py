@@ -96,7 +96,7 @@ def match_driver_name(name: str, total_bytes: int) -> CatalogueGpu | None:
 
 
 def _bare(gpu: CatalogueGpu) -> str:
-    return re.sub(r"\d+gb$", "", gpu.id).replace("-", "")
+    return re.sub(r"\d{1,5}gb$", "", gpu.id).replace("-", "")
 
 
 def _size_matches(gpu: CatalogueGpu, total_bytes: int) -> bool:

@@ -129,6 +129,7 @@ def running_service(
     redis_url: str,
     *,
     database_url: str | None = None,
+    pace: Mapping[str, str] = QUICK,
     overrides: Mapping[str, str] | None = None,
     worker: bool = True,
     hub_url: str | None = None,
@@ -141,7 +142,7 @@ def running_service(
         "REDIS_URL": redis_url,
         "DATABASE_URL": database_url or f"sqlite:///{directory / 'service.db'}",
         "LOG_LEVEL": "INFO",
-        **QUICK,
+        **pace,
         **(overrides or {}),
     }
     environment = {

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.people import follow_link
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -109,14 +110,17 @@ def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:
     names = {path.stem for path in (up.data_dir / "logs").glob("*.log")}
     assert {"api", "maintenance", "valkey"} < names
     assert any(name.startswith("worker-") for name in names)
+    alive = {path.stem for path in (up.data_dir / "logs").glob("*.alive")}
+    assert {"api", "maintenance"} <= alive  # each says that it lives
 
     with httpx.Client(base_url=up.url) as browser:
-        assert browser.get(up.link).status_code == 303
+        assert follow_link(browser, up.link).status_code == 303
         assert browser.get("/v1/account").status_code == 200
     assert httpx.get(up.link).status_code == 403
 
     fresh = run("link", "--data", str(up.data_dir))
-    assert httpx.get(fresh.stdout.strip()).status_code == 303
+    with httpx.Client(base_url=up.url) as browser:
+        assert follow_link(browser, fresh.stdout.strip()).status_code == 303
 
     key = run("keys", "create", "--data", str(up.data_dir))
     secret = key.stdout.removesuffix("\n")
@@ -124,6 +128,7 @@ def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:
     assert (listed.status_code, listed.json()["data"]) == (200, [])
 
     up.wait_for_worker(secret)
+    assert any(path.stem.startswith("worker-") for path in (up.data_dir / "logs").glob("*.alive"))
     second = run("up", "--data", str(up.data_dir))
     assert second.returncode == 1
     assert f"already at {up.url}" in second.stderr

@@ -5,7 +5,7 @@ import sys
 import torch
 from safetensors import SafetensorError
 
-from core.errors import TunewrightError
+from core.errors import InvalidModelError, TunewrightError
 from worker.protocol import STOPPED_EXIT_CODE, ErrorReport, Phase, RunRequest
 from worker.training.libraries import quiet
 from worker.training.loop import run
@@ -34,7 +34,7 @@ def main(request: RunRequest, report_fd: int) -> None:
     except StopRequested:
         sys.exit(STOPPED_EXIT_CODE)
     except TunewrightError as error:
-        reporter.send(ErrorReport(error.code, error.message, error.param, reporter.phase))
+        reporter.send(ErrorReport(error.code, error.message, error.param, reporter.phase, error.type))
         sys.exit(FAILED_EXIT_CODE)
     except MEMORY_ERRORS as error:
         said = _expected(error, request, reporter.phase)
@@ -52,7 +52,7 @@ def _expected(error: Exception, request: RunRequest, phase: Phase | None) -> Err
         return ErrorReport("out_of_memory", _first_line(error), None, phase)
     if isinstance(error, SafetensorError) and phase is Phase.LOADING:
         message = f"The weights of {request.base_model} cannot be read: {error}."
-        return ErrorReport("invalid_model", message, "model", phase)
+        return ErrorReport("invalid_model", message, "model", phase, InvalidModelError.type)
     return None
 
 

@@ -30,7 +30,7 @@ from worker.training.sampling import Answer, Prompt
 from worker.training.variants import published_config, published_factors
 from worker.training.whole_modules import published_modules
 
-METRICS_HEADER = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+METRICS_HEADER = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy", "learning_rate")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -98,12 +98,13 @@ def export(
 
 
 def metrics_csv(rows: Sequence[MetricsRow]) -> str:
-    """The rows as CSV with OpenAI's columns, an empty cell for what was not measured at a step."""
+    """The rows as CSV with OpenAI's columns and the learning rate; what was not measured at a step is left empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(METRICS_HEADER)
     for row in rows:
-        values = (row.train_loss, row.train_accuracy, row.valid_loss, row.valid_mean_token_accuracy)
+        losses = (row.train_loss, row.train_accuracy, row.valid_loss, row.valid_mean_token_accuracy)
+        values = (*losses, row.learning_rate)
         writer.writerow([row.step, *("" if value is None else repr(value) for value in values)])
     return text.getvalue()
 

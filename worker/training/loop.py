@@ -11,7 +11,8 @@ import torch
 from core.datasets.encoding import load_encoder
 from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
-from worker.protocol import Phase, ResultReport, RunRequest
+from planner.schedule import is_evaluated_after
+from worker.protocol import HeldOutReport, Phase, ResultReport, RunRequest
 from worker.training.answers import answer_length, answered_rows, evaluation_of
 from worker.training.batches import (
     Step,
@@ -50,7 +51,6 @@ from worker.training.verification import VerificationTask, Verifier, compare, fi
 
 MAX_SKIPPED_IN_A_ROW = 5
 MAX_STILL_IN_A_ROW = 2
-EVALUATIONS = 10  # at most, over the run, besides the one before the first step
 _CHECKPOINT_SHARE = 0.1  # of the job's training time: the longest between two checkpoints of a short job
 _CHECKPOINT_COST = 0.05  # of the training time: what checkpoints inside an epoch may take at most
 _VERIFIED_EXAMPLES = 8
@@ -116,6 +116,8 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
     data = load_data(request, encoder)
     for note in data.notes:
         reporter.warn(note)
+    if held_out := len(data.held_out):
+        reporter.send(HeldOutReport(held_out, data.held_out.scored_tokens, data.held_out.sha256()))
     setup = proved_attention(request.setup, directory, device, reporter)
     loaded = load_for_training(directory, setup, request.seed, device)
     watch.check()
@@ -176,16 +178,17 @@ def optimizer_step(current: Run, step: Step) -> None:
         raise
     norm = gradient_norm(loaded.parameters)
     values = torch.stack([loss, correct, norm.float()]).tolist()  # the one point where the host waits for the device
+    rate = current.rate_of(number)
     is_finite = all(math.isfinite(value) for value in values)
     if is_finite:
         clip_gradients(loaded.parameters, request.hyperparameters.max_grad_norm, norm)
-        set_learning_rate(current.optimizer, current.rate_of(number))
+        set_learning_rate(current.optimizer, rate)
         current.optimizer.step()
     current.optimizer.zero_grad(set_to_none=True)
     current.watch.settle()
     row = MetricsRow(number + 1)
     if is_finite:
-        row = MetricsRow(number + 1, train_loss=values[0], train_accuracy=values[1] / trained)
+        row = MetricsRow(number + 1, train_loss=values[0], train_accuracy=values[1] / trained, learning_rate=rate)
     current.state = replace(
         current.state,
         step=number + 1,
@@ -294,8 +297,7 @@ def verify(current: Run, exported: Exported, verifier: Verifier) -> None:
 
 def _is_evaluation_step(current: Run) -> bool:
     epochs, remainder = divmod(current.state.step, current.steps_per_epoch)
-    total = current.request.hyperparameters.n_epochs
-    return remainder == 0 and (epochs == total or epochs % -(-total // EVALUATIONS) == 0)
+    return remainder == 0 and is_evaluated_after(epochs, current.request.hyperparameters.n_epochs)
 
 
 def _checkpoint_is_due(current: Run, seconds: float) -> bool:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MetricsRow:
-    """One line of metrics.csv. Step 0 is the evaluation before training; train values are None for skipped steps."""
+    """One line of metrics.csv. Step 0 is the evaluation before training; a skipped step has no train values."""
 
     step: int
     train_loss: float | None = None
     train_accuracy: float | None = None
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
+    learning_rate: float | None = None  # that the step used
 
 
 def best_evaluation(rows: Sequence[MetricsRow]) -> MetricsRow | None:

@@ -1,6 +1,5 @@
-"""AdamW in the variants that a plan can choose, its schedule and clipping."""
+"""AdamW in the variants that a plan can choose, and clipping."""
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -56,30 +55,6 @@ def build_optimizer(
     raise TrainingError(
         f"The optimizer {setup.optimizer!r} is not known. Choose one of: {known}.", code="unsupported_setup"
     )
-
-
-def learning_rate(step: int, total_steps: int, hyperparameters: Hyperparameters) -> float:
-    """Rate of the optimizer step `step`, counted from 0: linear warmup, then the named decay.
-
-    The formulas are those of transformers' `get_cosine_schedule_with_warmup` and its siblings, so that curves compare.
-    Raises TrainingError for a schedule that is not known.
-    """
-    warmup_steps = math.ceil(total_steps * hyperparameters.warmup_ratio)
-    if step < warmup_steps:
-        return hyperparameters.learning_rate * step / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    if hyperparameters.lr_scheduler_type == "cosine":
-        factor = 0.5 * (1.0 + math.cos(math.pi * progress))
-    elif hyperparameters.lr_scheduler_type == "linear":
-        factor = 1.0 - progress
-    elif hyperparameters.lr_scheduler_type in ("constant", "constant_with_warmup"):
-        factor = 1.0
-    else:
-        raise TrainingError(
-            f"The schedule {hyperparameters.lr_scheduler_type!r} is not known. Choose cosine, linear or constant.",
-            code="unsupported_setup",
-        )
-    return hyperparameters.learning_rate * factor
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -11,7 +11,7 @@ import gc
 import importlib
 import logging
 
-from worker.parent import end_with_parent
+from core.limited.lifetime import end_with_parent
 from worker.training.unforked_cuda import cuda_untouched
 
 end_with_parent()  # a worker that is killed now should not leave its imports behind

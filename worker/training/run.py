@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from core.datasets.encoding import Encoder
+from planner.schedule import learning_rate
 from planner.setup import TrainingSetup
 from worker.protocol import MetricsReport, RunRequest
 from worker.training.batches import Layout
@@ -15,7 +16,6 @@ from worker.training.data import RunData
 from worker.training.loading import LoadedModel
 from worker.training.memory import MemoryWatch
 from worker.training.metrics import MetricsRow, has_stopped_improving
-from worker.training.optimizer import learning_rate
 from worker.training.reporting import Reporter
 from worker.training.stopping import StopSignal
 

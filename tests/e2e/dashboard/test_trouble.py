@@ -23,7 +23,7 @@ def test_a_lost_worker_is_told_and_its_job_goes_on(service: Service, visitor: Vi
 
     service.start_worker()
     expect(page.locator("#job-live .badge")).to_have_text("Succeeded")
-    expect(page.locator(".log")).to_contain_text("goes on (start 2)")
+    expect(page.locator(".log")).to_contain_text("Fine-tuning job goes on")
     steps = points(page)
     assert steps == list(range(1, len(steps) + 1)), "no point is missing or doubled, those trained again included"
 

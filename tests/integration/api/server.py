@@ -15,6 +15,7 @@ import uvicorn
 from sqlalchemy import select
 
 from api.app import create_app
+from api.request_heads import BoundedHttp
 from core.accounts import service as accounts
 from core.accounts.models import Scope
 from core.db.migrate import upgrade
@@ -165,7 +166,10 @@ def running_application(settings: Settings) -> Iterator[Service]:
     """The application on a free port, on a migrated database and with one device in its fleet."""
     upgrade(settings.resolved_database_url)
     app = create_app(settings)
-    server = _Thread(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    config = uvicorn.Config(
+        app, port=0, http=BoundedHttp, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=1
+    )
+    server = _Thread(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -5,6 +5,7 @@ import io
 import json
 import socket
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from api import request_heads
 from core.settings import Settings
 from tests.integration.api.server import Service, Tenant, running_application
 from tests.waiting import wait_for
@@ -114,6 +116,36 @@ def test_huge_json_is_refused_before_it_is_read(service: Service, tenant: Tenant
     answer = tenant.http.post("/v1/api_keys", content=numbers, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     assert len(answer.text) < 2000
+
+
+@pytest.mark.parametrize("size", [20_000, 60_000])
+@pytest.mark.parametrize("place", ["path", "query", "headers"])
+def test_a_long_head_is_refused_at_once(service: Service, tenant: Tenant, place: str, size: int) -> None:
+    text = "a" * size
+    asked = {
+        "path": lambda: tenant.http.get(f"/v1/files/{text}"),
+        "query": lambda: tenant.http.get("/v1/files", params={"after": text}),
+        "headers": lambda: tenant.http.get("/v1/files", headers={f"x-{n}": text for n in range(3)}),
+    }[place]
+    before = time.process_time()
+    answer = asked()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (431, "request_head_too_large")
+    assert answer.headers["x-request-id"]
+    assert time.process_time() - before < 1.0  # of this process, which runs the service: 16 s once
+    assert tenant.http.get("/v1/account").status_code == 200
+
+
+def test_a_head_without_an_end_is_let_go(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = urlsplit(service.base_url)
+    with socket.create_connection((address.hostname, address.port)) as endless:
+        endless.settimeout(20)
+        endless.sendall(b"GET / HTTP/1.1\r\nx: " + b"a" * 300_000)
+        assert endless.recv(100).split()[1] == b"400"
+    monkeypatch.setattr(request_heads, "HEAD_SECONDS", 0.3)
+    with socket.create_connection((address.hostname, address.port)) as silent:
+        silent.settimeout(20)
+        silent.sendall(b"GET / HTTP/1.1\r\n")
+        assert silent.recv(100).split()[1] == b"400"
 
 
 def _gzip_bomb() -> bytes:

@@ -1,5 +1,6 @@
 """Whatever owners, workers and the sweep do, in whatever order: only moves of the table, one writer, honest books."""
 
+import math
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -24,11 +25,13 @@ from core.jobs.states import MOVES, JobStatus
 from core.jobs.waiting import places
 from core.ledger import service as ledger
 from core.settings import Settings
-from tests.integration.core.queueing import DEVICE_CLASS, add_organization, queue_job
+from tests.integration.core.queueing import DEVICE_CLASS, QUOTE_CREDITS, add_organization, queue_job
 
 START_CREDITS = 60  # for a few jobs at a time
+SECONDS_OF_A_CREDIT = 6  # at 600 credits an hour
 NUMBERS = st.integers(min_value=0, max_value=5)
 FAILURE = ErrorBody("It broke.", "server_error", None, "training_failed")
+OWNERS_FAILURE = ErrorBody("The loss is not finite.", "server_error", None, "loss_diverged")
 RESULT = Outcome([PublishedFile("metrics.csv", StoredObject("metrics", 1, "0" * 64))], 100, "Done.")
 
 
@@ -45,6 +48,8 @@ class Jobs(RuleBasedStateMachine):
         self.jobs: list[tuple[str, str]] = []  # organization, job
         self.leases: list[Lease] = []  # every one that was ever given
         self.status: dict[str, JobStatus] = {}
+        self.crashes: dict[str, int] = {}  # of each job since its last new checkpoint
+        self.steps: dict[str, int] = {}  # of each job's newest checkpoint
 
     @rule(owner=st.integers(0, 1))
     def create(self, owner: int) -> None:
@@ -57,6 +62,7 @@ class Jobs(RuleBasedStateMachine):
             return
         self.jobs.append((organization_id, job_id))
         self.status[job_id] = JobStatus.QUEUED
+        self.crashes[job_id], self.steps[job_id] = 0, -1
 
     @rule()
     def claim(self) -> None:
@@ -70,8 +76,7 @@ class Jobs(RuleBasedStateMachine):
         lease = self.database.run(work)
         if lease is not None:
             self.leases.append(lease)
-            if self._job(line[1]).status is JobStatus.RUNNING:  # else it was failed on the way: worn out
-                assert lease.job_id == line[1], "the line that is shown is the line that is served"
+            assert lease.job_id == line[1], "the line that is shown is the line that is served"
 
     @rule(number=NUMBERS, step=st.integers(1, 50))
     def report_step(self, number: int, step: int) -> None:
@@ -88,11 +93,26 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def die_and_start_again(self, number: int) -> None:
-        self._as_worker(number, lambda s, held: leases.start_again(s, self.settings, held, "died"))
+        before = {job_id: self._job(job_id).status for _, job_id in self.jobs}
+        lease = self._as_worker(number, lambda s, held: leases.start_again(s, self.settings, held, "died"))
+        if lease is not None and before[lease.job_id] is JobStatus.RUNNING:
+            self.crashes[lease.job_id] += 1
 
-    @rule(number=NUMBERS)
-    def fail(self, number: int) -> None:
-        self._as_worker(number, lambda s, held: leases.fail(s, held, FAILURE))
+    @rule(number=NUMBERS, step=st.integers(1, 50))
+    def checkpoint(self, number: int, step: int) -> None:
+        def work(session: Session, held: Lease) -> None:
+            stored = StoredObject(f"{held.job_id}/{step}", 1, "0" * 64)
+            progress.record_checkpoint(
+                session, held, step, stored, train_loss=1.0, valid_loss=None, valid_mean_token_accuracy=None
+            )
+
+        lease = self._as_worker(number, work)
+        if lease is not None and step > self.steps[lease.job_id]:
+            self.crashes[lease.job_id], self.steps[lease.job_id] = 0, step
+
+    @rule(number=NUMBERS, failure=st.sampled_from([FAILURE, OWNERS_FAILURE]))
+    def fail(self, number: int, failure: ErrorBody) -> None:
+        self._as_worker(number, lambda s, held: leases.fail(s, held, failure))
 
     @rule(number=NUMBERS)
     def succeed(self, number: int) -> None:
@@ -100,14 +120,16 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def lose_the_worker(self, number: int) -> None:
-        def work(session: Session) -> None:
+        def work(session: Session) -> list[str]:
             if self.jobs:
                 job = session.get_one(Job, self.jobs[number % len(self.jobs)][1])
                 if job.lease_token is not None:
                     job.lease_expires_at = utc_now() - timedelta(seconds=1)
-            leases.reclaim_expired(session, self.settings)
+            return leases.reclaim_expired(session, self.settings)
 
-        self.database.run(work)
+        before = {job_id: self._job(job_id).status for _, job_id in self.jobs}
+        for job_id in self.database.run(work):
+            self.crashes[job_id] += before[job_id] is JobStatus.RUNNING
 
     @rule(number=NUMBERS, verb=st.sampled_from(["cancel", "pause", "resume"]))
     def ask(self, number: int, verb: str) -> None:
@@ -141,6 +163,13 @@ class Jobs(RuleBasedStateMachine):
             self.status[job_id] = now
 
     @invariant()
+    def only_crashes_wear_a_job_out(self) -> None:
+        for _, job_id in getattr(self, "jobs", []):
+            job, is_worn_out = self._job(job_id), self.crashes[job_id] >= self.settings.max_attempts
+            assert job.attempts == self.crashes[job_id]
+            assert is_worn_out == (job.error is not None and job.error["code"] == "too_many_attempts")
+
+    @invariant()
     def what_is_held_belongs_to_jobs_that_are_not_finished(self) -> None:
         for owner in getattr(self, "owners", []):
             mine = [
@@ -152,7 +181,8 @@ class Jobs(RuleBasedStateMachine):
             charged = sum(job.charged_credits or 0 for job in mine)
             assert balance.available_credits == START_CREDITS - balance.held_credits - charged
             assert all((job.charged_credits or 0) <= job.quote_credits for job in mine)
-            assert all(job.charged_credits == 0 for job in mine if job.status is JobStatus.FAILED)
+            failed = [job for job in mine if job.status is JobStatus.FAILED]
+            assert all(job.charged_credits == self._cost(job) for job in failed)
 
     def teardown(self) -> None:
         if not hasattr(self, "jobs"):
@@ -168,10 +198,18 @@ class Jobs(RuleBasedStateMachine):
             with self.database.read() as session:
                 assert ledger.balance(session, owner.organization_id).held_credits == 0
 
-    def _as_worker(self, number: int, work: Callable[[Session, Lease], Any]) -> None:
-        """Write with one of the leases that were ever given; only the newest of a job that is leased may succeed."""
+    def _cost(self, job: Job) -> int:
+        """Of a failed job, in credits: 0 where the service failed."""
+        is_owners = job.error is not None and job.error["code"] == OWNERS_FAILURE.code
+        return min(QUOTE_CREDITS, math.ceil(job.used_seconds / SECONDS_OF_A_CREDIT)) if is_owners else 0
+
+    def _as_worker(self, number: int, work: Callable[[Session, Lease], Any]) -> Lease | None:
+        """Write with one of the leases that were ever given; only the newest of a job that is leased may succeed.
+
+        Returns the lease where it did.
+        """
         if not self.leases:
-            return
+            return None
         lease = self.leases[number % len(self.leases)]
         newest = next(held for held in reversed(self.leases) if held.job_id == lease.job_id)
         may_write = lease == newest and self._job(lease.job_id).status in JobStatus.leased()
@@ -179,8 +217,9 @@ class Jobs(RuleBasedStateMachine):
             self.database.run(lambda session: work(session, lease))
         except StaleLeaseError:
             assert not may_write
-        else:
-            assert may_write
+            return None
+        assert may_write
+        return lease
 
     def _job(self, job_id: str) -> Job:
         with self.database.read() as session:
@@ -189,7 +228,7 @@ class Jobs(RuleBasedStateMachine):
 
 @pytest.fixture
 def service_settings(tmp_path: Any) -> Settings:
-    """Three starts for each job."""
+    """Fewer crashes than the default, so that random commands reach the last."""
     return Settings(data_dir=tmp_path, max_attempts=3)
 
 
@@ -201,6 +240,28 @@ def test_no_order_of_commands_loses_a_job_or_its_credits(database: Database, ser
             max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+def test_pauses_drains_and_put_back_jobs_are_no_crashes(database: Database) -> None:
+    shipped = Settings()
+    with database.transaction() as session:
+        owner = add_organization(session, QUOTE_CREDITS)
+    job_id = database.run(lambda session: queue_job(session, shipped, owner))
+
+    def claim() -> Lease:
+        claimed = database.run(lambda session: leases.claim_next(session, shipped, "worker", DEVICE_CLASS))
+        assert claimed is not None, "it is in the queue"
+        return claimed[0]
+
+    for number in range(10):
+        lease = claim()
+        if number % 2:
+            database.run(lambda session: jobs.pause_job(session, owner.organization_id, job_id))
+        database.run(lambda session, held=lease: leases.let_go(session, held, "The worker shuts down"))
+        if number % 2:
+            database.run(lambda session: jobs.resume_job(session, shipped, owner.organization_id, job_id))
+    lease = claim()
+    assert database.run(lambda session: progress.succeed(session, lease, RESULT)).status is JobStatus.SUCCEEDED
 
 
 def test_one_tenants_many_jobs_do_not_starve_anothers_one(database: Database, service_settings: Settings) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from core.db.base import utc_now
 from core.db.plain import from_plain
 from core.db.session import Database
-from core.errors import ConflictError, ErrorBody, InvalidRequestError
+from core.errors import ConflictError, ErrorBody, InvalidRequestError, NotFoundError
 from core.jobs import lease as leases
 from core.jobs import service as jobs
 from core.jobs.lease import Lease
@@ -64,6 +64,19 @@ def _fail(session: Session, owner: Owner, lease: Lease) -> None:
     leases.fail(session, lease, ErrorBody("It broke.", "server_error", None, "training_failed"))
 
 
+def _diverge(session: Session, owner: Owner, lease: Lease) -> None:
+    leases.fail(session, lease, ErrorBody("Not finite.", "server_error", None, "loss_diverged"))
+
+
+def _delete_data(session: Session, owner: Owner, lease: Lease) -> None:
+    leases.fail(session, lease, NotFoundError("The file was deleted.", code="file_not_found").body)
+
+
+def _wear_out(session: Session, owner: Owner, lease: Lease) -> None:
+    while leases.start_again(session, Settings(), lease, "died"):
+        pass
+
+
 def _cancel(session: Session, owner: Owner, lease: Lease) -> None:
     jobs.cancel_job(session, owner.organization_id, lease.job_id)
     leases.let_go(session, lease, "asked to")
@@ -80,6 +93,10 @@ def _pause_then_cancel(session: Session, owner: Owner, lease: Lease) -> None:
     [
         (_fail, 10, 0),
         (_fail, 1000, 0),
+        (_wear_out, 10, 0),
+        (_diverge, 10, 10),
+        (_diverge, 1000, QUOTE),
+        (_delete_data, 10, 10),
         (_cancel, 0, 0),
         (_cancel, 10, 10),
         (_cancel, 10.1, 11),

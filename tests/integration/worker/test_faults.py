@@ -17,13 +17,14 @@ from core.errors import StoreError
 from core.jobs import service as jobs
 from core.jobs.models import Job
 from core.jobs.states import JobStatus
+from core.settings import Settings
 from planner.plans import Wishes
 from planner.setup import Method
 from tests.e2e.rows import chat_rows
 from tests.integration.worker.installation import CREDITS, Installation, trainers
 from tests.waiting import wait_for
 from worker.protocol import Phase
-from worker.supervisor import PHASES
+from worker.supervisor import PHASES, Supervisor
 
 BATCH = 8
 EPOCHS = 10  # of 4 steps, one tenth of the rows being held out
@@ -77,15 +78,37 @@ def test_a_trainer_that_hangs_is_ended_and_the_job_goes_on(here: Installation) -
     assert "said nothing for" in here.messages(job_id)
 
 
-def test_a_run_that_diverges_is_tried_once_more_with_smaller_steps_and_costs_nothing(here: Installation) -> None:
+def test_a_run_that_diverges_is_tried_once_more_with_smaller_steps_and_is_paid_for(here: Installation) -> None:
     job_id = here.submit(chat_rows(), lora(method=Method.FULL, learning_rate=1e38))
     job = here.supervise(job_id)
     assert job.status is JobStatus.FAILED
     assert job.error is not None
     assert job.error["code"] == "loss_diverged"
     assert here.messages(job_id).count("Going on from the last checkpoint at 0.25 times the rate") == 1
-    assert here.balance().available_credits == CREDITS
-    assert job.charged_credits == 0
+    assert "The device time it used is charged" in here.messages(job_id)
+    assert job.charged_credits is not None
+    assert 0 < job.charged_credits <= job.quote_credits
+
+
+def test_ten_pauses_and_drains_of_one_job_are_no_crashes(here: Installation) -> None:
+    settings, organization_id = here.runtime.settings, here.actor.organization_id
+    assert settings.max_attempts == Settings().max_attempts, "the shipped default"
+    job_id = here.submit(chat_rows(), lora())
+    running: list[Supervisor] = []
+
+    def pause(_: int) -> None:
+        here.runtime.database.run(lambda session: jobs.pause_job(session, organization_id, job_id))
+
+    for number in range(10):
+        stop = pause if number % 2 else lambda _: running[-1].drain()
+        with at_step(here, job_id, here.job(job_id).step + 1, stop):
+            job = here.supervise(job_id, started=running.append)
+        assert job.status is (JobStatus.PAUSED if number % 2 else JobStatus.QUEUED), here.messages(job_id)
+        if job.status is JobStatus.PAUSED:
+            here.runtime.database.run(lambda session: jobs.resume_job(session, settings, organization_id, job_id))
+    job = here.supervise(job_id)
+    assert job.status is JobStatus.SUCCEEDED, here.messages(job_id)
+    assert here.steps(job_id) == list(range(1, STEPS + 1))
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_and_nothing_else(here: Installation) -> None:

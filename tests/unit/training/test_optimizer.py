@@ -1,4 +1,4 @@
-"""Schedule, variants and clipping."""
+"""Variants and clipping."""
 
 import ctypes
 import subprocess
@@ -9,7 +9,6 @@ import bitsandbytes.functional
 import pytest
 import torch
 from bitsandbytes.optim.adamw import PagedAdamW8bit
-from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from core.errors import TrainingError
 from planner.setup import Hyperparameters, Method, TrainingSetup
@@ -21,27 +20,9 @@ from worker.training.optimizer import (
     clip_gradients,
     gradient_norm,
     learning,
-    learning_rate,
     load_optimizer,
     require_gradients,
 )
-
-STEPS = 37
-
-
-@pytest.mark.parametrize(
-    ("name", "schedule"),
-    [("cosine", get_cosine_schedule_with_warmup), ("linear", get_linear_schedule_with_warmup)],
-)
-def test_the_schedule_is_transformers_own(name: str, schedule: object) -> None:
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.3)
-    scheduler = schedule(optimizer, num_warmup_steps=4, num_training_steps=STEPS)  # type: ignore[operator]
-    ours = Hyperparameters(1, 0.3, warmup_ratio=0.1, lr_scheduler_type=name)
-    for step in range(STEPS):
-        assert learning_rate(step, STEPS, ours) == pytest.approx(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
 
 
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
@@ -77,8 +58,6 @@ def test_weight_decay_spares_norms_and_biases() -> None:
 def test_what_no_plan_offers_is_refused() -> None:
     with pytest.raises(TrainingError, match="not known"):
         build_optimizer([], TrainingSetup(Method.FULL, optimizer="adam_of_tomorrow"), Hyperparameters(1, 0.1))
-    with pytest.raises(TrainingError, match="schedule"):
-        learning_rate(5, 9, Hyperparameters(1, 0.1, warmup_ratio=0.0, lr_scheduler_type="spiral"))
 
 
 MANAGED = r"""

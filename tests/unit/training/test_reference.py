@@ -6,10 +6,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoModelForCausalLM
 
 from core.datasets.encoding import load_encoder
 from core.datasets.reading import read_examples
+from planner.schedule import learning_rate
 from planner.setup import Hyperparameters, Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import CHAT, request_for, run_child, setup_for
@@ -43,8 +45,7 @@ def plain_losses(model, method, hyperparameters: Hyperparameters, data, setup): 
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0)
     order = [step for epoch in range(EPOCHS) for step in epoch_steps(data, setup, SEED, epoch)]
-    warmup = -(-len(order) * 3 // 100)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, len(order))
+    scheduler = LambdaLR(optimizer, lambda step: learning_rate(step, len(order), hyperparameters) / RATE)
     results = []
     for step in order:
         ids = [torch.tensor(data.tokens_of(e).tolist()) for row in step for e in row]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from planner.setup import InitLoraWeights, Method
@@ -29,7 +29,7 @@ from worker.protocol import (
 )
 
 pytestmark = pytest.mark.usefixtures("fork_server")
-HEADER = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
+HEADER = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy,learning_rate"
 
 
 def succeed(request: RunRequest) -> tuple[Finished, ResultReport, Path]:
@@ -65,6 +65,8 @@ def test_each_method_trains_exports_and_verifies(
     rows = list(csv.DictReader(io.StringIO(metrics)))
     assert [row["step"] for row in rows] == [str(step) for step in range(11)]
     assert float(rows[-1]["valid_loss"]) == result.final_valid_loss
+    assert [float(row["learning_rate"]) for row in rows[1:]] == [report.learning_rate for report in steps]
+    assert all(report.learning_rate > 0 for report in steps)
     samples = json.loads((root / result.files["samples.json"]).read_text())
     assert len(samples) == 2
     assert all(sample["before"] and sample["after"] and sample["reference"] for sample in samples)
@@ -205,9 +207,9 @@ def test_a_probe_that_does_not_fit_is_out_of_memory_there(tmp_path: Path, conver
     assert (error.code, error.phase) == ("out_of_memory", Phase.PROBING)
 
 
-@pytest.mark.parametrize(("held_out", "expected_skips"), [(0.0, 5), (0.25, 3)])
+@pytest.mark.parametrize(("held_out", "expected_skips"), [(0, 5), (6, 3)])
 def test_a_diverging_run_ends_after_a_few_skipped_steps_or_at_an_evaluation(
-    tiny_model: Path, conversations: Path, tmp_path: Path, held_out: float, expected_skips: int
+    tiny_model: Path, conversations: Path, tmp_path: Path, held_out: int, expected_skips: int
 ) -> None:
     request = request_for(
         tiny_model,
@@ -215,7 +217,7 @@ def test_a_diverging_run_ends_after_a_few_skipped_steps_or_at_an_evaluation(
         tmp_path,
         setup_for(Method.FULL),
         learning_rate=1e38,
-        hyperparameters={"evaluation_fraction": held_out},
+        hyperparameters={"held_out_rows": held_out},
     )
     finished = run_child(request)
     (error,) = finished.of(ErrorReport)
@@ -262,6 +264,18 @@ def test_one_row_trains_without_evaluation(tiny_model: Path, tmp_path: Path) -> 
     _, result, _ = succeed(request_for(tiny_model, data, tmp_path / "run", setup_for(Method.LORA)))
     assert result.steps == 2
     assert result.initial_valid_loss is None
+
+
+def test_a_single_step_changes_the_adapter(tiny_model: Path, conversations: Path, tmp_path: Path) -> None:
+    setup = setup_for(Method.LORA, gradient_accumulation_steps=16)
+    hyperparameters = {"n_epochs": 1, "warmup_ratio": 0.1}
+    request = request_for(tiny_model, conversations, tmp_path, setup, hyperparameters=hyperparameters)
+    _, result, root = succeed(request)
+    assert result.steps == 1
+    with zipfile.ZipFile(root / result.files["adapter.zip"]) as packed:
+        weights = load(packed.read("adapter_model.safetensors"))
+    moved = [name for name, tensor in weights.items() if "lora_B" in name and tensor.any()]
+    assert len(moved) == sum("lora_B" in name for name in weights) > 0
 
 
 def test_a_validation_file_is_what_is_evaluated(tiny_model: Path, conversations: Path, tmp_path: Path) -> None:

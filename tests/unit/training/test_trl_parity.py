@@ -1,7 +1,8 @@
 """Same model, rows, order, seed and hyperparameters: the loss curve of TRL's SFTTrainer, step by step.
 
-TRL pads, accumulates, normalises, clips and schedules by itself. Tokens and masks are given to it, for it also trains
-what templates put behind the end of a turn, and which nothing ever generates.
+TRL pads, accumulates, normalises and clips by itself. Tokens and masks are given to it, for it also trains what
+templates put behind the end of a turn, and which nothing ever generates; and so is the schedule, for its own starts
+with a step at rate zero.
 """
 
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from core.datasets.encoding import load_encoder
+from planner.schedule import learning_rate
 from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import request_for, run_child, setup_for
@@ -32,7 +35,7 @@ def test_loss_curve_equals_trls(tmp_path: Path, conversations: Path, method: Met
         tmp_path / "run",
         setup_for(method, dtype="float32"),
         learning_rate=RATE,
-        hyperparameters={"n_epochs": EPOCHS, "evaluation_fraction": 0.0, "weight_decay": 0.01},
+        hyperparameters={"n_epochs": EPOCHS, "held_out_rows": 0, "weight_decay": 0.01},
     )
     finished = run_child(request)
     assert finished.of(ErrorReport) == []
@@ -67,8 +70,6 @@ def train_with_trl(request: RunRequest, rows: TokenizedSet, directory: Path) -> 
         gradient_accumulation_steps=setup.gradient_accumulation_steps,
         train_sampling_strategy="sequential",
         learning_rate=hyperparameters.learning_rate,
-        lr_scheduler_type=hyperparameters.lr_scheduler_type,
-        warmup_steps=-(-len(steps) * 3 // 100),
         weight_decay=hyperparameters.weight_decay,
         max_grad_norm=hyperparameters.max_grad_norm,
         max_length=setup.max_length,
@@ -81,7 +82,17 @@ def train_with_trl(request: RunRequest, rows: TokenizedSet, directory: Path) -> 
         disable_tqdm=True,
         include_num_input_tokens_seen="non_padding",
     )
-    trainer = SFTTrainer(
+
+    def share_of_peak(step: int) -> float:
+        return learning_rate(step, len(steps), hyperparameters) / hyperparameters.learning_rate
+
+    class Scheduled(SFTTrainer):  # type: ignore[misc]  # TRL has no types
+        def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+            assert num_training_steps == len(steps)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share_of_peak)
+            return self.lr_scheduler
+
+    trainer = Scheduled(
         model=model,
         args=arguments,
         train_dataset=dataset,
