@@ -18,10 +18,11 @@ from core.ids import new_id
 from core.jobs import lease as leases
 from core.queue.messages import RUN_JOB, training_queue
 from core.runtime import Runtime
-from planner.devices import Device, order_note, read_all_devices, read_cpu
+from planner.devices import Device
 from planner.errors import DriverError
 from worker import trainer
 from worker.app import create_app, serve
+from worker.machine import device_again, find_device
 from worker.supervisor import Supervisor
 from worker.trainer import ForkServerError
 
@@ -31,7 +32,7 @@ log = structlog.get_logger()
 
 def run(runtime: Runtime, device_name: str) -> None:
     """Serve the queue of this device's class until told to stop. Raises SystemExit where there is no such device."""
-    device = _device(device_name)
+    device = find_device(device_name)
     if device.kind == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     else:
@@ -105,7 +106,7 @@ class TrainingWorker:
 
     def _is_sound(self) -> bool:
         """Whether the device can train, as it is read now."""
-        self._notice(_device_again(self._device))
+        self._notice(device_again(self._device))
         return self._device.problem is None
 
     def _notice(self, device: Device) -> None:
@@ -163,7 +164,7 @@ class TrainingWorker:
 
     def _report(self) -> None:
         supervisor = self._supervisor
-        now = _device_again(self._device)
+        now = device_again(self._device)
         self._notice(now if supervisor is None else replace(self._device, problem=now.problem))
         said = WorkerReport(
             worker_id=self.id,
@@ -178,36 +179,3 @@ class TrainingWorker:
         if self._runtime.database.run(lambda session: fleet.report(session, said)) and not self.is_drained:
             self.is_drained = True
             os.kill(os.getpid(), signal.SIGTERM)  # drains as any other shutdown does
-
-
-def _device(name: str) -> Device:
-    """The device of this address ("cpu", "cuda:1", "cuda:1:0") or uuid. Raises SystemExit where none can train."""
-    if name == "cpu":
-        return read_cpu()
-    try:
-        found, note = read_all_devices(), order_note()
-    except DriverError as error:
-        raise SystemExit(str(error)) from None
-    if note is not None:
-        log.warning("device_order", note=note)
-    address = "cuda:0" if name == "cuda" else name
-    device = next((device for device in found if address in (device.address, device.uuid)), None)
-    if device is None:
-        there = ", ".join(f"{device.address} ({device.name})" for device in found)
-        raise SystemExit(f"There is no device {name!r} on this machine. There is: {there}.")
-    if device.problem is not None:
-        raise SystemExit(f"Nothing can be trained on {device.name} ({device.address}): {device.problem}.")
-    return device
-
-
-def _device_again(device: Device) -> Device:
-    """The same device with the memory that is free now, or with what is wrong with it."""
-    if device.kind == "cpu":
-        return replace(device, free_bytes=min(device.total_bytes, psutil.virtual_memory().available))
-    try:
-        found = next((found for found in read_all_devices() if found.uuid == device.uuid), None)
-    except DriverError as error:
-        return replace(device, problem=str(error))
-    if found is None:
-        return replace(device, problem="the driver no longer lists it; `nvidia-smi` may say why")
-    return replace(device, free_bytes=found.free_bytes, problem=found.problem)
