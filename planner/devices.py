@@ -7,7 +7,7 @@ from pathlib import Path
 
 from planner.catalogue import GIB, CatalogueGpu, find_gpu, gpus, match_driver_name
 from planner.errors import DriverError, InvalidSetupError
-from planner.nvml import Gpu, choose_visible, read_gpus
+from planner.nvml import Gpu, choose_visible, read_gpus, usage
 
 _CGROUP_V2_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CGROUP_V2_USE = Path("/sys/fs/cgroup/memory.current")
@@ -75,6 +75,12 @@ def order_note() -> str | None:
         f"CUDA_VISIBLE_DEVICES={visible} is read in the order of nvidia-smi, by PCI bus; the GPUs here differ, and "
         "CUDA on its own would count the fastest first. Name them by uuid, or set CUDA_DEVICE_ORDER=PCI_BUS_ID."
     )
+
+
+def process_bytes(uuid: str, process_id: int) -> int | None:
+    """Memory that one process holds on the GPU with this uuid; None where NVML does not say (containers, no driver)."""
+    found = usage(uuid)
+    return None if found is None else found.processes.get(process_id)
 
 
 def read_cpu() -> Device:

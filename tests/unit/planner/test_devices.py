@@ -35,6 +35,12 @@ from planner.nvml import usage
 names = ("GPU-11111111-2222-3333-4444-555555555555", "GPU-9")
 print(json.dumps([found and [found.used_bytes, found.processes] for found in map(usage, names)]))
 """
+READ_PROCESSES = """
+import json
+from planner.devices import process_bytes
+uuid = "GPU-11111111-2222-3333-4444-555555555555"
+print(json.dumps([process_bytes(uuid, 22), process_bytes(uuid, 33), process_bytes("GPU-9", 22)]))
+"""
 READ_NOTE = """
 import json
 from planner.devices import order_note
@@ -155,6 +161,11 @@ def test_what_a_gpu_has_in_use_is_read_where_the_driver_tells_it(tmp_path):
     assert read_with_stub(tmp_path, script=READ_USAGE) == [[used, {"11": 1111, "22": 2222}], None]
     assert read_with_stub(tmp_path, script=READ_USAGE, PROCESSES=0) == [[used, {}], None]
     assert read_in_process({"LD_LIBRARY_PATH": str(tmp_path / "nowhere")}, READ_USAGE) == [None, None]
+
+
+def test_the_memory_of_one_process_is_read_where_the_driver_tells_it(tmp_path):
+    assert read_with_stub(tmp_path, script=READ_PROCESSES) == [2222, None, None]
+    assert read_in_process({"LD_LIBRARY_PATH": str(tmp_path / "nowhere")}, READ_PROCESSES) == [None, None, None]
 
 
 def test_an_index_that_cuda_would_count_otherwise_is_spoken_of(tmp_path):
