@@ -322,7 +322,7 @@ class Supervisor:
         return RunRequest(
             job_id=job.id,
             base_model=base_model.hub_id or base_model.id,
-            base_model_revision=base_model.revision,
+            base_model_revision=base_model.hub_revision,
             base_model_path=str(prepared.weights),
             training_path=str(prepared.training_path),
             validation_path=str(prepared.validation_path) if prepared.validation_path else None,

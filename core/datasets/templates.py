@@ -6,7 +6,6 @@ trimmed blocks, loop controls, `raise_exception`, `strftime_now`, an unescaped `
 tag, which surrounds what the assistant writes.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from core.datasets.examples import Message
+from core.datasets.numbers import dump_json
 from core.errors import InvalidModelError
 
 __all__ = [
@@ -75,7 +75,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return dump_json(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _compile(source: str, *, mark_generation: bool) -> jinja2.Template:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from core.datasets.detection import detect_format
 from core.datasets.encoding import load_encoder, resolve_template
 from core.datasets.examples import DataFormat, DataKind
-from core.datasets.formats import RowError, detect_format, to_example
+from core.datasets.formats import RowError, to_example
 from core.datasets.named_templates import NAMED_TEMPLATES, publish_template
 from core.errors import InvalidRequestError
 from tests.unit.datasets.model_shapes import COMMAND_R, LLAMA3
