@@ -68,7 +68,9 @@ SAMPLE_TOKENS = 96  # tokens; per sample: MAX_NEW_TOKENS of worker/training/samp
 SAMPLE_ROWS = 4  # rows; that are sampled: sample_count of worker/protocol.py
 ANSWERED_AT_ONCE = 8  # rows; decoded in one batch: _ANSWERED_AT_ONCE of worker/training/sampling.py
 CPU_GENERATION_BYTES = 6.0e9  # bytes/s; weights read in one decoding step or optimizer step on 2 cores: assumed
-MOST_HELD_OUT = 512  # rows; of a training file: enough for the loss to be known to a few per cent
+VALIDATION_SPLIT = 0.05  # of rows; held out of a training file where nobody says how many: a twentieth, as is usual
+MOST_HELD_OUT = 512  # rows; that a plan evaluates by itself: enough for the loss to be known to a few per cent
+TELLING_ROWS = 20  # rows; that are evaluated; on fewer, chance moves a mean loss by more than runs differ: assumed
 MOST_EVALUATIONS = 10  # passes; over the held-out set, at ends of epochs, beside the one before the first step
 CREDIT_MARGIN = 0.25  # of predicted time; covered by the quote, which is a cap
 

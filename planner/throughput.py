@@ -225,7 +225,9 @@ def truncated_tokens(statistics: DatasetStatistics, max_length: int) -> float:
 
 def held_out_examples(statistics: DatasetStatistics, hyperparameters: Hyperparameters) -> int:
     """Examples that are evaluated and not trained; none of the training file where a validation file is given."""
-    return 0 if statistics.validation_examples else hyperparameters.held_out_of(statistics.examples)
+    if statistics.validation_examples:
+        return 0
+    return max(0, min(hyperparameters.held_out_rows, statistics.examples - 1))
 
 
 def _evaluated_tokens(statistics: DatasetStatistics) -> float:

@@ -65,6 +65,16 @@ class PhaseReport:
 
 
 @dataclass(frozen=True)
+class HeldOutReport:
+    """The rows are read; these are measured on."""
+
+    rows: int
+    scored_tokens: int
+    sha256: str  # see core.jobs.evaluation.HeldOut
+    type: Literal["held_out"] = "held_out"
+
+
+@dataclass(frozen=True)
 class MetricsReport:
     """One optimizer step (or one evaluation, when `valid_loss` is set) is done and counted."""
 
@@ -76,7 +86,7 @@ class MetricsReport:
     grad_norm: float | None
     tokens_per_second: float  # non-padding tokens
     memory_bytes: int  # allocated on CUDA, resident set on a CPU
-    trained_tokens: int  # non-padding tokens processed so far, over all attempts
+    processed_tokens: int  # non-padding tokens processed so far, over all attempts
     epoch: float
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
@@ -121,7 +131,7 @@ class ResultReport:
     """The run is finished, exported and proven. `files` maps artifact names to paths under the run directory."""
 
     files: dict[str, str]
-    trained_tokens: int
+    processed_tokens: int
     steps: int
     published_step: int  # whose model it is; below `steps` where an earlier one had the lowest validation loss
     train_seconds: float  # of this attempt, loading and export excluded
@@ -147,10 +157,20 @@ class ErrorReport:
     type: Literal["error"] = "error"
 
 
-Report = PhaseReport | MetricsReport | MemoryReport | CheckpointReport | MessageReport | ResultReport | ErrorReport
+Report = (
+    PhaseReport
+    | HeldOutReport
+    | MetricsReport
+    | MemoryReport
+    | CheckpointReport
+    | MessageReport
+    | ResultReport
+    | ErrorReport
+)
 
 _REPORTS: dict[str, type[Report]] = {
     "phase": PhaseReport,
+    "held_out": HeldOutReport,
     "metrics": MetricsReport,
     "memory": MemoryReport,
     "checkpoint": CheckpointReport,

@@ -27,6 +27,7 @@ from core.errors import ErrorBody, ServiceUnavailableError, StaleLeaseError, Sto
 from core.events.models import EventLevel
 from core.jobs import lease as leases
 from core.jobs import progress
+from core.jobs.evaluation import HeldOut
 from core.jobs.lease import Lease
 from core.jobs.models import Job
 from core.jobs.progress import Metrics
@@ -47,6 +48,7 @@ from worker.protocol import (
     STOPPED_EXIT_CODE,
     CheckpointReport,
     ErrorReport,
+    HeldOutReport,
     MemoryReport,
     MessageReport,
     MetricsReport,
@@ -63,7 +65,7 @@ from worker.watchdog import Watchdog
 GIB = 1024**3
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.5, 30.0
 LOWERED_RATE = 0.25  # of the planned learning rate, after a divergence
-NOT_ON_THE_WIRE = {"type", "trained_tokens"}
+NOT_ON_THE_WIRE = {"type", "processed_tokens"}
 SILENCE_SECONDS = 1.0
 OUT_OF_MEMORY, DIVERGED = "out_of_memory", "loss_diverged"
 STEPPED_DOWN_PHASES = (Phase.PROBING, Phase.TRAINING, None)
@@ -235,6 +237,9 @@ class Supervisor:
             case MessageReport():
                 level = EventLevel(said.level)
                 self._write(partial(progress.say, lease=self._lease, message=said.message, level=level))
+            case HeldOutReport():
+                held_out = HeldOut(said.rows, said.scored_tokens, said.sha256)
+                self._write(partial(progress.record_held_out, lease=self._lease, held_out=held_out))
             case MemoryReport():
                 measured = {name: value for name, value in asdict(said).items() if name != "type"}
                 self._write(partial(progress.record_memory, lease=self._lease, measured=measured))
@@ -248,7 +253,7 @@ class Supervisor:
                     self._store_is_away = False
 
     def _keep_checkpoint(self, said: CheckpointReport) -> None:
-        stored = prepare.store_checkpoint(self._runtime, self._job, Path(said.path))
+        stored = prepare.store_checkpoint(self._runtime, self._lease, self._job, Path(said.path))
         if stored is None:
             return
         for pruned in self._write(
@@ -278,7 +283,7 @@ class Supervisor:
         for report in reports:
             seconds_left = self._pace.seconds_left(report)
             data = {name: value for name, value in asdict(report).items() if name not in NOT_ON_THE_WIRE}
-            metrics.append(Metrics(data, report.trained_tokens))
+            metrics.append(Metrics(data, report.processed_tokens))
         self._write(partial(progress.record_metrics, lease=self._lease, metrics=metrics, seconds_left=seconds_left))
 
     def _fit(self, memory: MemorySource) -> TrainingSetup:
@@ -317,7 +322,7 @@ class Supervisor:
         return RunRequest(
             job_id=job.id,
             base_model=base_model.hub_id or base_model.id,
-            base_model_revision=base_model.revision,
+            base_model_revision=base_model.hub_revision,
             base_model_path=str(prepared.weights),
             training_path=str(prepared.training_path),
             validation_path=str(prepared.validation_path) if prepared.validation_path else None,
@@ -337,7 +342,9 @@ class Supervisor:
 
     def _succeed(self, prepared: Prepared, result: ResultReport) -> None:
         try:
-            outcome = self._outlast(lambda: publish.publish(self._runtime, self._job, prepared.run_directory, result))
+            outcome = self._outlast(
+                lambda: publish.publish(self._runtime, self._lease, self._job, prepared.run_directory, result)
+            )
         except ServiceUnavailableError as error:
             self._let_go(f"The result could not be stored: {error.message} Moved back to the queue")
             return

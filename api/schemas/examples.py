@@ -61,10 +61,12 @@ PLAN_EXAMPLE: JsonDict = {
     "data": {
         "examples": 160,
         "tokens": 7780,
+        "scored_tokens": 3410,
         "trained_tokens": 3410,
         "longest": 50,
         "truncated_examples": 0,
         "validation_examples": 0,
+        "held_out_examples": 8,
         "sampled": False,
         "chat_template": None,
     },
@@ -84,7 +86,10 @@ PLAN_EXAMPLE: JsonDict = {
         "10,000,000: an adapter is cheaper, forgets less and stays small.",
         "Rank 8 on all linear layers is 2,442,240 trained parameters, enough for what 3,410 trained tokens can teach.",
         "8 rows per optimizer step, 8 at a time, make 76 steps in 4 epochs; activations fit, so nothing is recomputed.",
-        "The learning rate rises to 0.0013 and falls on a cosine, usual for adapters at a hidden size of 576.",
+        "The learning rate rises over 8 of 76 steps to 0.0013 and falls on a cosine; that peak is usual for adapters "
+        "at a hidden size of 576.",
+        "8 rows of 160 are held out to measure on, the same in every run on this file; fewer than 20 are too few to "
+        "tell two runs apart.",
         "AMD EPYC 9454P: 1.4 GiB predicted plus 0.3 GiB kept as bound, of 28.0 GiB free now.",
         "About 30 s at 600 credits an hour is 6; the quote of 7 covers 38 s, and only what is used is charged.",
     ],
@@ -161,6 +166,7 @@ JOB_EXAMPLE: JsonDict = {
     "estimated_finish": 1795219500,
     "queue_position": None,
     "estimated_start": None,
+    "processed_tokens": 2208,
     "trained_tokens": 2208,
     "fine_tuned_model": None,
     "result_files": [],
@@ -193,6 +199,12 @@ JOB_EXAMPLE: JsonDict = {
     "early_stopping_patience": None,
     "chat_template": None,
     "exact_match": None,
+    "held_out": {
+        "rows": 8,
+        "scored_tokens": 171,
+        "sha256": "3f79bb7b435b05321651daefd374cdc681dc06faa65e374e38337b88ca046dea",
+        "too_few": True,
+    },
     "evaluation": {
         "before": {
             "valid_loss": 3.71,
@@ -296,6 +308,7 @@ INSPECTION_EXAMPLE: JsonDict = {
         "model": "smollm2-135m-instruct",
         "examples": 160,
         "tokens": 7780,
+        "scored_tokens": 3410,
         "trained_tokens": 3410,
         "longest": 50,
         "sampled": False,
@@ -313,6 +326,7 @@ INSPECTION_EXAMPLE: JsonDict = {
             {
                 "row": 1,
                 "tokens": 46,
+                "scored_tokens": 20,
                 "trained_tokens": 20,
                 "is_clipped": False,
                 "spans": [

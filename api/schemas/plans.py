@@ -93,10 +93,12 @@ class DataObject(ResponseBody):
 
     examples: int
     tokens: int
-    trained_tokens: int
+    scored_tokens: int = Field(description="Tokens that the loss is taken over, in one pass over the data.")
+    trained_tokens: int = Field(description="The same number, by its older name.")
     longest: int = Field(description="Tokens of the longest example.")
     truncated_examples: int = Field(description="Examples longer than `max_length`, which are cut.")
-    validation_examples: int
+    validation_examples: int = Field(description="Examples of the validation file.")
+    held_out_examples: int = Field(description="Examples of the training file that are measured on and not trained.")
     sampled: bool
     chat_template: str | None = Field(
         description="The named template that conversations are rendered with; null: the model's own, or none."
@@ -215,10 +217,12 @@ def _data(row: Plan, plan: TrainingPlan) -> DataObject:
     return DataObject(
         examples=statistics.examples,
         tokens=statistics.tokens,
+        scored_tokens=statistics.trained_tokens,
         trained_tokens=statistics.trained_tokens,
         longest=statistics.longest,
         truncated_examples=plan.truncated_examples,
         validation_examples=statistics.validation_examples,
+        held_out_examples=plan.hyperparameters.held_out_rows,
         sampled=statistics.sampled,
         chat_template=row.chat_template,
     )

@@ -3,22 +3,25 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, tee
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
-from core.datasets.examples import DataFormat, EncodedExample, Example, Message
+from core.datasets.examples import DataFormat, EncodedExample, Example, Message, RowNote
 from core.datasets.formats import RowError
-from core.datasets.named_templates import choose_template, named_template
-from core.datasets.spans import Rendering, SpecialTokens, TurnProbe, probe_template, render_example
-from core.datasets.templates import ChatTemplate, TemplateRejectedError, template_message
+from core.datasets.named_templates import choose_template, named_template, usable_templates
+from core.datasets.renderers import Renderer
+from core.datasets.rendering import ANSWER_LOST
+from core.datasets.spans import Rendering, SpecialTokens, TurnProbe
+from core.datasets.templates import template_message
 from core.datasets.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from core.errors import InvalidRequestError
 
 __all__ = ["Encoder", "Segment", "load_encoder", "resolve_template"]
 
 _BATCH = 256
+_BATCH_CHARACTERS = 16 * 1024**2
 Segment = tuple[str, bool]  # a stretch of text, and whether it is trained
 
 
@@ -44,35 +47,38 @@ class _Prepared:
     rendering: Rendering
     adds_special_tokens: bool
     splits_at: int | None = None
+    notes: tuple[RowNote, ...] = ()
 
 
 class Encoder:
     """A tokenizer with its chat template. Safe to share between threads; give each process its own."""
 
     def __init__(self, files: TokenizerFiles, chat_template: str | None = None) -> None:
+        self._files = files
         self._tokenizer: Tokenizer = files.tokenizer
-        self._template = named_template(chat_template, files) if chat_template else files.template
         self.chat_template_name = chat_template
         self.eos_token_id: int = files.eos_token_id
         self.pad_token_id: int = files.pad_token_id
         self.vocab_size: int = files.tokenizer.get_vocab_size()
         ends = {token for i in files.stop_token_ids if (token := files.tokenizer.id_to_token(i)) is not None}
         self._special = SpecialTokens(files.special_tokens, frozenset(ends))
-        self._probe = probe_template(self._template, self._special) if self._template else TurnProbe()
+        source = named_template(chat_template, files) if chat_template else files.template
+        self._renderer = Renderer(source, self._special) if source else None
+        self._probe = self._renderer.probe if self._renderer else TurnProbe()
         if self._probe.end_of_turn:
             self._special = SpecialTokens(files.special_tokens, frozenset({*ends, self._probe.end_of_turn}))
         stop_ids = (files.tokenizer.token_to_id(token) for token in self._special.ends)
         self.stop_token_ids: frozenset[int] = frozenset(i for i in stop_ids if i is not None)
 
     @property
-    def has_chat_template(self) -> bool:
-        """Whether rows are rendered with a chat template. Without one only prompts with completions and text work."""
-        return self._template is not None
+    def special_tokens(self) -> tuple[str, ...]:
+        """The texts that the tokenizer reads as control tokens."""
+        return self._special.all
 
     @property
-    def chat_template(self) -> ChatTemplate | None:
-        """The chat template in use."""
-        return self._template
+    def has_chat_template(self) -> bool:
+        """Whether rows are rendered with a chat template. Without one only prompts with completions and text work."""
+        return self._renderer is not None
 
     def encode(self, example: Example, max_length: int | None = None) -> EncodedExample:
         """The example's token ids and which of them are trained; tokens from `max_length` on are cut off.
@@ -82,15 +88,14 @@ class Encoder:
         Position 0 has nothing before it to be predicted from, whatever is said of it here.
         Raises RowError where the template rejects the conversation.
         """
-        prepared = self._prepare(example)
+        [prepared] = self._prepare([example])
         encoding = self._tokenizer.encode(prepared.rendering.text, add_special_tokens=prepared.adds_special_tokens)
         return self._finish(prepared, encoding, max_length)
 
     def encode_batch(self, examples: Iterable[Example], max_length: int | None = None) -> Iterator[EncodedExample]:
         """As `encode`, in order, a few hundred at a time on all cores. Raises RowError at the first bad row."""
-        for batch in _batched(examples, _BATCH):
-            prepared = [self._prepare(example) for example in batch]
-            for adds_special_tokens, group in groupby(prepared, key=lambda one: one.adds_special_tokens):
+        for batch in _batched(self._prepare(examples), _BATCH):
+            for adds_special_tokens, group in groupby(batch, key=lambda one: one.adds_special_tokens):
                 same = list(group)
                 encodings = self._tokenizer.encode_batch(
                     [one.rendering.text for one in same], add_special_tokens=adds_special_tokens
@@ -98,13 +103,13 @@ class Encoder:
                 for one, encoding in zip(same, encodings, strict=True):
                     yield self._finish(one, encoding, max_length)
 
-    def segments(self, example: Example) -> tuple[Segment, ...]:
-        """The whole example as the model reads it, in stretches of tokens that are trained or not."""
-        prepared = self._prepare(example)
+    def segments(self, example: Example, max_length: int | None = None) -> tuple[Segment, ...]:
+        """The example as the model reads it, up to `max_length` tokens, in stretches that are trained or not."""
+        [prepared] = self._prepare([example])
         rendering, text = prepared.rendering, prepared.rendering.text
         encoding = self._tokenizer.encode(text, add_special_tokens=prepared.adds_special_tokens)
         encoded = self._finish(prepared, encoding, None)
-        ends = [end for _, end in encoding.offsets]
+        ends = [end for _, end in encoding.offsets][_doubled(prepared, encoding) :]
         if prepared.splits_at is not None and _is_crossed(encoding, prepared.splits_at):
             asked = len(self.render_prompt([Message("user", text[: prepared.splits_at], trained=False)]))
             apart = self._tokenizer.encode(text[: prepared.splits_at], add_special_tokens=True)
@@ -113,6 +118,8 @@ class Encoder:
         pieces: list[Segment] = []
         position = 0
         for index, (token, trained) in enumerate(zip(encoded.input_ids, encoded.trained, strict=True)):
+            if index == max_length:
+                break
             end = ends[index] if index < len(ends) else 0
             is_added = end == 0  # by the tokenizer or by us, behind or before the text
             piece = (self._tokenizer.id_to_token(token) or "") if is_added else text[position:end]
@@ -127,7 +134,7 @@ class Encoder:
 
         Without template only a single user message works. Raises InvalidRequestError.
         """
-        if self._template is None:
+        if self._renderer is None:
             if len(messages) != 1 or messages[0].role != "user":
                 raise InvalidRequestError(
                     "The model has no chat template, so it takes one user message at a time.",
@@ -139,29 +146,63 @@ class Encoder:
             while ids and ids[-1] == self.eos_token_id:
                 ids.pop()
             return tuple(ids)
-        try:
-            text = self._template.render([template_message(m) for m in messages], prompt=True)
-        except TemplateRejectedError as error:
+        answer = self._renderer.prompt([template_message(message) for message in messages])
+        if "rejected" in answer:
             raise InvalidRequestError(
-                f"The model's chat template rejects these messages: {error}.",
+                f"The model's chat template rejects these messages: {answer['rejected']}.",
                 code="template_rejected",
                 param="messages",
-            ) from error
-        return tuple(self._tokenizer.encode(text + self._probe.header, add_special_tokens=False).ids)
+            )
+        text = answer["text"] + self._probe.header
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
-    def _prepare(self, example: Example) -> _Prepared:
+    def _prepare(self, examples: Iterable[Example]) -> Iterator[_Prepared]:
+        """The examples as text, in order: those for a template many at once."""
+        for is_rendered, group in groupby(examples, key=self._is_rendered):
+            if not is_rendered or self._renderer is None:
+                yield from map(self._join, group)
+                continue
+            ahead, behind = tee(group)
+            rendered = self._renderer.render(ahead)
+            for example in behind:
+                try:
+                    rendering, notes = next(rendered)
+                except RowError as error:
+                    if error.code != ANSWER_LOST:
+                        raise
+                    raise self._advised(error, example) from error
+                yield _Prepared(example.row, rendering, adds_special_tokens=False, notes=notes)
+            next(rendered, None)  # to its end, or its child would be ended for not being heard
+
+    def _advised(self, error: RowError, example: Example) -> RowError:
+        """The error with which of our own templates would not lose the answer."""
+        keepers = []
+        for name in usable_templates(self._files):
+            try:
+                list(Renderer(named_template(name, self._files), self._special).render([example]))
+            except RowError:
+                continue
+            keepers.append(f"{name!r}")
+        ours = " and ".join(keepers)
+        advice = (
+            f"With `chat_template` {ours} it is kept." if ours else "None of the templates of this service keeps it."
+        )
+        return RowError(error.row, error.problem, error.param, f"{error.fix} {advice}", code=error.code)
+
+    def _is_rendered(self, example: Example) -> bool:
+        return example.text is None and self._renderer is not None
+
+    def _join(self, example: Example) -> _Prepared:
+        """A row that goes without a template: raw text, or a prompt and its completion."""
         if example.text is not None:
             spans = ((0, len(example.text)),) if example.text.strip() else ()
             rendering = Rendering(example.text, spans, append_eos=bool(spans))
             return _Prepared(example.row, rendering, adds_special_tokens=True)
-        if self._template is not None:
-            rendering = render_example(self._template, example, self._special, self._probe)
-            return _Prepared(example.row, rendering, adds_special_tokens=False)
         roles = [message.role for message in example.messages]
         if roles != ["user", "assistant"]:
             raise RowError(
@@ -179,12 +220,13 @@ class Encoder:
 
     def _finish(self, prepared: _Prepared, encoding: Encoding, max_length: int | None) -> EncodedExample:
         rendering = prepared.rendering
-        ids = list(encoding.ids)
-        trained = _mark(rendering, encoding, has_added_tokens=prepared.adds_special_tokens)
+        doubled = _doubled(prepared, encoding)
+        ids = list(encoding.ids[doubled:])
+        trained = _mark(rendering, encoding, has_added_tokens=prepared.adds_special_tokens)[doubled:]
         if prepared.splits_at is not None and _is_crossed(encoding, prepared.splits_at):
             ids, trained = self._encode_apart(rendering, prepared.splits_at)
         if rendering.append_eos:
-            if ids and ids[-1] == self.eos_token_id and prepared.adds_special_tokens:
+            if ids and ids[-1] == self.eos_token_id:  # the tokenizer's or the text's own
                 trained[-1] = True
             else:
                 ids.append(self.eos_token_id)
@@ -194,7 +236,7 @@ class Encoder:
         total = len(ids)
         if max_length is not None and total > max_length:
             ids, trained = ids[:max_length], trained[:max_length]
-        return EncodedExample(prepared.row, tuple(ids), tuple(trained), total - len(ids))
+        return EncodedExample(prepared.row, tuple(ids), tuple(trained), total - len(ids), prepared.notes)
 
     def _encode_apart(self, rendering: Rendering, splits_at: int) -> tuple[list[int], list[bool]]:
         """Prompt and completion tokenized on their own, because one token would hold the end of the one and the
@@ -223,16 +265,26 @@ def _mark(rendering: Rendering, encoding: Encoding, *, has_added_tokens: bool) -
     return trained
 
 
+def _doubled(prepared: _Prepared, encoding: Encoding) -> int:
+    """1 where the tokenizer puts before the text the very token that the text begins with, else 0: BOS stands once."""
+    ids = encoding.ids
+    is_doubled = prepared.adds_special_tokens and len(ids) > 1 and ids[0] == ids[1] and encoding.special_tokens_mask[0]
+    return int(bool(is_doubled))
+
+
 def _is_crossed(encoding: Encoding, position: int) -> bool:
     return any(start < position < end for start, end in encoding.offsets)
 
 
-def _batched(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    batch: list[Example] = []
-    for example in examples:
-        batch.append(example)
-        if len(batch) == size:
+def _batched(prepared: Iterable[_Prepared], size: int) -> Iterator[list[_Prepared]]:
+    """At most `size` at once, and not many more characters than `_BATCH_CHARACTERS`."""
+    batch: list[_Prepared] = []
+    characters = 0
+    for one in prepared:
+        batch.append(one)
+        characters += len(one.rendering.text)
+        if len(batch) == size or characters >= _BATCH_CHARACTERS:
             yield batch
-            batch = []
+            batch, characters = [], 0
     if batch:
         yield batch

@@ -49,7 +49,7 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     estimated_finish_at: Mapped[datetime | None]
-    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    processed_tokens: Mapped[int | None] = mapped_column("trained_tokens", BigInteger)
     used_seconds: Mapped[float] = mapped_column(Float, default=0.0)  # of device time, over all attempts
     learning_rate_factor: Mapped[float] = mapped_column(Float, default=1.0, server_default="1.0")
     step_seconds: Mapped[float | None] = mapped_column(Float)  # of one optimizer step, as measured
@@ -57,6 +57,7 @@ class Job(Base):
     error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody
     fine_tuned_model: Mapped[str | None] = mapped_column(String(500))
     result_file_id: Mapped[str | None] = mapped_column(Id)
+    held_out: Mapped[dict[str, Any] | None]  # core.jobs.evaluation.HeldOut, once its rows are read
     evaluation: Mapped[dict[str, Any] | None]  # core.jobs.evaluation.Evaluation, once it has succeeded
     charged_credits: Mapped[int | None] = mapped_column(BigInteger)
     deleted_at: Mapped[datetime | None]  # what the books refer to stays; nobody is shown it

@@ -11,14 +11,14 @@ from sqlalchemy.orm import Session
 from core.artifacts.store import StoredObject
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
-from core.db.base import utc_now
 from core.db.plain import to_plain
+from core.db.session import database_now
 from core.events import queries as event_queries
 from core.events import service as events
 from core.events.models import EventLevel, EventType
 from core.ids import new_id
 from core.jobs import queries
-from core.jobs.evaluation import Evaluation
+from core.jobs.evaluation import Evaluation, HeldOut
 from core.jobs.lease import Lease, hold_job
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.settlement import settle
@@ -34,7 +34,7 @@ class Metrics:
     """The numbers of one step, as the wire shows them, and the tokens trained on so far."""
 
     data: Mapping[str, Any]
-    trained_tokens: int
+    processed_tokens: int
 
     @property
     def step(self) -> int:
@@ -55,7 +55,7 @@ class Outcome:
     """What a finished run leaves behind. `files` are in the order of their importance, `metrics.csv` among them."""
 
     files: Sequence[PublishedFile]
-    trained_tokens: int
+    processed_tokens: int
     message: str
     step_seconds: float | None = None  # of one optimizer step, on average, where one was measured
     evaluation: Evaluation | None = None
@@ -84,11 +84,16 @@ def record_metrics(session: Session, lease: Lease, metrics: Sequence[Metrics], s
         known.add((item.step, evaluation))
         events.append(session, job.id, _sentence(item), type=EventType.METRICS, data=item.data)
         job.step = max(job.step, item.step)
-        job.trained_tokens = item.trained_tokens
+        job.processed_tokens = item.processed_tokens
         if evaluation:
             job.valid_loss = item.data["valid_loss"]
     if seconds_left is not None:
-        job.estimated_finish_at = utc_now() + timedelta(seconds=seconds_left)
+        job.estimated_finish_at = database_now(session) + timedelta(seconds=seconds_left)
+
+
+def record_held_out(session: Session, lease: Lease, held_out: HeldOut) -> None:
+    """Record what the run is measured on. Raises StaleLeaseError."""
+    hold_job(session, lease).held_out = to_plain(held_out)
 
 
 def record_memory(session: Session, lease: Lease, measured: Mapping[str, Any]) -> None:
@@ -119,10 +124,10 @@ def record_checkpoint(
             job.attempts = 0
         row = rows[step] = Checkpoint(id=new_id("ftckpt_"), job_id=job.id, step=step)
         session.add(row)
+    pruned = [row.storage_key] if row.storage_key not in (None, stored.key) else []
     row.storage_key, row.size_bytes, row.sha256 = stored.key, stored.size_bytes, stored.sha256
     row.train_loss, row.valid_loss = train_loss, valid_loss
     row.valid_mean_token_accuracy = valid_mean_token_accuracy
-    pruned = []
     kept = [checkpoint for checkpoint in rows.values() if checkpoint.storage_key is not None]
     best = min(kept, key=_validation_loss)
     for old in sorted(kept, key=lambda checkpoint: -checkpoint.step)[CHECKPOINTS_KEPT:]:
@@ -157,7 +162,7 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     upload = files.Upload(new_id("file-"), f"{job.id}-metrics.csv", metrics.stored)
     result = files.create_file(session, job.organization_id, upload, FilePurpose.FINE_TUNE_RESULTS)
     job.result_file_id = result.id
-    job.trained_tokens = outcome.trained_tokens
+    job.processed_tokens = outcome.processed_tokens
     job.step_seconds = outcome.step_seconds
     if outcome.evaluation is not None:
         job.evaluation = to_plain(outcome.evaluation)

@@ -13,7 +13,7 @@ from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
 from planner.precision import FLOAT16
 from planner.schedule import is_evaluated_after
-from worker.protocol import Phase, ResultReport, RunRequest
+from worker.protocol import HeldOutReport, Phase, ResultReport, RunRequest
 from worker.training.answers import answer_length, answered_rows, evaluation_of
 from worker.training.batches import (
     Step,
@@ -111,6 +111,8 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
     data = load_data(request, encoder)
     for note in data.notes:
         reporter.warn(note)
+    if held_out := len(data.held_out):
+        reporter.send(HeldOutReport(held_out, data.held_out.scored_tokens, data.held_out.sha256()))
     setup = proved_attention(request.setup, directory, device, reporter)
     loaded = load_for_training(directory, setup, request.seed, device)
     watch.check()
@@ -199,9 +201,8 @@ def scaled_gradients(current: Run, step: Step, trained: int) -> tuple[list[float
             undo()
             raise
         norm = unscaled_norm(current.loaded.parameters, current.state.loss_scale)
-        values = torch.stack(
-            [loss, correct, norm.float()]
-        ).tolist()  # the one point where the host waits for the device
+        # The one point where the host waits for the device.
+        values = torch.stack([loss, correct, norm.float()]).tolist()
         if math.isfinite(values[2]) or not math.isfinite(values[0]) or not current.state.loss_scale.can_shrink:
             return values, norm
         undo()
@@ -238,7 +239,7 @@ def summarize(
     root = Path(current.request.run_directory)
     return ResultReport(
         files={name: str(path.relative_to(root)) for name, path in exported.files.items()},
-        trained_tokens=current.state.tokens,
+        processed_tokens=current.state.tokens,
         steps=current.state.step,
         published_step=published,
         train_seconds=train_seconds,

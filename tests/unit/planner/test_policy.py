@@ -250,6 +250,28 @@ def test_the_rate_is_called_usual_only_where_it_is(wishes, said):
     assert extreme == (wishes.get("learning_rate_multiplier") in (100.0, 1e-9))
 
 
+@pytest.mark.parametrize(
+    ("count", "split", "held_out"),
+    [(10, None, 0), (20, None, 1), (1000, None, 50), (200_000, None, 512), (1000, 0, 0), (1000, 0.1, 100),
+     (1000, 1, 1), (1000, 700, 700), (3, 0.1, 1), (2, 1, 1)],
+)  # fmt: skip
+def test_the_rows_held_out_are_the_datas_or_ones_own(count, split, held_out):
+    chosen = planned("smollm2-135m-instruct", "A100-80GB", rows(count, 100), validation_split=split)
+    assert chosen.hyperparameters.held_out_rows == held_out
+    said = next(sentence for sentence in chosen.reasons if "held out" in sentence)
+    assert ("too few" in said) == (0 < held_out < 20)
+    assert said.startswith("No row" if held_out == 0 else ("1 row " if held_out == 1 else f"{held_out:,} rows "))
+
+
+def test_a_validation_file_is_measured_on_instead():
+    with_file = rows(1000, 100).with_validation(rows(12, 100))
+    chosen = planned("smollm2-135m-instruct", "A100-80GB", with_file, validation_split=0)
+    assert chosen.hyperparameters.held_out_rows == 0
+    assert any("12 rows of the validation file; fewer than 20" in sentence for sentence in chosen.reasons)
+    with pytest.raises(InvalidSetupError, match="Leave one of them out"):
+        planned("smollm2-135m-instruct", "A100-80GB", with_file, validation_split=0.1)
+
+
 def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
     small = planned("smollm2-135m-instruct", "A100-80GB").hyperparameters.learning_rate
     large = planned("llama-2-70b-hf", "A100-80GB").hyperparameters.learning_rate
@@ -264,6 +286,10 @@ def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
         ({"method": Method.FULL, "lora_rank": 8}, "trains no adapter"),
         ({"batch_size": 10, "per_device_train_batch_size": 4}, "not a multiple"),
         ({"learning_rate": 1e-4, "learning_rate_multiplier": 2.0}, "both set"),
+        ({"validation_split": -0.1}, "share below 1"),
+        ({"validation_split": 1.5}, "whole number"),
+        ({"validation_split": 1000}, "leave none to train"),
+        ({"validation_split": 0, "early_stopping_patience": 2}, "nothing is evaluated"),
         ({"learning_rate": 0.0}, "above 0"),
         ({"n_epochs": 0}, "at least 1"),
         ({"lora_dropout": 1.0}, "below 1"),

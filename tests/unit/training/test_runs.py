@@ -51,7 +51,7 @@ def test_each_method_trains_exports_and_verifies(
     assert phases[-2:] == [Phase.EXPORTING, Phase.VERIFYING]
     steps = [report for report in finished.of(MetricsReport) if report.train_loss is not None]
     assert [report.step for report in steps] == list(range(1, 11))  # 18 rows, 4 a step, 2 epochs
-    assert steps[-1].trained_tokens == result.trained_tokens > 0
+    assert steps[-1].processed_tokens == result.processed_tokens > 0
     assert result.final_valid_loss is not None
     assert result.initial_valid_loss is not None
     assert result.final_valid_loss < result.initial_valid_loss
@@ -129,7 +129,7 @@ def test_packing_trains_every_row(tiny_model: Path, conversations: Path, tmp_pat
     finished, result, _ = succeed(request_for(tiny_model, conversations, tmp_path / "packed", setup))
     plain = setup_for(Method.LORA)
     _, unpacked, _ = succeed(request_for(tiny_model, conversations, tmp_path / "plain", plain))
-    assert result.trained_tokens == unpacked.trained_tokens
+    assert result.processed_tokens == unpacked.processed_tokens
     assert finished.of(MetricsReport)[-1].total_steps < 18
 
 
@@ -207,9 +207,9 @@ def test_a_probe_that_does_not_fit_is_out_of_memory_there(tmp_path: Path, conver
     assert (error.code, error.phase) == ("out_of_memory", Phase.PROBING)
 
 
-@pytest.mark.parametrize(("held_out", "expected_skips"), [(0.0, 5), (0.25, 3)])
+@pytest.mark.parametrize(("held_out", "expected_skips"), [(0, 5), (6, 3)])
 def test_a_diverging_run_ends_after_a_few_skipped_steps_or_at_an_evaluation(
-    tiny_model: Path, conversations: Path, tmp_path: Path, held_out: float, expected_skips: int
+    tiny_model: Path, conversations: Path, tmp_path: Path, held_out: int, expected_skips: int
 ) -> None:
     request = request_for(
         tiny_model,
@@ -217,7 +217,7 @@ def test_a_diverging_run_ends_after_a_few_skipped_steps_or_at_an_evaluation(
         tmp_path,
         setup_for(Method.FULL),
         learning_rate=1e38,
-        hyperparameters={"evaluation_fraction": held_out},
+        hyperparameters={"held_out_rows": held_out},
     )
     finished = run_child(request)
     (error,) = finished.of(ErrorReport)
