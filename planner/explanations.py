@@ -114,7 +114,11 @@ def _method(question: Question, candidates: Sequence[Candidate], chosen: Candida
                 "forgets less and stays small"
             )
             continue
-        least = min((x for x in candidates if x.setup.method is other), key=lambda x: -x.headroom_bytes)
+        tried = [x for x in candidates if x.setup.method is other]
+        if not tried:
+            said.append(f"{NAMES[other]} is not for {device.name}, which computes in float16")
+            continue
+        least = min(tried, key=lambda x: -x.headroom_bytes)
         said.append(
             f"{NAMES[other]} needs at least {gib(least.memory.required_bytes)} and "
             f"{least.device.name} has {gib(least.device.free_bytes)} free"
