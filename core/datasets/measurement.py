@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.datasets.encoding import Encoder, Segment
 from core.datasets.examples import DataFormat, EncodedExample, Example
-from core.datasets.notices import Notice
+from core.datasets.notices import Notice, NoticeCollector
 from core.datasets.reading import read_examples
 from planner.statistics import DatasetStatistics
 
@@ -87,7 +87,8 @@ def measure_tokens(
     Totals of a sample are scaled to all rows. Raises InvalidDatasetError (RowError) for a row that cannot be encoded.
     """
     sample = _Sample(encoder, max_length, sample_rows, seed)
-    for example in read_examples(path, data_format):
+    noticed = NoticeCollector()
+    for example in read_examples(path, data_format, noticed):
         sample.take(example)
     measured = sample.finish()
     scale = sample.rows / max(1, len(measured))
@@ -114,6 +115,7 @@ def measure_tokens(
         eos_trained=not endless and len(masked) < len(measured),
         rows_without_eos=round(scale * len(endless)),
         preview=tuple(_rendered(encoder, example) for example in sample.first),
+        notices=noticed.notices(),
         chat_template=encoder.chat_template_name,
     )
 

@@ -1,8 +1,9 @@
 """What is worth knowing about a data set without making it unusable."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Notice", "NoticeCollector"]
+__all__ = ["Notice", "NoticeCollector", "combined"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,8 @@ class NoticeCollector:
     def notices(self) -> tuple[Notice, ...]:
         """All that was noticed."""
         return tuple(self._found.values())
+
+
+def combined(*groups: Iterable[Notice]) -> tuple[Notice, ...]:
+    """The notices of several looks at one file; of one code, those of the latest."""
+    return tuple({notice.code: notice for group in groups for notice in group}.values())
