@@ -46,5 +46,10 @@ class NoticeCollector:
 
 
 def combined(*groups: Iterable[Notice]) -> tuple[Notice, ...]:
-    """The notices of several looks at one file; of one code, those of the latest."""
-    return tuple({notice.code: notice for group in groups for notice in group}.values())
+    """The notices of several looks at one file. What a later look finds stands for what an earlier one found of it."""
+    found: list[Notice] = []
+    for group in groups:
+        newer = tuple(group)
+        codes = {notice.code for notice in newer}
+        found = [notice for notice in found if notice.code not in codes] + list(newer)
+    return tuple(found)
