@@ -59,10 +59,22 @@ class Example:
 
 
 @dataclass(frozen=True)
+class RowNote:
+    """Something about one row that is worth a notice: its stable code and its sentence."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
 class EncodedExample:
-    """Token ids and, for each, whether it is trained. `truncated_tokens` counts what `max_length` cut off."""
+    """Token ids and, for each, whether it is trained. `truncated_tokens` counts what `max_length` cut off.
+
+    `notes`: what of the row did not reach its rendering.
+    """
 
     row: int
     input_ids: tuple[int, ...]
     trained: tuple[bool, ...]
     truncated_tokens: int = 0
+    notes: tuple[RowNote, ...] = ()

@@ -44,7 +44,7 @@ def _learning_uncompiled(current: Run) -> frozenset[str]:
 def _forward_and_backward(current: Run, wanted: frozenset[str]) -> None:
     """Raises NoGradientError where a trained tensor gets no gradient, or one of `wanted` nothing but zeros."""
     batch = longest_micro_batch(current.data.training, current.request.setup, current.layout).to(current.loaded.device)
-    loss, _ = score(current.loaded, batch, batch.trained_tokens)
+    loss, _ = score(current.loaded, batch, batch.trained_tokens / current.state.loss_scale.value)
     current.watch.check()
     loss.backward()
     require_gradients(current.loaded.parameters)

@@ -123,5 +123,5 @@ def test_tools_need_a_template_that_knows_them(model_directory: MakeDirectory) -
     encoder = load_encoder(model_directory(MISTRAL, None), "zephyr")
     call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
     row = {"messages": [MESSAGES[1], {"role": "assistant", "content": None, "tool_calls": [call]}]}
-    with pytest.raises(RowError, match="know no tools"):
+    with pytest.raises(RowError, match="knows no tools"):
         encoder.encode(to_example(row, 3, CHAT))
