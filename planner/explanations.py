@@ -12,7 +12,7 @@ from planner.model_spec import ModelSpec
 from planner.plans import Alternative, Priority, Wishes
 from planner.recipe import Length, choose_learning_rate, choose_rank, choose_targets
 from planner.schedule import warmup_steps
-from planner.setup import Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, Method, TrainingSetup
 
 GIB = 1 << 30
 _SAME_RATE = 0.01  # of the usual rate: a difference that is only rounding
@@ -240,7 +240,9 @@ def _held_out(question: Question, chosen: Candidate) -> str:
             "give a validation_file or a validation_split to measure it."
         )
     few = f"; fewer than {c.TELLING_ROWS} are too few to tell two runs apart" if rows < c.TELLING_ROWS else ""
-    return f"{sentence}{few}."
+    if chosen.hyperparameters.checkpoint_selection is CheckpointSelection.LAST:
+        return f"{sentence}{few}. The last step's model is published, as you asked, whatever its loss."
+    return f"{sentence}{few}. The model of the lowest loss among the evaluations is published."
 
 
 def _rows(count: int) -> str:
@@ -250,7 +252,7 @@ def _rows(count: int) -> str:
 def _early_stop(patience: int) -> str:
     evaluations = "1 evaluation brings" if patience == 1 else f"{patience} evaluations in a row bring"
     return (
-        f"Training ends early when {evaluations} no lower validation loss, and the best one's model is published; "
+        f"Training ends early when {evaluations} no lower validation loss; "
         "time and price are for all epochs, and what is not used is not charged."
     )
 

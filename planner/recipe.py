@@ -9,7 +9,7 @@ from planner.errors import InvalidSetupError
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.optimizers import OPTIMIZERS
 from planner.plans import Wishes
-from planner.setup import Hyperparameters, Method
+from planner.setup import CheckpointSelection, Hyperparameters, Method
 from planner.statistics import DatasetStatistics
 from planner.throughput import truncated_tokens
 
@@ -194,7 +194,7 @@ def choose_hyperparameters(
 ) -> Hyperparameters:
     """Everything that decides the result but not the memory.
 
-    Raises InvalidSetupError where training is to stop early and nothing is evaluated, and what `choose_held_out` does.
+    Raises InvalidSetupError where nothing is evaluated for what needs it, and what `choose_held_out` does.
     """
     defaults = Hyperparameters(n_epochs=1, learning_rate=1e-4)
     warmup = 0.1 if statistics.examples < _SHORT_RUN_EXAMPLES else defaults.warmup_ratio
@@ -206,9 +206,17 @@ def choose_hyperparameters(
         weight_decay=decay if wishes.weight_decay is None else wishes.weight_decay,
         learning_rate_multiplier=wishes.learning_rate_multiplier or 1.0,
         held_out_rows=choose_held_out(statistics, wishes),
+        checkpoint_selection=wishes.checkpoint_selection or CheckpointSelection.BEST,
         early_stopping_patience=wishes.early_stopping_patience,
     )
-    if chosen.early_stopping_patience and not (statistics.validation_examples or chosen.held_out_rows):
+    is_evaluated = bool(statistics.validation_examples or chosen.held_out_rows)
+    if wishes.checkpoint_selection is CheckpointSelection.BEST and not is_evaluated:
+        raise InvalidSetupError(
+            "checkpoint_selection is 'best', but no row is held out to find the best one by. Give a validation_file or "
+            "a validation_split, or leave it out.",
+            "checkpoint_selection",
+        )
+    if chosen.early_stopping_patience and not is_evaluated:
         raise InvalidSetupError(
             f"early_stopping_patience is {chosen.early_stopping_patience}, but nothing is evaluated: of "
             f"{statistics.examples:,} rows none is held out. Give a validation_file or a validation_split, or leave it "

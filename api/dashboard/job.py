@@ -29,9 +29,11 @@ from core.events.models import EventType, JobEvent
 from core.events.series import curve, point
 from core.jobs import service as jobs
 from core.jobs.models import Job, JobArtifact
+from core.jobs.publishing import publish_checkpoint
 from core.jobs.settlement import released_credits, used_credits
 from core.jobs.waiting import places
 from core.plans.service import training_plan
+from core.registry import queries as registry_queries
 from core.runtime import Runtime
 from planner.plans import TrainingPlan
 from planner.setup import TrainingSetup
@@ -63,6 +65,7 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         messages = event_queries.messages(session, job_id, SHOWN_MESSAGES)
         artifacts = jobs.list_artifacts(session, organization_id, job_id)
         checkpoints = jobs.list_checkpoints(session, organization_id, job_id, after=None, limit=SHOWN_CHECKPOINTS).rows
+        checkpoint_models = registry_queries.checkpoint_models(session, [job_id])
         place = places(session, runtime.settings, [job]).get(job_id)
         try:
             file = files.get_file(session, organization_id, job.training_file_id)
@@ -93,6 +96,7 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         adapter=artifacts[0] if artifacts else None,
         meanings=MEANINGS,
         checkpoints=checkpoints,
+        checkpoint_models=checkpoint_models,
         samples=_samples(runtime, artifacts),
         evaluation=evaluation_table(job),
         held_out=held_out_of(job),
@@ -211,6 +215,13 @@ def resume(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
     """Queue the job again."""
     organization_id = actor.organization_id
     runtime.database.run(lambda session: jobs.resume_job(session, runtime.settings, organization_id, job_id))
+    return see_other(f"/jobs/{job_id}")
+
+
+@router.post("/jobs/{job_id}/checkpoints/{checkpoint_id}/publish", dependencies=[Depends(check_form)])
+def publish(runtime: RuntimeDep, actor: ActorDep, job_id: str, checkpoint_id: str) -> Response:
+    """Make a model of a checkpoint."""
+    runtime.database.run(lambda session: publish_checkpoint(session, actor.organization_id, job_id, checkpoint_id))
     return see_other(f"/jobs/{job_id}")
 
 

@@ -76,6 +76,9 @@ WISHES = {
         Wish("learning_rate", "Learning rate", "The peak"),
         Wish("warmup_ratio", "Warmup", "Share of the steps"),
         Wish("weight_decay", "Weight decay", "On what is trained"),
+        Wish(
+            "checkpoint_selection", "Published model", "Of which step", (("best", "Lowest loss"), ("last", "Last step"))
+        ),
         Wish("early_stopping_patience", "Early stopping", "Evaluations without a lower loss", empty="Off"),
         Wish(
             "chat_template",
@@ -226,6 +229,7 @@ def planned_values(plan: TrainingPlan) -> dict[str, str]:
         "learning_rate": f"{hyper.learning_rate:g}",
         "warmup_ratio": f"{hyper.warmup_ratio:g}",
         "weight_decay": f"{hyper.weight_decay:g}",
+        "checkpoint_selection": hyper.checkpoint_selection.value,
         "early_stopping_patience": hyper.early_stopping_patience,
         "validation_split": hyper.held_out_rows or None,
         "max_length": setup.max_length,

@@ -40,7 +40,7 @@ from core.jobs.states import JobStatus
 from core.jobs.waiting import Place
 from core.plans.service import training_plan
 from planner.optimizers import OPTIMIZERS
-from planner.setup import TrainingSetup
+from planner.setup import CheckpointSelection, TrainingSetup
 
 LARGEST_EXPONENT = 700.0  # of e, that a float holds
 
@@ -155,12 +155,16 @@ class PlanCreate(RequestBody):
         description="Held out of the training file to measure on: a share below 1, or a number of rows; 0: none. Which "
         "rows is a function of the file alone. Not together with `validation_file`.",
     )
+    checkpoint_selection: Annotated[Literal["best", "last"] | None, OrAuto()] = Field(
+        None,
+        description="Which step's model is published: that of the lowest validation loss (the default where rows are "
+        "held out), or the last.",
+    )
     early_stopping_patience: int | None = Field(
         None,
         ge=1,
         le=100,
-        description="End training when the validation loss has not fallen in so many evaluations in a row, and publish "
-        "the model of the best one.",
+        description="End training when the validation loss has not fallen in so many evaluations in a row.",
     )
 
 
@@ -247,6 +251,7 @@ class JobObject(IdentifiedBody):
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     torch_compile: bool
+    checkpoint_selection: CheckpointSelection
     early_stopping_patience: int | None
     chat_template: str | None = Field(description="The named template in use; null: the model's own, or none.")
     exact_match: ExactMatchObject | None
@@ -311,6 +316,7 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         gradient_accumulation_steps=setup.gradient_accumulation_steps,
         gradient_checkpointing=setup.gradient_checkpointing,
         torch_compile=setup.torch_compile,
+        checkpoint_selection=plan.hyperparameters.checkpoint_selection,
         early_stopping_patience=plan.hyperparameters.early_stopping_patience,
         chat_template=job.plan.chat_template,
         exact_match=ExactMatchObject(**job.plan.exact_match) if job.plan.exact_match else None,

@@ -25,6 +25,7 @@ from core.jobs.settlement import settle
 from core.jobs.states import JobStatus
 from core.jobs.transitions import move
 from core.registry.models import FineTunedModel
+from core.registry.queries import checkpoint_models
 
 CHECKPOINTS_KEPT = 2  # the newest, and beside them the best by validation loss
 
@@ -130,8 +131,9 @@ def record_checkpoint(
     pruned = []
     kept = [checkpoint for checkpoint in rows.values() if checkpoint.storage_key is not None]
     best = min(kept, key=_validation_loss)
+    published = checkpoint_models(session, [job.id])
     for old in sorted(kept, key=lambda checkpoint: -checkpoint.step)[CHECKPOINTS_KEPT:]:
-        if old is not best:
+        if old is not best and old.id not in published:
             assert old.storage_key is not None, "only stored ones are kept"
             pruned.append(old.storage_key)
             old.storage_key = None
@@ -188,7 +190,7 @@ def model_name(job: Job) -> str:
 
 
 def _validation_loss(checkpoint: Checkpoint) -> tuple[float, int]:
-    """To find the best by: the earliest of equals, which is the one that was evaluated. One without is never best."""
+    """To find the best by: the earliest of equals. One that was not evaluated is never best."""
     return (math.inf if checkpoint.valid_loss is None else checkpoint.valid_loss), checkpoint.step
 
 

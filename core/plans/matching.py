@@ -42,6 +42,7 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
         "learning_rate": hyperparameters.learning_rate,
         "warmup_ratio": hyperparameters.warmup_ratio,
         "weight_decay": hyperparameters.weight_decay,
+        "checkpoint_selection": hyperparameters.checkpoint_selection,
         "early_stopping_patience": hyperparameters.early_stopping_patience,
         "batch_size": setup.effective_batch_size,
         "n_epochs": hyperparameters.n_epochs,
