@@ -222,6 +222,7 @@ JOB_EXAMPLE: JsonDict = {
         },
         "answers": 4,
     },
+    "verdict": None,
     "plan": "plan_01JDZ5T0Q6W2N8V4K7R3M9X1YB",
     "quote": {
         "credits": 7,

@@ -37,6 +37,7 @@ from core.jobs.models import Job
 from core.jobs.service import MAX_SEED
 from core.jobs.settlement import released_credits, used_credits
 from core.jobs.states import JobStatus
+from core.jobs.verdict import VerdictKind
 from core.jobs.waiting import Place
 from core.plans.service import training_plan
 from planner.optimizers import OPTIMIZERS
@@ -202,6 +203,14 @@ class HeldOutObject(ResponseBody):
     too_few: bool = Field(description="Too few rows for a difference of two losses to mean something.")
 
 
+class VerdictObject(ResponseBody):
+    """What the run's losses say."""
+
+    kind: VerdictKind
+    step: int | None = Field(description="With the lowest held-out loss; null where nothing was held out.")
+    message: str = Field(description="In plain words, with what to try next.")
+
+
 class EvaluationObject(ResponseBody):
     """What the run scored on the same held-out rows before and after training."""
 
@@ -257,6 +266,7 @@ class JobObject(IdentifiedBody):
     exact_match: ExactMatchObject | None
     held_out: HeldOutObject | None = Field(description="Null until its rows are read, and where none are held out.")
     evaluation: EvaluationObject | None = Field(description="Null until the job has succeeded.")
+    verdict: VerdictObject | None = Field(description="Null until the job has succeeded.")
     plan: str = Field(description="Id of the frozen plan.")
     quote: QuoteObject
     charged: int | None = Field(description="Credits charged: at most the quote; null until the job is finished.")
@@ -322,6 +332,7 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         exact_match=ExactMatchObject(**job.plan.exact_match) if job.plan.exact_match else None,
         held_out=_held_out(from_plain(HeldOut, job.held_out)) if job.held_out else None,
         evaluation=_evaluation(from_plain(Evaluation, job.evaluation)) if job.evaluation else None,
+        verdict=VerdictObject(**job.verdict) if job.verdict else None,
         plan=job.plan_id,
         quote=show_quote(job.plan, plan.quote),
         charged=job.charged_credits,

@@ -24,6 +24,7 @@ from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.settlement import settle
 from core.jobs.states import JobStatus
 from core.jobs.transitions import move
+from core.jobs.verdict import Verdict
 from core.registry.models import FineTunedModel
 from core.registry.queries import checkpoint_models
 
@@ -60,6 +61,7 @@ class Outcome:
     message: str
     step_seconds: float | None = None  # of one optimizer step, on average, where one was measured
     evaluation: Evaluation | None = None
+    verdict: Verdict | None = None
 
 
 def enter_phase(session: Session, lease: Lease, phase: str, message: str) -> None:
@@ -169,6 +171,8 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     if outcome.evaluation is not None:
         job.evaluation = to_plain(outcome.evaluation)
         job.valid_loss = outcome.evaluation.after.valid_loss  # of what is published, which may be an earlier step's
+    if outcome.verdict is not None:
+        job.verdict = to_plain(outcome.verdict)
     job.fine_tuned_model = model_name(job)
     session.add(
         FineTunedModel(
@@ -177,6 +181,8 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     )
     events.append(session, job.id, f"New fine-tuned model created: {job.fine_tuned_model}")
     events.append(session, job.id, outcome.message)
+    if outcome.verdict is not None:
+        events.append(session, job.id, outcome.verdict.message)
     move(session, job, JobStatus.SUCCEEDED, "The job has successfully completed")
     settle(session, job)
     return job

@@ -11,6 +11,7 @@ import torch
 from core.datasets.encoding import load_encoder
 from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
+from core.jobs.verdict import Curves, Verdict, judge
 from planner.schedule import is_evaluated_after
 from worker.protocol import HeldOutReport, Phase, ResultReport, RunRequest
 from worker.training.answers import answer_length, answered_rows, evaluation_of
@@ -232,6 +233,20 @@ def summarize(
         initial_valid_loss=evaluated[0] if evaluated else None,
         final_valid_loss=evaluated[-1] if evaluated else None,
         evaluation=evaluation,
+        verdict=verdict_of(current, published),
+    )
+
+
+def verdict_of(current: Run, published: int) -> Verdict:
+    """What all losses of the run say, those behind the published step too."""
+    rows = current.state.rows
+    return judge(
+        Curves(
+            training=[row.train_loss for row in rows if row.train_loss is not None],
+            evaluations=[(row.step, row.valid_loss) for row in rows if row.valid_loss is not None],
+            held_out_rows=len(current.data.held_out),
+            published_step=published,
+        )
     )
 
 
