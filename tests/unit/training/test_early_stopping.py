@@ -123,8 +123,8 @@ def test_a_run_to_its_end_publishes_the_step_that_was_asked_for(
     )
     finished = run_child(replace(request_to_overfit, hyperparameters=hyperparameters))
     result = result_of(finished)
-    evaluated = {report.step: report.valid_loss for report in finished.of(CheckpointReport)}
-    best = min(evaluated, key=lambda step: evaluated[step] or 0.0)
+    evaluated = {one.step: one.valid_loss for one in finished.of(CheckpointReport) if one.valid_loss is not None}
+    best = min(evaluated, key=lambda step: evaluated[step])
     assert best < result.steps, "the last step is overfitted"
     assert result.published_step == (best if selection is CheckpointSelection.BEST else result.steps)
     assert result.final_valid_loss == evaluated[result.published_step]
