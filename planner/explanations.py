@@ -13,6 +13,7 @@ from planner.plans import Alternative, Priority, Wishes
 from planner.recipe import Length, choose_learning_rate, choose_rank, choose_targets
 from planner.schedule import warmup_steps
 from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.throughput import packed_rows
 
 GIB = 1 << 30
 _SAME_RATE = 0.01  # of the usual rate: a difference that is only rounding
@@ -174,8 +175,16 @@ def describe_variant(spec: ModelSpec, setup: TrainingSetup) -> list[str]:
 def _batch(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> str:
     setup = chosen.setup
     rows, steps = setup.effective_batch_size, chosen.speed.total_steps
+    what = "rows" if rows > 1 else "row"
+    if setup.packing:
+        each = question.statistics.examples / packed_rows(question.statistics, setup.max_length)
+        what = f"packed {what} of about {each:,.0f} examples"
+    asked = question.wishes.batch_size
+    start = f"{rows} {what} per optimizer step"
+    if not setup.packing and asked is not None and asked > rows:
+        start = f"A batch of {asked:,} is more than there is to train on, so a step takes all {rows:,} rows"
     sentence = (
-        f"{rows} rows per optimizer step, {setup.per_device_train_batch_size} at a time"
+        f"{start}, {setup.per_device_train_batch_size} at a time"
         + (
             f" and {setup.gradient_accumulation_steps} times accumulated"
             if setup.gradient_accumulation_steps > 1

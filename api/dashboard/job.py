@@ -15,7 +15,7 @@ from api.dashboard.held_out import held_out_of
 from api.dashboard.memory_bar import LABELS, draw
 from api.dashboard.page import page_router, see_other, show
 from api.dashboard.snippets import snippets_for
-from api.dashboard.wishes import COLUMN_PREFIX, ROLES, WISHES, exact_match_fields, new_address, planned_values
+from api.dashboard.wishes import COLUMN_PREFIX, ROLES, asked_values, exact_match_fields, new_address, planned_values
 from api.deps import ActorDep, RuntimeDep
 from api.forms import check_form
 from api.wording import iso
@@ -32,7 +32,7 @@ from core.jobs.models import Job, JobArtifact
 from core.jobs.publishing import publish_checkpoint
 from core.jobs.settlement import released_credits, used_credits
 from core.jobs.waiting import places
-from core.plans.service import training_plan
+from core.plans.service import training_plan, wishes_of
 from core.registry import queries as registry_queries
 from core.runtime import Runtime
 from planner.plans import TrainingPlan
@@ -123,8 +123,9 @@ def _samples(runtime: Runtime, artifacts: Sequence[JobArtifact]) -> list[dict[st
 
 
 def _as_fields(job: Job, plan: TrainingPlan) -> dict[str, str]:
-    """The fields of a new run like this one: what makes its result is kept; what makes it fit is planned again."""
-    planned = planned_values(plan)
+    """The fields of a new run like this one: what was asked for stays, and everything else is planned again."""
+    wishes = wishes_of(job.plan)
+    asked = planned_values(plan) if wishes is None else asked_values(wishes, plan)
     data_format = from_plain(DataFormat, job.plan.data_format)
     values = {
         "model": job.model,
@@ -132,12 +133,8 @@ def _as_fields(job: Job, plan: TrainingPlan) -> dict[str, str]:
         "validation_file": job.validation_file_id,
         "shape": data_format.shape,
         **{COLUMN_PREFIX + role: data_format.columns.get(role) for role in ROLES[data_format.shape]},
-        **{
-            wish.name: planned.get(wish.name)
-            for wish in (*WISHES["Adapter"], *WISHES["Training"], *WISHES["Evaluation"])
-        },
+        **asked,
         "chat_template": job.plan.chat_template,
-        "max_length": planned["max_length"],
         "seed": str(job.seed),
         **exact_match_fields(job.plan.exact_match),
     }

@@ -90,6 +90,35 @@ def test_the_demo_on_two_cores_is_a_short_lora_run():
     assert not setup.gradient_checkpointing
 
 
+def test_a_batch_above_the_data_set_takes_all_rows_and_memory_is_planned_for_them():
+    whole = planned("smollm2-135m-instruct", CPU, rows(20, 60), batch_size=256)
+    assert whole.setup.effective_batch_size == 19
+    assert whole.total_steps == whole.n_epochs
+    assert whole.memory == planned("smollm2-135m-instruct", CPU, rows(20, 60), batch_size=19).memory
+    assert any("A batch of 256 is more than there is to train on, so a step takes all 19" in x for x in whole.reasons)
+    pinned = planned("smollm2-135m-instruct", CPU, rows(20, 60), batch_size=256, per_device_train_batch_size=128)
+    assert (pinned.setup.per_device_train_batch_size, pinned.setup.effective_batch_size) == (19, 19)
+
+
+@pytest.mark.parametrize("count", [12, 38, 200, 3000])
+@pytest.mark.parametrize("length", [40, 80, 400])
+def test_packing_keeps_the_number_of_steps(count, length):
+    data = rows(count, length)
+    plain = planned("smollm2-135m-instruct", "A100-80GB", data, packing=False)
+    packed = planned("smollm2-135m-instruct", "A100-80GB", data, packing=True)
+    assert packed.setup.packing
+    assert packed.total_steps >= 0.7 * plain.total_steps
+    trained = count - packed.hyperparameters.held_out_rows
+    assert packed.setup.effective_batch_size * packed.setup.max_length <= 1.5 * trained * max(length, 64)
+
+
+def test_packing_that_would_starve_a_run_is_refused_with_the_numbers():
+    with pytest.raises(
+        InvalidSetupError, match=r"38 examples into 2 rows of 2,048 tokens.* 2 optimizer steps.* 10 without"
+    ):
+        planned("smollm2-135m-instruct", "A100-80GB", rows(38, 80), packing=True, max_length=2048)
+
+
 def test_rows_are_packed_on_a_gpu_and_not_on_a_cpu():
     assert planned("smollm2-135m-instruct", "RTX 4090", rows(20_000, 100)).setup.packing
     assert not planned("smollm2-135m-instruct", CPU, rows(20_000, 100)).setup.packing
@@ -436,7 +465,10 @@ def test_a_plan_fits_is_pure_and_adds_up(spec, data, free_bytes, wanted):
     assert estimate_memory(spec, chosen.setup, chosen.device) == chosen.memory
     assert chosen == attempt(spec, data, free_bytes, wanted)
     assert sum(other.chosen for other in chosen.alternatives) == 1
-    assert chosen.setup.effective_batch_size == (wanted.batch_size or chosen.setup.effective_batch_size)
+    trained = data.examples - chosen.hyperparameters.held_out_rows
+    if wanted.batch_size and not chosen.setup.packing:
+        assert chosen.setup.effective_batch_size == min(wanted.batch_size, trained)
+    assert chosen.setup.effective_batch_size <= trained
     assert chosen.setup.max_length <= spec.max_position_embeddings
     assert chosen.total_steps >= chosen.n_epochs
 
