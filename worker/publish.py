@@ -17,7 +17,7 @@ def publish(runtime: Runtime, lease: Lease, job: Job, directory: Path, result: R
         for name, path in result.files.items()
     ]
     return Outcome(
-        files, result.trained_tokens, _summary(result), result.step_seconds, result.evaluation, result.verdict
+        files, result.processed_tokens, _summary(result), result.step_seconds, result.evaluation, result.verdict
     )
 
 
@@ -28,7 +28,7 @@ def withdraw(runtime: Runtime, outcome: Outcome) -> None:
 
 
 def _summary(result: ResultReport) -> str:
-    trained = f"Trained {result.steps:,} steps on {result.trained_tokens:,} tokens in {result.train_seconds:,.0f} s"
+    trained = f"Trained {result.steps:,} steps on {result.processed_tokens:,} tokens in {result.train_seconds:,.0f} s"
     if result.initial_valid_loss is not None and result.final_valid_loss is not None:
         trained += f"; validation loss went from {result.initial_valid_loss:.3f} to {result.final_valid_loss:.3f}"
     scores = result.evaluation
