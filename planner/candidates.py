@@ -7,10 +7,11 @@ from typing import Protocol
 
 from planner import constants as c
 from planner.devices import Device
-from planner.errors import InvalidSetupError
+from planner.errors import InvalidSetupError, UnusableDeviceError
 from planner.memory import NO_CORRECTION, Correction, MemoryEstimate, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.plans import Quote, Wishes
+from planner.precision import BFLOAT16, device_problem, dtype_on, trains_on
 from planner.recipe import (
     Length,
     choose_alpha,
@@ -125,7 +126,7 @@ class Question:
         return self.paces.get((device.device_class, method), AS_PREDICTED)
 
 
-def usable_devices(devices: Sequence[Device], wishes: Wishes) -> Sequence[Device]:
+def usable_devices(devices: Sequence[Device], question: Question) -> Sequence[Device]:
     """Those on which the wishes can be fulfilled. Raises InvalidSetupError where none is left.
 
     On a CPU attention runs example by example (worker/training/attention.py), so that compiled code would fit one batch
@@ -133,9 +134,13 @@ def usable_devices(devices: Sequence[Device], wishes: Wishes) -> Sequence[Device
     """
     if not devices:
         raise InvalidSetupError("There is no device to plan for.")
-    if not wishes.torch_compile:
-        return devices
-    usable = [device for device in devices if device.kind == "cuda"]
+    problems = [device_problem(device, question.spec, allowed_methods(question)) for device in devices]
+    usable = [device for device, problem in zip(devices, problems, strict=True) if problem is None]
+    if not usable:
+        raise UnusableDeviceError(" ".join(dict.fromkeys(problem for problem in problems if problem)))
+    if not question.wishes.torch_compile:
+        return usable
+    usable = [device for device in usable if device.kind == "cuda"]
     if not usable:
         raise InvalidSetupError(
             "torch_compile is for GPUs, and there is none to plan for: leave it out.", "torch_compile"
@@ -155,9 +160,9 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
     """Every run worth considering on one device. Lower ranks and 8-bit states only where nothing else fits."""
     length = length_on(question, device.kind)
     sort = replace(device, index=0, uuid="", free_bytes=0)  # all that an estimate looks at
-    for method in allowed_methods(question):
+    for method in (method for method in allowed_methods(question) if trains_on(device, method)):
         hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.wishes)
-        for setup in _variants(question, length, method, _attention(question.spec, device)):
+        for setup in _variants(question, length, method, _attention(question.spec, device), dtype_on(device)):
             combinations = _combinations(question, setup)
             tried = [_estimate(question, device, sort, combined, hyperparameters) for combined in combinations]
             yield from tried
@@ -195,7 +200,9 @@ def _attention(spec: ModelSpec, device: Device | None) -> str:
     return VARLEN_FLASH if fits_kernel and device.compute_capability >= FLASH_CAPABILITY else "sdpa"
 
 
-def _variants(question: Question, length: Length, method: Method, attention: str) -> Iterator[TrainingSetup]:
+def _variants(
+    question: Question, length: Length, method: Method, attention: str, dtype: str = BFLOAT16
+) -> Iterator[TrainingSetup]:
     """Setups of one method from the one that is wanted to the one that needs least."""
     wishes, spec = question.wishes, question.spec
     setup = TrainingSetup(
@@ -204,6 +211,7 @@ def _variants(question: Question, length: Length, method: Method, attention: str
         packing=length.packing,
         attn_implementation=attention,
         optimizer=wishes.optim or OPTIMIZER,
+        dtype=dtype,
         torch_compile=bool(wishes.torch_compile),
     )
     if method is Method.FULL:

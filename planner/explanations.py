@@ -10,6 +10,7 @@ from planner.candidates import LADDER, Candidate, Question, allowed_methods
 from planner.memory import Correction
 from planner.model_spec import ModelSpec
 from planner.plans import Alternative, Priority, Wishes
+from planner.precision import FLOAT16
 from planner.recipe import Length, choose_learning_rate, choose_rank, choose_targets
 from planner.schedule import warmup_steps
 from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, Method, TrainingSetup
@@ -18,6 +19,10 @@ from planner.throughput import packed_rows
 GIB = 1 << 30
 _SAME_RATE = 0.01  # of the usual rate: a difference that is only rounding
 _HOT = 10  # times the usual rate: beyond what was ever best in published sweeps
+_FLOAT16 = (
+    "{name} has no bfloat16: the base computes in float16, with adapters in float32 and a loss scale that follows the "
+    "gradients, so that small ones are kept. A step whose gradient overflows is taken again at half the scale."
+)
 _COMPILED = (
     "Decoder layers are compiled with torch.compile, as you asked. Memory, time and price are those of the run without "
     "it; compiling takes a few minutes of device time at the start, which a long run earns back."
@@ -49,6 +54,8 @@ def explain(question: Question, candidates: Sequence[Candidate], chosen: Candida
         _memory(chosen),
         _price(chosen),
     ]
+    if chosen.setup.dtype == FLOAT16:
+        sentences.append(_FLOAT16.format(name=chosen.device.name))
     if chosen.setup.torch_compile:
         sentences.append(_COMPILED)
     if chosen.hyperparameters.early_stopping_patience is not None:
@@ -108,7 +115,11 @@ def _method(question: Question, candidates: Sequence[Candidate], chosen: Candida
                 "forgets less and stays small"
             )
             continue
-        least = min((x for x in candidates if x.setup.method is other), key=lambda x: -x.headroom_bytes)
+        tried = [x for x in candidates if x.setup.method is other]
+        if not tried:
+            said.append(f"{NAMES[other]} is not for {device.name}, which computes in float16")
+            continue
+        least = min(tried, key=lambda x: -x.headroom_bytes)
         said.append(
             f"{NAMES[other]} needs at least {gib(least.memory.required_bytes)} and "
             f"{least.device.name} has {gib(least.device.free_bytes)} free"

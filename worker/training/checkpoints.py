@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from worker.training.loss_scale import LossScale
 from worker.training.memory import is_out_of_memory
 from worker.training.metrics import MetricsRow, best_evaluation
 from worker.training.sampling import Answer
@@ -45,6 +46,7 @@ class RunState:
     step: int = 0  # optimizer steps done
     tokens: int = 0  # non-padding tokens processed
     skipped_in_a_row: int = 0  # steps whose loss or gradient was not finite
+    loss_scale: LossScale = field(default_factory=LossScale)  # for the next step
     rows: tuple[MetricsRow, ...] = ()
     answers_before: tuple[Answer, ...] | None = field(default=None)
 
@@ -165,6 +167,7 @@ def _read(path: Path) -> Checkpoint:
         if _sha256(path / name) != hashes[name]:
             raise ValueError(f"{name} is not what was written")
     data = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    data["loss_scale"] = LossScale(**data["loss_scale"])
     data["rows"] = tuple(MetricsRow(**row) for row in data["rows"])
     if data["answers_before"] is not None:
         data["answers_before"] = tuple(Answer(**answer) for answer in data["answers_before"])

@@ -124,7 +124,7 @@ def _usage(request: RunRequest, is_adapter: bool) -> str:
         code = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained("{request.base_model}", dtype="bfloat16")
+base = AutoModelForCausalLM.from_pretrained("{request.base_model}", dtype="{request.setup.dtype}")
 model = PeftModel.from_pretrained(base, "path/to/this/directory")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")"""
     else:

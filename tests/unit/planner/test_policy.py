@@ -152,6 +152,42 @@ def test_rows_take_flash_attention_where_its_kernels_run():
         assert (chosen.setup.packing, chosen.setup.attn_implementation) == (True, "sdpa")
 
 
+def test_a_card_without_bfloat16_computes_in_float16_and_trains_adapters():
+    chosen = planned("qwen2.5-0.5b-instruct", "T4", rows(20_000, 100), priority=Priority.QUALITY)
+    assert (chosen.setup.method, chosen.setup.dtype, chosen.setup.adapter_dtype) == (Method.LORA, "float16", "float32")
+    assert chosen.setup.attn_implementation == "sdpa"
+    assert any("float16" in reason and "NVIDIA T4 16GB" in reason for reason in chosen.reasons)
+    assert {other.method for other in chosen.alternatives} == {Method.LORA}
+    bfloat16 = replace(chosen.setup, dtype="bfloat16")
+    spec = SPECS["qwen2.5-0.5b-instruct"]
+    half, usual = (estimate_memory(spec, setup, chosen.device) for setup in (chosen.setup, bfloat16))
+    assert half == usual, "both take 16 bits"
+    assert planned("qwen2.5-0.5b-instruct", "RTX 3060", SMALL).setup.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("model", "wishes", "said"),
+    [
+        ("qwen2.5-0.5b-instruct", {"method": Method.FULL}, "compute capability 7.5.*Use lora or qlora"),
+        ("gemma-2b-it", {}, "gemma models have activations beyond float16's 65,504"),
+    ],
+)
+def test_what_float16_cannot_do_is_refused_with_the_card_and_what_would_do(model, wishes, said):
+    with pytest.raises(InvalidSetupError, match=said):
+        planned(model, "T4", SMALL, **wishes)
+    both = [parse_gpu("T4"), parse_gpu("RTX 3090")]
+    assert plan(SPECS[model], SMALL, both, Wishes(**wishes), PRICES).device.name == "NVIDIA RTX 3090 24GB"
+
+
+def test_a_card_that_torch_has_no_kernels_for_is_refused():
+    volta = replace(parse_gpu("16GiB"), name="Tesla V100-SXM2-16GB", compute_capability=(7, 0))
+    with pytest.raises(InvalidSetupError, match=r"Tesla V100-SXM2-16GB has compute capability 7.0; PyTorch's kernels"):
+        plan(SPECS["smollm2-135m-instruct"], SMALL, [volta], Wishes(), PRICES)
+    for name in ("V100", "v100-32gb", "Tesla P100", "GTX 1080 Ti"):
+        with pytest.raises(InvalidSetupError, match="no kernels"):
+            parse_gpu(name)
+
+
 def test_rows_end_to_end_have_no_padding_to_pay_for():
     setup = planned("llama-3.2-1b-instruct", "RTX 4090", rows(1000, 3000), per_device_train_batch_size=4).setup
     assert (setup.packing, setup.attn_implementation) == (False, "varlen_flash")
