@@ -271,7 +271,7 @@ def show_inspection(inspected: FileInspection, model: str | None) -> InspectionO
         duplicate_rows=list(found.duplicate_rows),
         untrainable_rows=found.untrainable_rows,
         first_untrainable_rows=list(found.first_untrainable_rows),
-        notices=show_notices((*found.notices, *(tokens.notices if tokens else ()))),
+        notices=show_notices(inspected.notices),
         preview=[_preview(example) for example in found.preview],
     )
 

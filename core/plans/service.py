@@ -20,6 +20,7 @@ from core.datasets.inspection import (
     Inspection,
     Overlap,
     TokenInspection,
+    all_notices,
     check_structure,
     check_trainable,
 )
@@ -129,6 +130,11 @@ class FileInspection:
     tokens: TokenInspection | None
     overlap: Overlap | None = None
 
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What was noticed in it, with a model also of its template and tokenizer."""
+        return all_notices(self.structure, self.tokens)
+
 
 def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraft:
     """Plan a run against the data set and the fleet as they are now. Holds no transaction while it computes.
@@ -234,7 +240,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         validation_examples=inputs.statistics.validation_examples,
         validation_tokens=inputs.statistics.validation_tokens,
     )
-    notices = (*from_plain(Inspection, inputs.training.inspection).notices, *tokens.notices)
+    notices = all_notices(from_plain(Inspection, inputs.training.inspection), tokens)
     return PlanDraft(
         request,
         inputs.base_model,
