@@ -120,9 +120,9 @@ class TrainingChild:
 
 def _prove_cuda_untouched() -> None:
     """What the first fork runs, when the fork server has imported everything."""
-    import torch  # noqa: PLC0415 - already imported in the fork server, never in the worker
+    from worker.training.unforked_cuda import can_use_cuda  # noqa: PLC0415 - imports torch, as the fork server has
 
-    if torch.cuda._is_in_bad_fork():
+    if not can_use_cuda():
         sys.exit(1)
 
 

@@ -50,5 +50,10 @@ def cuda_untouched() -> Iterator[None]:
         yield
 
 
+def can_use_cuda() -> bool:
+    """Whether CUDA was not initialised in the process that this one was forked from."""
+    return not torch.cuda._is_in_bad_fork()
+
+
 def _refuse() -> NoReturn:
     raise EarlyCudaError("A library initialises CUDA when it is imported; no process forked after that could use it.")
