@@ -223,6 +223,8 @@ JOB_EXAMPLE: JsonDict = {
             "exact_match": None,
         },
         "answers": 4,
+        "base": "16-bit",
+        "valid_loss_on_16bit_base": None,
     },
     "verdict": None,
     "plan": "plan_01JDZ5T0Q6W2N8V4K7R3M9X1YB",

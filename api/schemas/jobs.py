@@ -217,6 +217,11 @@ class EvaluationObject(ResponseBody):
     before: ScoresObject
     after: ScoresObject
     answers: int = Field(description="Held-out prompts that were answered.")
+    base: Literal["nf4", "16-bit"] = Field(description="How the base model was loaded that the scores hold for.")
+    valid_loss_on_16bit_base: float | None = Field(
+        description="Of an adapter that was trained on a 4-bit base (`nf4`); null for others, and where that base "
+        "in 16 bits did not fit."
+    )
 
 
 class JobObject(IdentifiedBody):
@@ -353,7 +358,13 @@ def _held_out(found: HeldOut) -> HeldOutObject:
 
 
 def _evaluation(found: Evaluation) -> EvaluationObject:
-    return EvaluationObject(before=_scores(found.before), after=_scores(found.after), answers=found.answers)
+    return EvaluationObject(
+        before=_scores(found.before),
+        after=_scores(found.after),
+        answers=found.answers,
+        base="nf4" if found.is_on_4bit_base else "16-bit",
+        valid_loss_on_16bit_base=found.valid_loss_on_16bit_base,
+    )
 
 
 def _scores(found: Scores) -> ScoresObject:

@@ -67,11 +67,17 @@ def test_each_method_trains_exports_and_verifies(
     assert float(rows[-1]["valid_loss"]) == result.final_valid_loss
     assert [float(row["learning_rate"]) for row in rows[1:]] == [report.learning_rate for report in steps]
     assert all(report.learning_rate > 0 for report in steps)
+    assert result.evaluation is not None
+    elsewhere = result.evaluation.valid_loss_on_16bit_base
+    assert result.evaluation.is_on_4bit_base == (elsewhere is not None) == (method is Method.QLORA)
+    assert elsewhere is None or 0 < abs(elsewhere - result.final_valid_loss) < 0.2 * result.final_valid_loss
     samples = json.loads((root / result.files["samples.json"]).read_text())
     assert len(samples) == 2
     assert all(sample["before"] and sample["after"] and sample["reference"] for sample in samples)
     with zipfile.ZipFile(root / result.files[archive]) as packed:
         names = set(packed.namelist())
+        card = packed.read("README.md").decode()
+    assert ("| loss, on the 16-bit base | |" in card) == ("BitsAndBytesConfig" in card) == (method is Method.QLORA)
     weights = {"model.safetensors", "config.json"}
     if method is not Method.FULL:
         weights = {"adapter_model.safetensors", "adapter_config.json"}
