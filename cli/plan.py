@@ -15,7 +15,7 @@ from cli.terminal import err, out
 from cli.training_workers import sound_devices
 from core.datasets.encoding import load_encoder, resolve_template
 from core.datasets.examples import DataFormat, Example
-from core.datasets.inspection import check_structure, check_trainable, inspect_file, measure_tokens
+from core.datasets.inspection import all_notices, check_structure, check_trainable, inspect_file, measure_tokens
 from core.datasets.reading import read_examples
 from core.errors import InvalidRequestError, ServiceUnavailableError
 from core.registry.base_models import BaseModel, find_base_model
@@ -165,6 +165,8 @@ def _read(models_dir: Path, model: str, path: Path | None) -> Subject:
     encoder = load_encoder(directory, resolve_template(directory, data_format, None))
     tokens = measure_tokens(path, data_format, encoder)
     check_trainable(tokens)
+    for notice in all_notices(inspection, tokens):
+        err.print(Text(str(notice), style="yellow"))
     return Subject(base_model.config, tokens.statistics, None)
 
 
