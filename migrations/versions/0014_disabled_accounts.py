@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0014"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
@@ -20,7 +20,6 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("disabled_at", sa.DateTime(timezone=True), nullable=True))
 
 
-
 def downgrade() -> None:
     """Take this step back."""
     with op.batch_alter_table("users", schema=None) as batch_op:
@@ -30,4 +29,3 @@ def downgrade() -> None:
         batch_op.drop_constraint(batch_op.f("fk_api_keys_parent_id_api_keys"), type_="foreignkey")
         batch_op.drop_index(batch_op.f("ix_api_keys_parent_id"))
         batch_op.drop_column("parent_id")
-
