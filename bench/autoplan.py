@@ -72,12 +72,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600.0, help="after which no further run is begun")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of each point")
     options = parser.parse_args()
-    ends_at = time.monotonic() + options.seconds
     options.out.parent.mkdir(parents=True, exist_ok=True)
     results = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     done = {(row["set"], row["seed"], row["point"]) for row in results}
     sets = dict(data_sets(options.data))
     warm_up()
+    ends_at = time.monotonic() + options.seconds
     for point, seed, (name, pairs) in product(grid(), SEEDS[: options.seeds], sets.items()):
         if (name, seed, point.name) in done:
             continue
