@@ -26,6 +26,7 @@ from core.liveness import beat_in_loop
 from core.logging import configure_logging
 from core.runtime import open_runtime
 from core.settings import Settings
+from core.settings_loading import load_settings
 
 ROUTERS = (files, plans, jobs, job_outputs, models, credits, codes, api_keys, account, health, browser)
 
@@ -36,7 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Without `settings` this is the service's own process: they are read from the environment, and logging is set up.
     """
     if settings is None:
-        settings = Settings()
+        settings = load_settings()
         configure_logging(settings.log_level, as_json=settings.log_json)
         # Every request is logged by the middleware; uvicorn's own line would show the tokens of sign-in links.
         logging.getLogger("uvicorn.access").disabled = True

@@ -18,11 +18,6 @@ DataDirectory = Annotated[
 ]
 
 
-def load_settings(data: Path | None) -> Settings:
-    """The settings, with `--data` in place of the variable."""
-    return Settings(data_dir=data) if data is not None else Settings()
-
-
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
     """The database, up to date. Raises ServiceUnavailableError where it is away or its schema is of another release."""

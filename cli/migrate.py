@@ -5,10 +5,11 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import DBAPIError
 
-from cli.database import DataDirectory, load_settings
+from cli.database import DataDirectory
 from cli.terminal import out
 from core.db.migrate import pending, upgrade
 from core.errors import ServiceUnavailableError
+from core.settings_loading import load_settings
 
 
 def migrate(

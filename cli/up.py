@@ -16,7 +16,7 @@ from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
 from cli.broker import free_port, prepare_broker
-from cli.database import DataDirectory, load_settings, open_database
+from cli.database import DataDirectory, open_database
 from cli.service_files import RunningService, announce, lock_directory
 from cli.sign_in import sign_in_url
 from cli.supervision import Liveness, Program, Runner, supervise
@@ -29,6 +29,7 @@ from core.errors import ConflictError, ServiceUnavailableError
 from core.fleet.models import ProgramStatus
 from core.fleet.programs import report_programs
 from core.settings import Settings
+from core.settings_loading import load_settings
 
 STARTER_MODEL = "smollm2-135m-instruct"
 READY_SECONDS = 120.0
