@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of each point")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    results = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    results = [row for row in read(options.out) if "error" not in row]  # what failed is tried again
     done = {(row["set"], row["seed"], row["point"]) for row in results}
     sets = dict(data_sets(options.data))
     warm_up()
@@ -88,6 +88,11 @@ def main() -> None:
             file.write(json.dumps(results[-1]) + "\n")
         print(f"\n{results[-1]}\n{table(results)}", flush=True)
     print(table(results))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The runs of earlier calls."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def grid() -> Iterator[Point]:

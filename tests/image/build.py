@@ -5,7 +5,6 @@ which is what python:3.11-slim-bookworm is.
 """
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -67,26 +66,24 @@ class Buildah:
 
     def run(self, *arguments: str) -> None:
         """Run and show what it says. Raises CalledProcessError."""
-        subprocess.run(self._command(*arguments), check=True, env=self._environment())
+        subprocess.run(self._command(*arguments), check=True)
 
     def ask(self, *arguments: str) -> str:
         """Run and return what it says. Raises CalledProcessError."""
         command = self._command(*arguments)
-        done = subprocess.run(command, check=True, env=self._environment(), stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         return done.stdout.strip()
 
     def has(self, image: str) -> bool:
         """Whether the image is in the storage."""
         command = self._command("inspect", "--type", "image", image)
-        return subprocess.run(command, env=self._environment(), capture_output=True, check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def pull(self, image: str) -> bool:
         """Whether the image came from its registry."""
         command = self._command("pull", "--quiet", image)
         try:
-            done = subprocess.run(
-                command, env=self._environment(), capture_output=True, check=False, timeout=_PULL_SECONDS
-            )
+            done = subprocess.run(command, capture_output=True, check=False, timeout=_PULL_SECONDS)
         except subprocess.TimeoutExpired:
             return False
         return done.returncode == 0
@@ -105,9 +102,6 @@ class Buildah:
     def _command(self, *arguments: str) -> list[str]:
         places = ["--root", str(self.storage / "root"), "--runroot", str(self.storage / "run")]
         return ["buildah", *places, *arguments]
-
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "STORAGE_DRIVER": "vfs"}
 
 
 def _make_base(buildah: Buildah, work: Path) -> None:

@@ -8,6 +8,7 @@ With Docker it is `docker compose`; without, buildah builds and bubblewrap runs,
 import argparse
 import json
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def check(stack: Stack, scratch: Path) -> None:
     stack.put(make_tiny_model(scratch / MODEL), MODEL)
     train(stack)
     codes = stack.stop()
-    assert set(codes.values()) == {0}, f"{codes}\n{stack.logs()}"
+    # uvicorn finishes its requests and then ends by the signal that it was sent.
+    assert set(codes.values()) <= {0, 128 + signal.SIGTERM}, f"{codes}\n{stack.logs()}"
     print(f"stopped in order: {codes}")
 
 

@@ -5,6 +5,7 @@ image's user, /data and /tmp as volumes, its own processes. PostgreSQL and Valke
 """
 
 import os
+import pwd
 import re
 import secrets
 import shutil
@@ -222,10 +223,6 @@ class SandboxStack:
 
         wait_for(is_healthy, what=f"{name} to be healthy", context=self.logs)
 
-    def _as_user(self) -> list[str]:
-        user = str(self._image.user)
-        return ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--no-new-privs"]
-
     def _start_postgres(self) -> None:
         os.environ.setdefault("XDG_RUNTIME_DIR", str(self._work))
         import pgserver  # looks for the runtime directory when it is imported
@@ -235,12 +232,15 @@ class SandboxStack:
         secret = self._work / "logs" / "password"
         secret.write_text(password)
         options = ["--username=tunewright", "--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8"]
-        command = [*self._as_user(), str(binaries / "initdb"), *options, "--pgdata", str(folder)]
+        nobody = pwd.getpwnam("nobody")  # PostgreSQL wants a user that has a name, and not root
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        as_nobody = ["setpriv", "--reuid", str(nobody.pw_uid), "--regid", str(nobody.pw_gid), "--clear-groups"]
+        command = [*as_nobody, str(binaries / "initdb"), *options, "--pgdata", str(folder)]
         subprocess.run(command, check=True, stdout=self._log("postgres"))
         secret.unlink()
         host, port = self._hosts["postgres"].split(":")
         listen = ["-h", host, "-p", port, "-k", str(folder)]
-        self._start("postgres", [*self._as_user(), str(binaries / "postgres"), "-D", str(folder), *listen])
+        self._start("postgres", [*as_nobody, str(binaries / "postgres"), "-D", str(folder), *listen])
         url = f"postgresql://tunewright:{password}@{host}:{port}/postgres"
 
         def created() -> bool:
