@@ -1,5 +1,6 @@
 """How fast a run is and how long it takes, from its arithmetic and the device's data sheet."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -236,13 +237,17 @@ def _evaluated_tokens(statistics: DatasetStatistics) -> float:
     return statistics.validation_tokens * min(rows, c.MOST_HELD_OUT) / rows
 
 
+def packed_rows(statistics: DatasetStatistics, length: int, share: float = 1.0) -> int:
+    """Rows of `length` tokens that a share of the examples fill when they are packed."""
+    tokens = truncated_tokens(statistics, length) * share
+    return max(1, math.ceil(tokens / (length * (1 - c.PACKING_SHARE))))
+
+
 def total_steps(statistics: DatasetStatistics, setup: TrainingSetup, hyperparameters: Hyperparameters) -> int:
     """Optimizer steps of the whole run."""
     rows = statistics.examples - held_out_examples(statistics, hyperparameters)
     if setup.packing:
-        share = rows / max(1, statistics.examples)
-        tokens = truncated_tokens(statistics, setup.max_length) * share
-        rows = max(1, round(tokens / (setup.max_length * (1 - c.PACKING_SHARE)) + 0.5))
+        rows = packed_rows(statistics, setup.max_length, share=rows / max(1, statistics.examples))
     return max(1, -(-rows // setup.effective_batch_size)) * hyperparameters.n_epochs
 
 

@@ -13,10 +13,11 @@ from core.datasets.detection import complete_format, detect_format
 from core.datasets.examples import DataFormat, Example
 from core.datasets.formats import plain_conversation, to_example
 from core.datasets.measurement import TokenHistogram, TokenInspection, measure_tokens
-from core.datasets.notices import Notice, NoticeCollector
+from core.datasets.notices import Notice, NoticeCollector, combined
 from core.datasets.previews import ColumnSample, ColumnSamples, clipped, excerpt
 from core.datasets.reading import Layout, detect_layout, scan_rows
 from core.datasets.row_errors import RowError, UnreadableRestError
+from core.datasets.unread import COLUMN_NOT_READ, UnreadColumns
 from core.datasets.values import is_blank
 from core.errors import InvalidDatasetError
 
@@ -26,6 +27,7 @@ __all__ = [
     "RowIssue",
     "TokenHistogram",
     "TokenInspection",
+    "all_notices",
     "check_structure",
     "check_trainable",
     "fingerprint",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 MIN_EXAMPLES = 2
+SKIP_ADVICE = ' Mend them, or leave them out with "format": {"skip_broken_rows": true}.'
 _DETECTION_ROWS = 100
 _PREVIEW_ROWS = 5
 _SAMPLED_ROWS = 20
@@ -87,6 +90,16 @@ class Inspection:
     other_columns: tuple[str, ...] = ()
     is_cut_short: bool = False
 
+    @property
+    def can_skip(self) -> bool:
+        """Whether there are broken rows and the others can be used without them."""
+        return 0 < self.error_count < self.rows and not self.is_cut_short
+
+    @property
+    def way_on(self) -> str:
+        """What to do about broken rows beside mending them; "" where there is nothing else."""
+        return SKIP_ADVICE if self.can_skip else ""
+
     def require_format(self) -> DataFormat:
         """The detected format. Raises InvalidDatasetError (`unknown_format`)."""
         if self.data_format is None:
@@ -113,6 +126,7 @@ class _Survey:
         self.first_untrainable: list[int] = []
         self.columns = ColumnSamples()
         self.notices = NoticeCollector()
+        self.unread = UnreadColumns(data_format) if data_format else None
         self.is_cut_short = False
         self.preview: list[Example] = []
         self.fingerprints = array("q")
@@ -129,6 +143,7 @@ class _Survey:
             return
         plain = plain_conversation(row, self.data_format) if len(self.preview) == _PREVIEW_ROWS else None
         if plain is not None:
+            self._look(row, number)
             answers = (text for role, text in zip(plain[::2], plain[1::2], strict=True) if role == "assistant")
             self._count(number, hash((None, *plain)), any(text and not text.isspace() for text in answers))
             return
@@ -139,9 +154,14 @@ class _Survey:
             return
         for code, message in example.notices:
             self.notices.add(code, message, number)
+        self._look(row, number)
         if len(self.preview) < _PREVIEW_ROWS:
             self.preview.append(clipped(example))
         self._count(number, fingerprint(example), _is_trainable(example))
+
+    def _look(self, row: Mapping[str, Any], number: int) -> None:
+        if self.unread:
+            self.unread.take(row, number)
 
     def _count(self, row: int, mark: int, is_trainable: bool) -> None:
         if not is_trainable:
@@ -201,11 +221,19 @@ def inspect_file(path: Path, *, data_format: DataFormat | None = None, max_error
         first_untrainable_rows=tuple(survey.first_untrainable),
         preview=tuple(survey.preview),
         format_problem=problem,
-        notices=survey.notices.notices(),
+        notices=(*survey.notices.notices(), *(survey.unread.notices() if survey.unread else ())),
         samples=survey.columns.samples(),
         other_columns=layout.table.other_names if layout.table else (),
         is_cut_short=survey.is_cut_short,
     )
+
+
+def all_notices(structure: Inspection | None, tokens: TokenInspection | None) -> tuple[Notice, ...]:
+    """All that was noticed in a file; of the columns, as they are read for these tokens."""
+    found = structure.notices if structure else ()
+    if tokens is None:
+        return found
+    return combined((notice for notice in found if notice.code != COLUMN_NOT_READ), tokens.notices)
 
 
 def _detect(path: Path, layout: Layout) -> tuple[DataFormat | None, str]:
@@ -253,21 +281,24 @@ def overlap(train: Iterable[Example], validation: Iterable[Example]) -> Overlap:
     return Overlap(len(rows), tuple(rows[:_SHOWN_ROWS]))
 
 
-def check_structure(inspection: Inspection, *, param: str | None = None) -> None:
+def check_structure(inspection: Inspection, *, skip_broken_rows: bool = False, param: str | None = None) -> None:
     """Refuse a file whose rows cannot be trained on by any model. Raises InvalidDatasetError.
+
+    `skip_broken_rows`: rows that cannot be used are left out, so they are none.
 
     Codes: `invalid_dataset` (broken rows), `unknown_format`, `too_few_examples`, `no_trainable_tokens`.
     """
-    if inspection.error_count:
+    if inspection.error_count and not (skip_broken_rows and inspection.can_skip):
         shown = " ".join(str(issue) for issue in inspection.errors[:3])
         more = f" And {inspection.error_count - 3} more." if inspection.error_count > 3 else ""
-        message = f"{inspection.error_count} of {inspection.rows} rows cannot be used. {shown}{more}"
+        message = f"{inspection.error_count} of {inspection.rows} rows cannot be used. {shown}{more}{inspection.way_on}"
         raise InvalidDatasetError(message, param=param)
     inspection.require_format()
-    _check_count(inspection.rows, param)
-    if inspection.untrainable_rows == inspection.rows:
+    good_rows = inspection.rows - inspection.error_count
+    _check_count(good_rows, param)
+    if inspection.untrainable_rows == good_rows:
         raise InvalidDatasetError(
-            f"None of the {inspection.rows} rows holds anything to train: no assistant message with text and a weight "
+            f"None of the {good_rows} rows holds anything to train: no assistant message with text and a weight "
             "other than 0, no completion, no text. Add the answers the model should learn.",
             code="no_trainable_tokens",
             param=param,

@@ -21,6 +21,29 @@ def model_card(request: RunRequest, rows: Sequence[MetricsRow], published: int, 
     return "\n\n".join(parts) + "\n"
 
 
+def checkpoint_card(request: RunRequest, row: MetricsRow, total_steps: int) -> str:
+    """The README.md of a checkpoint: which step it is, how to load it, and how to go on from it."""
+    is_adapter = request.setup.method is not Method.FULL
+    loss = f" Its loss on the held-out rows was {row.valid_loss:.4f}." if row.valid_loss is not None else ""
+    rate = f" The rate of its step was {row.learning_rate:g}." if row.learning_rate is not None else ""
+    again = (
+        'model = PeftModel.from_pretrained(base, "path/to/this/directory", is_trainable=True)'
+        if is_adapter
+        else 'model = AutoModelForCausalLM.from_pretrained("path/to/this/directory", dtype="bfloat16")'
+    )
+    parts = [
+        _metadata(request, is_adapter),
+        f"# {request.suffix or request.job_id}, step {row.step:,} of {total_steps:,}",
+        f"{_introduction(request)}{loss}",
+        _usage(request, is_adapter),
+        f"## Go on training\n\n```python\n{again}\n```",
+        f"A paused or interrupted job goes on from its newest checkpoint by itself.{rate} `optimizer.pt` holds the "
+        f"states of {request.setup.optimizer} in the order of the trained parameters (`torch.load`), `state.json` "
+        "every step's numbers so far, and `manifest.json` the SHA-256 of each file.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def _metadata(request: RunRequest, is_adapter: bool) -> str:
     tags = ["tunewright", str(request.setup.method)] + (["lora"] if is_adapter else [])
     lines = ["---", f"base_model: {request.base_model}", f"library_name: {'peft' if is_adapter else 'transformers'}"]
@@ -101,7 +124,7 @@ def _usage(request: RunRequest, is_adapter: bool) -> str:
         code = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained("{request.base_model}", dtype="bfloat16")
+base = AutoModelForCausalLM.from_pretrained("{request.base_model}", dtype="{request.setup.dtype}")
 model = PeftModel.from_pretrained(base, "path/to/this/directory")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")"""
     else:
