@@ -75,10 +75,10 @@ def setup_of(method: Method, rows: int, length: int, **changes: Any) -> Training
 def fitted(setup: TrainingSetup, device: Device) -> TrainingSetup:
     """The setup in the number format that the device computes in, and without kernels that it has not."""
     setup = replace(setup, dtype=dtype_on(device))
-    has_flash = device.compute_capability is None or device.compute_capability >= FLASH_CAPABILITY
-    return (
-        setup if has_flash or setup.attn_implementation != VARLEN_FLASH else replace(setup, attn_implementation="sdpa")
-    )
+    capability = device.compute_capability
+    if setup.attn_implementation == VARLEN_FLASH and capability is not None and capability < FLASH_CAPABILITY:
+        return replace(setup, attn_implementation="sdpa")
+    return setup
 
 
 def planned_setup(workload: Workload, device: Device, *, small: bool = False) -> TrainingSetup:

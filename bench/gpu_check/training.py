@@ -70,9 +70,7 @@ class Trainer:
         tokens, trained = step_tokens(data, step)
         while True:
             loss, norm = self._gradients(data, step, trained)
-            values = torch.stack(
-                [loss, norm.float()]
-            ).tolist()  # the host waits for the device once a step, as the loop
+            values = torch.stack([loss, norm.float()]).tolist()  # waits for the device, once a step
             if math.isfinite(values[1]) or not self.loss_scale.can_shrink:
                 break
             self.optimizer.zero_grad(set_to_none=True)

@@ -224,7 +224,9 @@ class SandboxStack:
         wait_for(is_healthy, what=f"{name} to be healthy", context=self.logs)
 
     def _start_postgres(self) -> None:
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(self._work))
+        runtime = self._work / "runtime"
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
         import pgserver  # looks for the runtime directory when it is imported
 
         binaries = Path(pgserver.__file__).parent / "pginstall" / "bin"
