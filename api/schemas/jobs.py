@@ -180,7 +180,9 @@ class JobMemory(ResponseBody):
     bound: int = Field(description="Bytes kept free on top of the prediction.")
     measured: dict[str, Any] | None = Field(
         description="Peaks measured by the probe or at the end (`when`): peak_allocated_bytes, peak_reserved_bytes, "
-        "device_bytes, and the `versions` of the libraries that decide them; null until then."
+        "device_bytes, and the `versions` of the libraries that decide them; null until then. Without `is_attributed` "
+        "other programs used the GPU, and device_bytes is the least that was the run's; without `as_planned` it fell "
+        "back from its plan. Plans are corrected by neither."
     )
 
 
@@ -217,6 +219,11 @@ class EvaluationObject(ResponseBody):
     before: ScoresObject
     after: ScoresObject
     answers: int = Field(description="Held-out prompts that were answered.")
+    base: Literal["nf4", "16-bit"] = Field(description="How the base model was loaded that the scores hold for.")
+    valid_loss_on_16bit_base: float | None = Field(
+        description="Of an adapter that was trained on a 4-bit base (`nf4`); null for others, and where that base "
+        "in 16 bits did not fit."
+    )
 
 
 class JobObject(IdentifiedBody):
@@ -274,7 +281,9 @@ class JobObject(IdentifiedBody):
     quote: QuoteObject
     charged: int | None = Field(description="Credits charged: at most the quote; null until the job is finished.")
     released: int | None = Field(description="Credits of the quote that came back; null until the job is finished.")
-    used: int = Field(description="Credits its device time has cost so far: what ending it now would charge.")
+    used: int = Field(
+        description="Credits its device time comes to so far. It may pass the quote; what is charged never does."
+    )
     memory: JobMemory
 
 
@@ -341,7 +350,7 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         quote=show_quote(job.plan, plan.quote),
         charged=job.charged_credits,
         released=released_credits(job),
-        used=0 if job.status is JobStatus.FAILED else used_credits(job, plan.quote),
+        used=used_credits(job, plan.quote),
         memory=JobMemory(
             predicted=show_memory(plan.memory), bound=plan.memory.bound_bytes, measured=job.memory_measured
         ),
@@ -353,7 +362,13 @@ def _held_out(found: HeldOut) -> HeldOutObject:
 
 
 def _evaluation(found: Evaluation) -> EvaluationObject:
-    return EvaluationObject(before=_scores(found.before), after=_scores(found.after), answers=found.answers)
+    return EvaluationObject(
+        before=_scores(found.before),
+        after=_scores(found.after),
+        answers=found.answers,
+        base="nf4" if found.is_on_4bit_base else "16-bit",
+        valid_loss_on_16bit_base=found.valid_loss_on_16bit_base,
+    )
 
 
 def _scores(found: Scores) -> ScoresObject:

@@ -12,13 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.jobs.evaluation import Evaluation
 from planner.setup import Method
 from worker.protocol import RunRequest
 from worker.training.answers import compared_answers
 from worker.training.loading import LoadedModel
 from worker.training.metrics import MetricsRow
-from worker.training.model_card import model_card
 from worker.training.portable import copy_tokenizer, save_adapter, written_json
 from worker.training.sampling import Answer, Prompt
 
@@ -38,15 +36,13 @@ def export(
     loaded: LoadedModel,
     request: RunRequest,
     rows: Sequence[MetricsRow],
-    published: int,
     prompts: Sequence[Prompt],
     before: Sequence[Answer],
     after: Sequence[Answer],
-    evaluation: Evaluation | None,
 ) -> Exported:
-    """Write everything under `export/` of the run directory, replacing an unfinished one.
+    """Write everything but card and archive under `export/` of the run directory, replacing an unfinished one.
 
-    `published` is the step whose weights are in place. Raises OSError.
+    Raises OSError.
     """
     root = Path(request.run_directory) / "export"
     shutil.rmtree(root, ignore_errors=True)
@@ -62,18 +58,22 @@ def export(
     metrics.write_text(metrics_csv(rows), encoding="utf-8")
     samples.write_text(written_json(_samples(prompts, before, after)[: request.sample_count]), encoding="utf-8")
     plan.write_text(written_json(request.plan), encoding="utf-8")
-    (directory / "README.md").write_text(model_card(request, rows, published, evaluation), encoding="utf-8")
     compared = directory / "exact_match.json"
     if request.exact_match is not None:
         compared.write_text(
             written_json(compared_answers(request.exact_match, prompts, before, after)), encoding="utf-8"
         )
-    for file in directory.iterdir():
-        file.chmod(0o644)  # safetensors makes its files private
     archive = root / f"{directory.name}.zip"
-    _zip(directory, archive)
     files = {archive.name: archive, metrics.name: metrics, samples.name: samples, plan.name: plan}
     return Exported(directory, files if request.exact_match is None else {**files, compared.name: compared})
+
+
+def pack(exported: Exported, card: str) -> None:
+    """Add the model card, which says what the proof has found, and put everything into the archive. Raises OSError."""
+    (exported.directory / "README.md").write_text(card, encoding="utf-8")
+    for file in exported.directory.iterdir():
+        file.chmod(0o644)  # safetensors makes its files private
+    _zip(exported.directory, exported.directory.with_suffix(".zip"))
 
 
 def metrics_csv(rows: Sequence[MetricsRow]) -> str:
