@@ -27,6 +27,10 @@ _CLASSES = {
 _TRIED = "aA7 \n_-.,:;/@\"'\\{}[]()<>=%&?é\0"
 
 
+# Made at run time of escaped texts alone, one or the other of them: linear whatever they are.
+LITERALS = {"re.compile('|'.join(tokens))"}
+
+
 @dataclass(frozen=True)
 class Expression:
     """A regular expression and where it is."""
@@ -49,6 +53,8 @@ def _of(path: Path) -> Iterator[Expression]:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         called = node.func
+        if ast.unparse(node) in LITERALS:
+            continue
         if isinstance(called.value, ast.Name) and called.value.id == "re" and called.attr in FUNCTIONS:
             source = _value(path, node.args[0])
             flags = _value(path, node.args[1]) if called.attr == "compile" and len(node.args) > 1 else 0

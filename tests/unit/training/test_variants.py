@@ -12,10 +12,10 @@ from core.errors import TrainingError
 from planner.setup import InitLoraWeights, Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import request_for, setup_for
-from worker.training.export import _save_adapter
 from worker.training.loading import LoadedModel, load_base, load_for_training
 from worker.training.lora import ADAPTER, START_A, START_B, lora_layers
 from worker.training.loss import LogitTransform, linear_cross_entropy
+from worker.training.portable import save_adapter
 from worker.training.variants import _factors
 
 CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ def test_a_variant_starts_at_the_base_learns_and_reloads_in_plain_peft(
     trained = logits_of(loaded.causal_model)
     assert (trained - untrained).norm() > 0.1 * untrained.norm()
     setup = setup_for(method, dtype="float32", **changes)
-    _save_adapter(loaded, request_for(exact_model, exact_model, tmp_path, setup), tmp_path)
+    save_adapter(loaded, request_for(exact_model, exact_model, tmp_path, setup), tmp_path)
     torch.testing.assert_close(
         logits_of(PeftModel.from_pretrained(plain, tmp_path)),
         trained,
@@ -95,7 +95,7 @@ def test_dora_has_pefts_gradients(exact_model: Path, tmp_path: Path) -> None:
     loaded = loaded_with(exact_model, use_dora=True)
     train(loaded)
     setup = setup_for(Method.LORA, dtype="float32", use_dora=True)
-    _save_adapter(loaded, request_for(exact_model, exact_model, tmp_path, setup), tmp_path)
+    save_adapter(loaded, request_for(exact_model, exact_model, tmp_path, setup), tmp_path)
     base = load_base(exact_model, setup, CPU, "sdpa")
     theirs = PeftModel.from_pretrained(base, tmp_path, is_trainable=True)
     loss_of(loaded.backbone, loaded.head).backward()

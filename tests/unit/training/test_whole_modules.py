@@ -12,8 +12,8 @@ from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import request_for, setup_for
 from tests.unit.training.test_variants import CPU, IDS, logits_of, train
-from worker.training.export import _save_adapter
 from worker.training.loading import load_base, load_for_training
+from worker.training.portable import save_adapter
 from worker.training.verification import VerificationTask, _load
 
 BOTH = ("lm_head", "embed_tokens")
@@ -45,7 +45,7 @@ def test_whole_modules_learn_and_reload_in_plain_peft(
     assert all(not torch.equal(parameter, before[name]) for name, parameter in whole.items())
     trained = logits_of(loaded.causal_model)
 
-    _save_adapter(loaded, request_for(model, model, tmp_path, setup), tmp_path)
+    save_adapter(loaded, request_for(model, model, tmp_path, setup), tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
     expected = set(NAMES.values()) if is_tied else {NAMES[name] for name in modules}
     assert {name for name in saved if "lora" not in name} == {f"base_model.model.{path}.weight" for path in expected}
@@ -64,7 +64,7 @@ def test_without_rounding_the_reload_is_the_same_to_the_bit(tmp_path: Path) -> N
     loaded = load_for_training(model, setup, 0, CPU)
     loaded.causal_model.set_attn_implementation("sdpa")
     train(loaded)
-    _save_adapter(loaded, request_for(model, model, tmp_path, setup), tmp_path)
+    save_adapter(loaded, request_for(model, model, tmp_path, setup), tmp_path)
     adapted = PeftModel.from_pretrained(load_base(model, setup, CPU, "sdpa"), tmp_path)
     assert torch.equal(logits_of(adapted), logits_of(loaded.causal_model))
 
@@ -97,7 +97,7 @@ def test_a_4_bit_mixture_with_a_whole_module_is_proven(tmp_path: Path) -> None:
     loaded.causal_model.set_attn_implementation("sdpa")
     train(loaded)
     trained = logits_of(loaded.causal_model)
-    _save_adapter(loaded, request_for(model, model, tmp_path, setup), tmp_path)
+    save_adapter(loaded, request_for(model, model, tmp_path, setup), tmp_path)
     task = VerificationTask(str(model), str(tmp_path), setup, "cpu", 1, ())
     reloaded = logits_of(_load(task, CPU))
     assert (reloaded - trained).norm() < 0.02 * trained.norm()
