@@ -14,7 +14,7 @@ from cli.plan_view import AlternativeView, PlanView, batch_line, method_line, sh
 from cli.terminal import err, out
 from core.datasets.encoding import load_encoder, resolve_template
 from core.datasets.examples import DataFormat, Example
-from core.datasets.inspection import check_structure, check_trainable, inspect_file, measure_tokens
+from core.datasets.inspection import all_notices, check_structure, check_trainable, inspect_file, measure_tokens
 from core.datasets.reading import read_examples
 from core.errors import InvalidRequestError, ServiceUnavailableError
 from core.registry.base_models import BaseModel, find_base_model
@@ -164,6 +164,8 @@ def _read(models_dir: Path, model: str, path: Path | None) -> Subject:
     encoder = load_encoder(directory, resolve_template(directory, data_format, None))
     tokens = measure_tokens(path, data_format, encoder)
     check_trainable(tokens)
+    for notice in all_notices(inspection, tokens):
+        err.print(Text(str(notice), style="yellow"))
     return Subject(base_model.config, tokens.statistics, None)
 
 

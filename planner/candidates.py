@@ -16,14 +16,16 @@ from planner.recipe import (
     Length,
     choose_alpha,
     choose_batch_size,
+    choose_held_out,
     choose_hyperparameters,
     choose_length,
+    choose_packed_batch,
     choose_rank,
     choose_targets,
 )
 from planner.setup import VARLEN_FLASH, Hyperparameters, InitLoraWeights, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
-from planner.throughput import AS_PREDICTED, SAMPLES, Answering, Pace, SpeedEstimate, estimate_speed, truncated_tokens
+from planner.throughput import AS_PREDICTED, SAMPLES, Answering, Pace, SpeedEstimate, estimate_speed, packed_rows
 
 LADDER = (Method.FULL, Method.LORA, Method.QLORA)  # from the least to the most compressed
 OPTIMIZER = "adamw_torch_fused"
@@ -247,26 +249,31 @@ def _variants(question: Question, length: Length, method: Method, attention: str
 def _combinations(question: Question, setup: TrainingSetup) -> Iterator[TrainingSetup]:
     """Micro-batch x accumulation x checkpointing that keep the effective batch."""
     wishes = question.wishes
-    effective = choose_batch_size(_rows(question, setup), setup.method, wishes)
+    rows, effective = _batch(question, setup)
     pinned = wishes.per_device_train_batch_size
+    if effective > rows:  # a step holds no more rows than there are, and neither does memory
+        pinned = min(pinned, rows) if pinned else None
+        effective = pinned * -(-rows // pinned) if pinned else rows
     sizes = [pinned] if pinned else [n for n in range(1, effective + 1) if effective % n == 0]
     checkpointing = (False, True) if wishes.gradient_checkpointing is None else (wishes.gradient_checkpointing,)
     for checkpointed in checkpointing:
-        for rows in sizes[:MOST_SIZES]:
+        for size in sizes[:MOST_SIZES]:
             yield replace(
                 setup,
                 gradient_checkpointing=checkpointed,
-                per_device_train_batch_size=rows,
-                gradient_accumulation_steps=effective // rows,
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=effective // size,
             )
 
 
-def _rows(question: Question, setup: TrainingSetup) -> int:
-    """Rows of one epoch, packed ones counted as such."""
-    examples = question.statistics.examples
-    if setup.packing:
-        return max(1, int(truncated_tokens(question.statistics, setup.max_length) / setup.max_length))
-    return examples
+def _batch(question: Question, setup: TrainingSetup) -> tuple[int, int]:
+    """Rows that an epoch trains, packed ones counted as such, and how many of them an optimizer step is to take."""
+    statistics, wishes = question.statistics, question.wishes
+    trained = max(1, statistics.examples - choose_held_out(statistics, wishes))
+    if not setup.packing:
+        return trained, choose_batch_size(statistics.examples, setup.method, wishes)
+    rows = packed_rows(statistics, setup.max_length, share=trained / max(1, statistics.examples))
+    return rows, choose_packed_batch(statistics, setup.max_length, wishes)
 
 
 def _estimate(

@@ -13,7 +13,8 @@ from planner.plans import Alternative, Priority, Wishes
 from planner.precision import FLOAT16
 from planner.recipe import Length, choose_learning_rate, choose_rank, choose_targets
 from planner.schedule import warmup_steps
-from planner.setup import Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.throughput import packed_rows
 
 GIB = 1 << 30
 _SAME_RATE = 0.01  # of the usual rate: a difference that is only rounding
@@ -185,8 +186,16 @@ def describe_variant(spec: ModelSpec, setup: TrainingSetup) -> list[str]:
 def _batch(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> str:
     setup = chosen.setup
     rows, steps = setup.effective_batch_size, chosen.speed.total_steps
+    what = "rows" if rows > 1 else "row"
+    if setup.packing:
+        each = question.statistics.examples / packed_rows(question.statistics, setup.max_length)
+        what = f"packed {what} of about {each:,.0f} examples"
+    asked = question.wishes.batch_size
+    start = f"{rows} {what} per optimizer step"
+    if not setup.packing and asked is not None and asked > rows:
+        start = f"A batch of {asked:,} is more than there is to train on, so a step takes all {rows:,} rows"
     sentence = (
-        f"{rows} rows per optimizer step, {setup.per_device_train_batch_size} at a time"
+        f"{start}, {setup.per_device_train_batch_size} at a time"
         + (
             f" and {setup.gradient_accumulation_steps} times accumulated"
             if setup.gradient_accumulation_steps > 1
@@ -251,7 +260,9 @@ def _held_out(question: Question, chosen: Candidate) -> str:
             "give a validation_file or a validation_split to measure it."
         )
     few = f"; fewer than {c.TELLING_ROWS} are too few to tell two runs apart" if rows < c.TELLING_ROWS else ""
-    return f"{sentence}{few}."
+    if chosen.hyperparameters.checkpoint_selection is CheckpointSelection.LAST:
+        return f"{sentence}{few}. The last step's model is published, as you asked, whatever its loss."
+    return f"{sentence}{few}. The model of the lowest loss among the evaluations is published."
 
 
 def _rows(count: int) -> str:
@@ -261,7 +272,7 @@ def _rows(count: int) -> str:
 def _early_stop(patience: int) -> str:
     evaluations = "1 evaluation brings" if patience == 1 else f"{patience} evaluations in a row bring"
     return (
-        f"Training ends early when {evaluations} no lower validation loss, and the best one's model is published; "
+        f"Training ends early when {evaluations} no lower validation loss; "
         "time and price are for all epochs, and what is not used is not charged."
     )
 

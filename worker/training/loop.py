@@ -11,8 +11,10 @@ import torch
 from core.datasets.encoding import load_encoder
 from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
+from core.jobs.verdict import Curves, Verdict, judge
 from planner.precision import FLOAT16
 from planner.schedule import is_evaluated_after
+from planner.setup import Method
 from worker.protocol import HeldOutReport, Phase, ResultReport, RunRequest
 from worker.training.answers import answer_length, answered_rows, evaluation_of
 from worker.training.batches import (
@@ -28,13 +30,14 @@ from worker.training.checkpoints import RunState
 from worker.training.compiling import compile_layers, outlast_compiler
 from worker.training.data import load_data
 from worker.training.evaluation import evaluate
-from worker.training.export import Exported, export
+from worker.training.export import Exported, export, pack
 from worker.training.flash import proved_attention
 from worker.training.forward import score
 from worker.training.loading import load_for_training
 from worker.training.loss_scale import LossScale, unscaled_norm
 from worker.training.memory import MemoryWatch, release
 from worker.training.metrics import MetricsRow
+from worker.training.model_card import model_card
 from worker.training.norms import proved_norms
 from worker.training.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from worker.training.probing import probe
@@ -93,12 +96,13 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
         before = current.state.answers_before or ()
         rows = [row for row in current.state.rows if row.step <= published]
         evaluation = evaluation_of(request, rows, prompts, before, answers_after)
-        exported = export(
-            current.loaded, request, current.state.rows, published, prompts, before, answers_after, evaluation
-        )
+        exported = export(current.loaded, request, current.state.rows, prompts, before, answers_after)
     reporter.enter(Phase.VERIFYING)
     with stop.interruptible():
-        verify(current, exported, verifier)
+        elsewhere = verify(current, exported, verifier)
+        if evaluation is not None:
+            evaluation = replace(evaluation, valid_loss_on_16bit_base=elsewhere)
+        pack(exported, model_card(request, current.state.rows, published, evaluation))
     reporter.send(current.watch.report("end"))
     return summarize(current, exported, published, train_seconds, evaluation)
 
@@ -252,6 +256,20 @@ def summarize(
         initial_valid_loss=evaluated[0] if evaluated else None,
         final_valid_loss=evaluated[-1] if evaluated else None,
         evaluation=evaluation,
+        verdict=verdict_of(current, published),
+    )
+
+
+def verdict_of(current: Run, published: int) -> Verdict:
+    """What all losses of the run say, those behind the published step too."""
+    rows = current.state.rows
+    return judge(
+        Curves(
+            training=[row.train_loss for row in rows if row.train_loss is not None],
+            evaluations=[(row.step, row.valid_loss) for row in rows if row.valid_loss is not None],
+            held_out_rows=len(current.data.held_out),
+            published_step=published,
+        )
     )
 
 
@@ -277,10 +295,11 @@ def evaluate_if_due(current: Run) -> None:
         current.reporter.enter(Phase.TRAINING)
 
 
-def verify(current: Run, exported: Exported, verifier: Verifier) -> None:
+def verify(current: Run, exported: Exported, verifier: Verifier) -> float | None:
     """Reload the export elsewhere and compare its loss with the trained model's, which is gone after that.
 
-    Raises TrainingError.
+    Returns the loss over the held-out rows on the 16-bit base of an adapter that was trained on a 4-bit one; None for
+    others, and where that base does not fit. Raises TrainingError.
     """
     data = current.data.held_out if len(current.data.held_out) else current.data.training
     examples = fixed_examples(data, _VERIFIED_EXAMPLES, _VERIFIED_TOKENS)
@@ -294,10 +313,12 @@ def verify(current: Run, exported: Exported, verifier: Verifier) -> None:
         device=request.device,
         threads=torch.get_num_threads(),
         examples=tuple((example.input_ids, example.trained) for example in examples),
+        on_16bit_base=current.data.held_out.scored() if request.setup.method is Method.QLORA else (),
     )
     del current.loaded, current.optimizer  # the device may not hold the model twice
     release()
     compare(trained.loss, verifier.loss(task))
+    return verifier.loss_on_16bit_base() if task.on_16bit_base else None
 
 
 def _is_evaluation_step(current: Run) -> bool:

@@ -245,48 +245,6 @@ def test_a_learning_rate_multiplier_scales_the_planners_own():
     )
 
 
-@pytest.mark.parametrize(
-    ("wishes", "said"),
-    [
-        ({}, "that peak is usual for adapters"),
-        ({"learning_rate_multiplier": 1.0}, "that peak is usual for adapters"),
-        ({"learning_rate_multiplier": 100.0}, "100 times the 0.0013 usual for adapters"),
-        ({"learning_rate_multiplier": 1e-9}, "1e-09 times the 0.0013 usual"),
-        ({"learning_rate": 0.0026}, "2 times the 0.0013 usual"),
-        ({"learning_rate": 0.0013}, "that peak is usual for adapters"),
-    ],
-)
-def test_the_rate_is_called_usual_only_where_it_is(wishes, said):
-    sentences = [x for x in planned("smollm2-135m-instruct", CPU, **wishes).reasons if "learning rate" in x]
-    assert len(sentences) == 1
-    assert said in sentences[0]
-    assert ("as you asked" in sentences[0]) == (" times the " in sentences[0])
-    extreme = any(word in sentences[0] for word in ("diverge", "hardly changes"))
-    assert extreme == (wishes.get("learning_rate_multiplier") in (100.0, 1e-9))
-
-
-@pytest.mark.parametrize(
-    ("count", "split", "held_out"),
-    [(10, None, 0), (20, None, 1), (1000, None, 50), (200_000, None, 512), (1000, 0, 0), (1000, 0.1, 100),
-     (1000, 1, 1), (1000, 700, 700), (3, 0.1, 1), (2, 1, 1)],
-)  # fmt: skip
-def test_the_rows_held_out_are_the_datas_or_ones_own(count, split, held_out):
-    chosen = planned("smollm2-135m-instruct", "A100-80GB", rows(count, 100), validation_split=split)
-    assert chosen.hyperparameters.held_out_rows == held_out
-    said = next(sentence for sentence in chosen.reasons if "held out" in sentence)
-    assert ("too few" in said) == (0 < held_out < 20)
-    assert said.startswith("No row" if held_out == 0 else ("1 row " if held_out == 1 else f"{held_out:,} rows "))
-
-
-def test_a_validation_file_is_measured_on_instead():
-    with_file = rows(1000, 100).with_validation(rows(12, 100))
-    chosen = planned("smollm2-135m-instruct", "A100-80GB", with_file, validation_split=0)
-    assert chosen.hyperparameters.held_out_rows == 0
-    assert any("12 rows of the validation file; fewer than 20" in sentence for sentence in chosen.reasons)
-    with pytest.raises(InvalidSetupError, match="Leave one of them out"):
-        planned("smollm2-135m-instruct", "A100-80GB", with_file, validation_split=0.1)
-
-
 def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
     small = planned("smollm2-135m-instruct", "A100-80GB").hyperparameters.learning_rate
     large = planned("llama-2-70b-hf", "A100-80GB").hyperparameters.learning_rate
@@ -487,7 +445,10 @@ def test_a_plan_fits_is_pure_and_adds_up(spec, data, free_bytes, wanted):
     assert estimate_memory(spec, chosen.setup, chosen.device) == chosen.memory
     assert chosen == attempt(spec, data, free_bytes, wanted)
     assert sum(other.chosen for other in chosen.alternatives) == 1
-    assert chosen.setup.effective_batch_size == (wanted.batch_size or chosen.setup.effective_batch_size)
+    trained = data.examples - chosen.hyperparameters.held_out_rows
+    if wanted.batch_size and not chosen.setup.packing:
+        assert chosen.setup.effective_batch_size == min(wanted.batch_size, trained)
+    assert chosen.setup.effective_batch_size <= trained
     assert chosen.setup.max_length <= spec.max_position_embeddings
     assert chosen.total_steps >= chosen.n_epochs
 
