@@ -55,6 +55,12 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Time a body has to arrive, on top of a second for each 16 KiB that did."
     )
     inline_inspection_bytes: int = Field(32 * 1024**2, description="Files up to this size are inspected when needed.")
+    files_read_at_once: PositiveInt = Field(
+        3, description="Files that one process inspects or counts tokens of at once; one organization: one fewer."
+    )
+    file_memory_bytes: int = Field(
+        2 * GIB, ge=256 * 1024**2, description="Memory in which a file is inspected, or its tokens are counted."
+    )
     retry_window_seconds: int = Field(600, description="How long a retried create returns the first result.")
     session_seconds: int = Field(14 * 86400, description="How long a browser stays signed in.")
     sign_in_link_seconds: int = Field(3600, description="How long a one-time link works.")

@@ -10,8 +10,6 @@ from core.queue.messages import MAINTENANCE_QUEUE
 from core.queue.publisher import celery_client
 from core.settings import Settings
 
-SWEEP = "tunewright.sweep"
-
 
 def create_app(settings: Settings) -> Celery:
     """The application of one worker process; tasks are added by `worker.tasks`."""
@@ -23,8 +21,6 @@ def create_app(settings: Settings) -> Celery:
         worker_send_task_events=False,
         worker_enable_remote_control=False,
         task_default_queue=MAINTENANCE_QUEUE,
-        beat_max_loop_interval=settings.sweep_seconds,
-        beat_schedule={"sweep": {"task": SWEEP, "schedule": settings.sweep_seconds}},
     )
     return app
 

@@ -140,6 +140,7 @@ def retrieve_file_content(request: Request, runtime: RuntimeDep, actor: ActorDep
         *SIGNED_IN,
         "file_not_found",
         "file_not_processed",
+        "too_many_at_once",
         "invalid_dataset",
         "chat_template_not_usable",
         "model_not_found",

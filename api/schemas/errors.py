@@ -176,7 +176,7 @@ _SHOWN: tuple[TunewrightError, ...] = (
         code="job_not_finished",
         param="fine_tuning_job_id",
     ),
-    ConflictError("The file file-01JD… is still being inspected.", code="file_not_processed", param="training_file"),
+    NotYetError("The file file-01JD… is still being inspected.", code="file_not_processed", param="training_file"),
     NotYetError(
         "The planner has no formula for 'stablelm', so a worker rehearses its training steps, which takes about a "
         "minute and is done once for a data set. Ask again then.",
@@ -205,6 +205,10 @@ _SHOWN: tuple[TunewrightError, ...] = (
     UnsupportedMediaTypeError("Send the body as application/json; got 'text/plain'."),
     HeadTooLargeError("The request's line has 60,000 bytes; 16,384 are read. Shorten it."),
     RateLimitError("More than 6,000 requests of this key or session in 60 seconds. Try again in 12 seconds."),
+    RateLimitError(
+        "Too many files are being read at once: 4 of this organization's and 0 others wait. Try again in 2 seconds.",
+        code="too_many_at_once",
+    ),
     LimitReachedError(
         "This organization's limit queued_jobs is 200; this would make it 201. Wait until one of its jobs has started, "
         "or cancel one.",
@@ -261,6 +265,7 @@ PLANNING = (
     "file_not_found",
     "model_not_found",
     "file_not_processed",
+    "too_many_at_once",
     "no_workers",
     "hub_unreachable",
     "store_unavailable",

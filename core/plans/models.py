@@ -38,6 +38,7 @@ class Rehearsal(Base):
     __tablename__ = "rehearsals"
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
+    organization_id: Mapped[str | None] = mapped_column(Id)  # who asked first
     question: Mapped[dict[str, Any]]  # planner.rehearsed.RehearsalQuestion
     memory: Mapped[dict[str, Any] | None]  # planner.rehearsed.RehearsedMemory
     error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody

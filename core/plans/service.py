@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core.accounts.service import Actor
-from core.datasets import hub_files
+from core.datasets import hub_files, inspecting
 from core.datasets import service as files
 from core.datasets.examples import DataFormat, DataKind
 from core.datasets.final_answers import ExactMatch
@@ -33,6 +33,7 @@ from core.errors import (
     InvalidModelError,
     InvalidRequestError,
     NotFoundError,
+    NotYetError,
     PlanDoesNotFitError,
     ServiceUnavailableError,
 )
@@ -61,6 +62,7 @@ from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.statistics import DatasetStatistics
 from planner.throughput import SAMPLES, Answering
 
+INSPECTION_RETRY_SECONDS = 2
 LONGEST = 2**31  # tokens: longer than any model reads
 
 
@@ -169,7 +171,7 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
             "No worker has reported a device lately, so nothing can be planned. Start one with `tunewright worker`.",
             code="no_workers",
         )
-    source = _memory_source(runtime, base_model, devices, statistics, request.wishes)
+    source = _memory_source(runtime, actor, base_model, devices, statistics, request.wishes)
     return PlanInputs(
         request, base_model, source, training, data_format, tokens, statistics, devices, learned, repeated
     )
@@ -308,7 +310,7 @@ def inspect(
     """What is in a file and, with a model, its tokens, in the format that is detected unless one is given.
 
     Rows count as truncated above `max_length`, or above what the model reads. With a validation file, also which of
-    its rows are in this one. Raises NotFoundError, InvalidDatasetError, ConflictError for a validation file that is
+    its rows are in this one. Raises NotFoundError, InvalidDatasetError, NotYetError for a validation file that is
     not inspected yet, InvalidRequestError for a template that the model cannot read, and what `find_base_model` raises.
     """
     file = _inspected_file(runtime, actor, file_id, "file_id")
@@ -354,7 +356,7 @@ def _inspected_file(runtime: Runtime, actor: Actor, file_id: str, param: str) ->
     with runtime.database.read() as session:
         file = files.get_file(session, actor.organization_id, file_id, param=param)
     if file.status is FileStatus.UPLOADED and file.size_bytes <= runtime.settings.inline_inspection_bytes:
-        files.ensure_inspected(runtime, file_id)
+        inspecting.ensure_inspected(runtime, file_id)
         with runtime.database.read() as session:
             file = files.get_file(session, actor.organization_id, file_id, param=param)
     return file
@@ -365,10 +367,11 @@ def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> St
         files.stored_file(session, actor.organization_id, file_id, param=param)
     file = _inspected_file(runtime, actor, file_id, param)
     if file.status is FileStatus.UPLOADED:
-        raise ConflictError(
+        raise NotYetError(
             f"The file {file_id} ({file.size_bytes:,} bytes) is still being inspected. Try again in a moment.",
             code="file_not_processed",
             param=param,
+            retry_after_seconds=INSPECTION_RETRY_SECONDS,
         )
     if file.status is FileStatus.ERROR:
         raise InvalidDatasetError(
@@ -427,6 +430,7 @@ def _data_reasons(inputs: PlanInputs) -> list[str]:
 
 def _memory_source(
     runtime: Runtime,
+    actor: Actor,
     base_model: BaseModel,
     devices: Sequence[Device],
     statistics: DatasetStatistics,
@@ -439,7 +443,8 @@ def _memory_source(
     except UnsupportedArchitectureError:
         check_weights(base_model, None)
         kinds = tuple(sorted({device.kind for device in devices}))
-        return rehearsals.memory_for(runtime, RehearsalQuestion(base_model.config, kinds, statistics, wishes))
+        question = RehearsalQuestion(base_model.config, kinds, statistics, wishes)
+        return rehearsals.memory_for(runtime, actor.organization_id, question)
 
 
 def _spec(config: Mapping[str, Any]) -> ModelSpec:
