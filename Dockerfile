@@ -27,12 +27,13 @@ WORKDIR /src
 
 # What changes least comes first: torch, then everything else the project depends on, then the project.
 ARG TORCH=torch==2.13.0
+COPY constraints.txt ./
 # hadolint ignore=DL3013
-RUN pip install "$TORCH"
+RUN pip install --constraint constraints.txt "$TORCH"
 COPY pyproject.toml ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
         > requirements.txt \
-    && pip install --requirement requirements.txt
+    && pip install --constraint constraints.txt --requirement requirements.txt
 COPY README.md hatch_build.py ./
 COPY api/ api/
 COPY --from=assets /src/api/static/ api/static/

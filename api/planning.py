@@ -109,6 +109,7 @@ def _wishes(body: PlanCreate) -> Wishes:
         learning_rate=body.learning_rate,
         warmup_ratio=body.warmup_ratio,
         weight_decay=body.weight_decay,
+        validation_split=body.validation_split,
         early_stopping_patience=body.early_stopping_patience,
         priority=Priority(body.priority),
     )

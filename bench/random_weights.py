@@ -50,7 +50,7 @@ def _materialise(model: nn.Module, dtype: torch.dtype, device: torch.device) -> 
 def _random(module: nn.Module, parameter: nn.Parameter, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
     if isinstance(parameter, Params4bit):
         assert isinstance(module, Linear4bit)
-        whole = torch.empty(module.out_features, module.in_features, dtype=dtype, device="cpu").normal_(0, DEVIATION)
+        whole = torch.empty(module.out_features, module.in_features, dtype=dtype, device=device).normal_(0, DEVIATION)
         packed = Params4bit(whole, requires_grad=False, compress_statistics=True, quant_type="nf4", module=module)
         return packed.to(device)
     values = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)

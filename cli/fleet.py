@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cli.database import DataDirectory, load_settings, open_database
 from cli.terminal import err, out
-from core.db.base import utc_now
+from core.db.session import database_now
 from core.fleet import service as fleet
 
 GIB = 1024**3
@@ -23,7 +23,7 @@ def workers(
     """List the workers that have reported lately, and their devices."""
     settings = load_settings(data)
     with open_database(settings) as database, database.read() as session:
-        rows = fleet.workers(session, settings)
+        rows, now = fleet.workers(session, settings), database_now(session)
     table = Table("Worker", "Machine", "Device", "Free", "Job", "Reported")
     for row in rows:
         device = fleet.device_of(row)
@@ -33,7 +33,7 @@ def workers(
             device.name,
             f"{device.free_bytes / GIB:.1f} of {device.total_bytes / GIB:.1f} GiB",
             row.job_id or "",
-            f"{(utc_now() - row.heartbeat_at).total_seconds():.0f} s ago",
+            f"{(now - row.heartbeat_at).total_seconds():.0f} s ago",
         )
     out.print(table if rows else "No worker has reported lately. Start one with `tunewright worker`.")
     if here and all(row.hostname != platform.node() for row in rows):

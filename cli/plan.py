@@ -74,6 +74,9 @@ def plan(
     method: Annotated[Method | None, typer.Option(help="Pin the method.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Pin the rank of the adapters.")] = None,
     max_length: Annotated[int | None, typer.Option(min=16, help="Tokens an example may have.")] = None,
+    validation_split: Annotated[
+        float | None, typer.Option(min=0, help="Rows of the data to measure on: a share below 1, or a number; 0: none.")
+    ] = None,
     use_dora: Annotated[bool, typer.Option("--use-dora", help="Adapters with DoRA.")] = False,
     use_rslora: Annotated[bool, typer.Option("--use-rslora", help="Rank-stabilised adapters.")] = False,
     init_lora_weights: Annotated[InitLoraWeights | None, typer.Option(help="Where adapters start.")] = None,
@@ -92,6 +95,7 @@ def plan(
             method=method,
             lora_rank=rank,
             max_length=max_length,
+            validation_split=validation_split,
             use_dora=use_dora or None,
             use_rslora=use_rslora or None,
             init_lora_weights=init_lora_weights,

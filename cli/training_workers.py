@@ -2,7 +2,7 @@
 
 import sys
 
-from cli.supervision import Program
+from cli.supervision import Liveness, Program
 from core.errors import ServiceUnavailableError
 from core.fleet.service import DRAINED_EXIT_CODE
 from core.settings import Settings
@@ -29,6 +29,7 @@ def training_program(device: str, settings: Settings) -> Program:
         worker_command("--device", device),
         settings.stop_grace_seconds + EXTRA_GRACE_SECONDS,
         final_code=DRAINED_EXIT_CODE,
+        liveness=Liveness(),
     )
 
 

@@ -2,25 +2,32 @@
 
 import asyncio
 import os
+import platform
 import socket
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import httpx
 import typer
 from rich.text import Text
+from sqlalchemy.exc import DBAPIError
 
-from cli.broker import Broker, free_port, prepare_broker
+from cli.broker import free_port, prepare_broker
 from cli.database import DataDirectory, load_settings, open_database
 from cli.service_files import RunningService, announce, lock_directory
 from cli.sign_in import sign_in_url
-from cli.supervision import Program, Runner, supervise
-from cli.terminal import err, out
+from cli.supervision import Liveness, Program, Runner, supervise
+from cli.terminal import err, out, warning_line
 from cli.training_workers import training_devices, training_program, worker_command
 from core.accounts.service import create_sign_in_link, ensure_owner
 from core.db.migrate import upgrade
+from core.db.session import Database
 from core.errors import ConflictError, ServiceUnavailableError
+from core.fleet.models import ProgramStatus
+from core.fleet.programs import report_programs
 from core.settings import Settings
 
 STARTER_MODEL = "smollm2-135m-instruct"
@@ -41,34 +48,77 @@ def up(
         url = _url(host, port := _claim_port(host, port))
         err.print(f"Starting on {settings.data_dir.absolute()} …")
         upgrade(settings.resolved_database_url)
-        with open_database(settings) as database, database.transaction() as session:
-            token = create_sign_in_link(session, ensure_owner(session), settings.sign_in_link_seconds)
-        broker = None if settings.redis_url else prepare_broker(settings.data_dir.absolute())
-        stages = _stages(settings, broker, host, port)
-        asyncio.run(supervise(stages, _welcome(settings, url, token)))
+        with open_database(settings) as database:
+            with database.transaction() as session:
+                token = create_sign_in_link(session, ensure_owner(session), settings.sign_in_link_seconds)
+            asyncio.run(_run(settings, database, url, token, _programs(settings, host, port)))
     err.print("Stopped.")
 
 
-def _stages(settings: Settings, broker: Broker | None, host: str, port: int) -> list[list[Runner]]:
-    """The programs of the service, in the order in which they stop."""
-    environment = {**os.environ, "TUNEWRIGHT_DATA_DIR": str(settings.data_dir.absolute()), "PYTHONUNBUFFERED": "1"}
+@dataclass(frozen=True)
+class _Programs:
+    """The programs of the service, in the order in which they stop, and what their environment adds to ours."""
+
+    stages: list[list[Program]]
+    environment: dict[str, str]
+
+
+def _programs(settings: Settings, host: str, port: int) -> _Programs:
+    environment = {
+        "TUNEWRIGHT_DATA_DIR": str(settings.data_dir.absolute()),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",  # a program that hangs and is killed writes where it hung
+    }
+    broker = None if settings.redis_url else prepare_broker(settings.data_dir.absolute())
     if broker is not None:
         environment["TUNEWRIGHT_REDIS_URL"] = broker.url
     cli = (sys.executable, "-m", "cli")
-    api = Program("api", (*cli, "api", "--host", host, "--port", str(port)), API_GRACE_SECONDS)
-    maintenance = Program("maintenance", worker_command("--maintenance"), MAINTENANCE_GRACE_SECONDS)
-    workers = [maintenance, *(training_program(device, settings) for device in training_devices())]
+    api = Program("api", (*cli, "api", "--host", host, "--port", str(port)), API_GRACE_SECONDS, liveness=Liveness())
+    maintenance = Program(
+        "maintenance", worker_command("--maintenance"), MAINTENANCE_GRACE_SECONDS, liveness=Liveness()
+    )
+    workers = [
+        maintenance,
+        *(training_program(device, settings) for device in training_devices()),
+    ]
     if not (settings.resolved_models_dir / STARTER_MODEL / "config.json").exists():
         err.print(f"Fetching the starter model {STARTER_MODEL} in the background, once.")
         workers.append(Program("starter-model", (*cli, "models", "fetch", STARTER_MODEL), grace_seconds=2.0, once=True))
-    logs = _log_directory(settings)
-    stages = ([api], workers, [broker.program] if broker else [])
-    return [[Runner(program, environment, logs) for program in stage] for stage in stages]
+    return _Programs([[api], workers, [broker.program] if broker else []], environment)
 
 
-async def _welcome(settings: Settings, url: str, token: str) -> None:
+async def _run(settings: Settings, database: Database, url: str, token: str, programs: _Programs) -> None:
+    """Keep the programs running until a signal, and the database told of how they fare."""
+    changed = asyncio.Event()
+    environment, logs = {**os.environ, **programs.environment}, _log_directory(settings)
+    stages = [[Runner(program, environment, logs, changed.set) for program in stage] for stage in programs.stages]
+    runners = [runner for stage in stages for runner in stage]
+    reporting = asyncio.create_task(_report_changes(database, runners, changed))
+    try:
+        await supervise(stages, _welcome(settings, url, token, runners))
+    finally:
+        reporting.cancel()
+        await asyncio.to_thread(_report, database, runners)
+
+
+async def _report_changes(database: Database, runners: Sequence[Runner], changed: asyncio.Event) -> None:
+    while True:
+        await changed.wait()
+        changed.clear()
+        await asyncio.to_thread(_report, database, runners)
+
+
+def _report(database: Database, runners: Sequence[Runner]) -> None:
+    states = [runner.state for runner in runners]
+    try:
+        database.run(lambda session: report_programs(session, platform.node(), states))
+    except DBAPIError as error:  # the next change says it anew
+        warning_line("up", f"could not write down how the programs fare: {error.orig}")
+
+
+async def _welcome(settings: Settings, url: str, token: str, runners: Sequence[Runner]) -> None:
     """Wait for the service to be ready, then say where it is."""
-    await _until_ready(url)
+    await _until_ready(url, runners)
     announce(settings.data_dir, RunningService(url, os.getpid()))
     public = settings.public_url or url
     for label, value in (
@@ -81,7 +131,7 @@ async def _welcome(settings: Settings, url: str, token: str) -> None:
     err.print("Ctrl-C stops it.")
 
 
-async def _until_ready(url: str) -> None:
+async def _until_ready(url: str, runners: Sequence[Runner]) -> None:
     """Raises ServiceUnavailableError where the service does not get ready, with its own word of why."""
     last = "it did not answer"
     async with httpx.AsyncClient(base_url=url, timeout=5.0, trust_env=False) as client:
@@ -97,7 +147,10 @@ async def _until_ready(url: str) -> None:
                         pass
                     await asyncio.sleep(ASK_EVERY_SECONDS)
         except TimeoutError:
-            raise ServiceUnavailableError(f"The service was not ready after {READY_SECONDS:.0f} s: {last}") from None
+            words = [runner.last_words() for runner in runners if runner.state.status is ProgramStatus.RESTARTING]
+            raise ServiceUnavailableError(
+                "\n".join([f"The service was not ready after {READY_SECONDS:.0f} s: {last}", *words])
+            ) from None
 
 
 def _claim_port(host: str, port: int) -> int:

@@ -46,6 +46,10 @@ class Settings(BaseSettings):
         None, description="Where browsers reach the service, for links; none: the request's own."
     )
 
+    liveness_file: Path | None = Field(
+        None, description="Touched every second by the process; `tunewright up` names one for each that it starts."
+    )
+
     log_level: str = "INFO"
     log_json: bool = True
 

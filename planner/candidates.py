@@ -155,7 +155,7 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
     sort = replace(device, index=0, uuid="", free_bytes=0)  # all that an estimate looks at
     for method in allowed_methods(question):
         hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.wishes)
-        for setup in _variants(question, length, method, _attention(question.spec, length, device)):
+        for setup in _variants(question, length, method, _attention(question.spec, device)):
             combinations = _combinations(question, setup)
             tried = [_estimate(question, device, sort, combined, hyperparameters) for combined in combinations]
             yield from tried
@@ -170,7 +170,7 @@ def setups_on(question: Question, kind: str) -> list[TrainingSetup]:
     return [
         replace(setup, gradient_checkpointing=checkpointed)
         for method in allowed_methods(question)
-        for setup in _variants(question, length, method, _attention(question.spec, length, None))
+        for setup in _variants(question, length, method, _attention(question.spec, None))
         for checkpointed in ((False, True) if wanted is None else (wanted,))
     ]
 
@@ -180,12 +180,13 @@ def length_on(question: Question, kind: str) -> Length:
     return choose_length(question.spec, question.statistics, question.wishes, may_pack=kind == "cuda")
 
 
-def _attention(spec: ModelSpec, length: Length, device: Device | None) -> str:
-    """The attention implementation. Packed rows take flash attention where the device has its kernels and the family
-    is known to let attention see where examples end; on a device that is not known yet they do not."""
+def _attention(spec: ModelSpec, device: Device | None) -> str:
+    """The attention implementation. Rows take flash attention for variable lengths, packed or not, where the device has
+    its kernels and the family is known to let attention see where examples end: rows of one example are laid end to
+    end then, without padding or a mask. On a device that is not known yet they do not."""
     if spec.family.eager_attention_only:
         return "eager"
-    if not length.packing or spec.is_surveyed or device is None or device.compute_capability is None:
+    if spec.is_surveyed or device is None or device.compute_capability is None:
         return "sdpa"
     # flash_api.cpp, mha_varlen_fwd: head sizes in steps of 8
     fits_kernel = spec.head_dim <= c.LONGEST_FLASH_HEAD and spec.head_dim % 8 == 0

@@ -35,8 +35,12 @@ MAX_EXPERT_CHAINS = 8  # chains; experts recorded apart; taking more of them tog
 PUBLISHED_LORA_DROPOUT = 0.1  # probability; of the fms-acceleration runs: scripts/benchmarks/scenarios.yaml
 
 # Loss
-LOSS_CHUNK_BYTES = 67_108_864  # bytes; float32 logits held at a time: CHUNK_BYTES of worker/training/loss.py
-LOSS_CHUNK_MINIMUM = 16  # rows; of a chunk: _chunk_rows of worker/training/loss.py
+LOSS_CHUNK_BYTES = 67_108_864  # bytes; float32 logits held at a time on a CPU: chosen
+LOSS_CHUNK_MINIMUM = 16  # rows; of a chunk on a CPU: chosen
+CUDA_LOSS_CHUNK_BYTES = 536_870_912  # bytes; the same on a GPU, 512 MiB: 1,024 rows of 128,256 words, 768 of 152,064
+CUDA_LOSS_CHUNK_MULTIPLE = 128  # rows; whole tiles of matrix kernels
+CUDA_LOSS_CHUNK_MINIMUM = 512  # rows; from about 300 on a product with a 16-bit weight is bound by an H100's arithmetic
+CUDA_LOSS_CHUNK_MAXIMUM = 1_024  # rows; more of them fill a GPU no better
 PROOF_TOKENS = 512  # tokens; of an example that proves an export: _VERIFIED_TOKENS of worker/training/loop.py
 TORCHTUNE_LOSS_CHUNKS = 8  # chunks; num_output_chunks of torchtune's CEWithChunkedOutputLoss
 
@@ -64,7 +68,9 @@ SAMPLE_TOKENS = 96  # tokens; per sample: MAX_NEW_TOKENS of worker/training/samp
 SAMPLE_ROWS = 4  # rows; that are sampled: sample_count of worker/protocol.py
 ANSWERED_AT_ONCE = 8  # rows; decoded in one batch: _ANSWERED_AT_ONCE of worker/training/sampling.py
 CPU_GENERATION_BYTES = 6.0e9  # bytes/s; weights read in one decoding step or optimizer step on 2 cores: assumed
-MOST_HELD_OUT = 512  # rows; of a training file: enough for the loss to be known to a few per cent
+VALIDATION_SPLIT = 0.05  # of rows; held out of a training file where nobody says how many: a twentieth, as is usual
+MOST_HELD_OUT = 512  # rows; that a plan evaluates by itself: enough for the loss to be known to a few per cent
+TELLING_ROWS = 20  # rows; that are evaluated; on fewer, chance moves a mean loss by more than runs differ: assumed
 MOST_EVALUATIONS = 10  # passes; over the held-out set, at ends of epochs, beside the one before the first step
 CREDIT_MARGIN = 0.25  # of predicted time; covered by the quote, which is a cap
 

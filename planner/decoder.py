@@ -188,7 +188,8 @@ class DecoderLayer:
         # FlashAttention-2 accumulates the query gradient in float32 (flash_bwd: dq_accum).
         workspace = self.bytes_of(query_width, FLOAT32_BYTES)
         if self.setup.attn_implementation == VARLEN_FLASH:  # for whole tiles, with room between examples; and softmax_d
-            rows = self.tokens + -(-self.tokens // SHORTEST_PACKED_EXAMPLE) * FLASH_PADDING
+            examples = -(-self.tokens // SHORTEST_PACKED_EXAMPLE) if self.setup.packing else 1
+            rows = self.tokens + examples * FLASH_PADDING
             workspace = rows * self.spec.num_attention_heads * (padded_head(self.spec.head_dim) + 1) * FLOAT32_BYTES
         if self.tape.sizes[key] != self.tape.sizes[query]:  # and key and value gradients per query head (mha_bwd)
             workspace += 2 * self.bytes_of(query_width)

@@ -41,7 +41,13 @@ def explain(question: Question, candidates: Sequence[Candidate], chosen: Candida
     sentences = [length.reason, _method(question, candidates, chosen)]
     if chosen.setup.method is not Method.FULL:
         sentences += [_rank(question, chosen), *describe_variant(question.spec, chosen.setup)]
-    sentences += [_batch(question, candidates, chosen), _passes(question, chosen), _memory(chosen), _price(chosen)]
+    sentences += [
+        _batch(question, candidates, chosen),
+        _passes(question, chosen),
+        _held_out(question, chosen),
+        _memory(chosen),
+        _price(chosen),
+    ]
     if chosen.setup.torch_compile:
         sentences.append(_COMPILED)
     if chosen.hyperparameters.early_stopping_patience is not None:
@@ -216,6 +222,29 @@ def describe_schedule(hyperparameters: Hyperparameters, total_steps: int) -> str
 
 def _times(factor: float) -> str:
     return f"{factor:,.0f} times" if factor >= _HOT else f"{factor:.2g} times"
+
+
+def _held_out(question: Question, chosen: Candidate) -> str:
+    """What is measured on, and whether that tells anything."""
+    statistics, rows = question.statistics, chosen.hyperparameters.held_out_rows
+    if statistics.validation_examples:
+        rows = min(statistics.validation_examples, c.MOST_HELD_OUT)
+        sentence = f"The loss is measured on {_rows(rows)} of the validation file"
+    elif rows:
+        sentence = (
+            f"{_rows(rows)} of {statistics.examples:,} are held out to measure on, the same in every run on this file"
+        )
+    else:
+        return (
+            "No row is held out, so nothing shows whether the model learned more than its own rows: "
+            "give a validation_file or a validation_split to measure it."
+        )
+    few = f"; fewer than {c.TELLING_ROWS} are too few to tell two runs apart" if rows < c.TELLING_ROWS else ""
+    return f"{sentence}{few}."
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _early_stop(patience: int) -> str:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from planner import constants as c
 from planner.adapters import trained_width, trains_head
-from planner.constants import LOSS_CHUNK_BYTES, LOSS_CHUNK_MINIMUM, TORCHTUNE_LOSS_CHUNKS
 from planner.decoder import DTYPE_BYTES, FLOAT32_BYTES
 from planner.model_spec import ModelSpec
 from planner.setup import Loss, Method, TrainingSetup
@@ -25,13 +25,26 @@ class LossPhase:
         return max(self.forward_bytes, self.backward_bytes)
 
 
+def chunk_rows(vocabulary: int, *, on_cuda: bool) -> int:
+    """Rows of logits that our own loss (worker/training/loss.py) holds at a time.
+
+    A GPU's products read the whole projection for each chunk and want hundreds of rows, in whole tiles, to be bound by
+    arithmetic; a CPU's want what fits its memory's pace.
+    """
+    if not on_cuda:
+        return max(c.LOSS_CHUNK_MINIMUM, c.LOSS_CHUNK_BYTES // (vocabulary * FLOAT32_BYTES))
+    rows = c.CUDA_LOSS_CHUNK_BYTES // (vocabulary * FLOAT32_BYTES)
+    tiles = rows // c.CUDA_LOSS_CHUNK_MULTIPLE * c.CUDA_LOSS_CHUNK_MULTIPLE
+    return min(c.CUDA_LOSS_CHUNK_MAXIMUM, max(c.CUDA_LOSS_CHUNK_MINIMUM, tiles))
+
+
 def loss_phase(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile) -> LossPhase:
     """Bytes of the final norm, the output projection and the cross entropy of one micro-batch."""
     tokens = setup.per_device_train_batch_size * setup.max_length
     hidden = _final_hidden_bytes(spec, setup, stack, tokens)
     own = setup.stack.library == "tunewright"
     if setup.loss is Loss.FUSED_LINEAR_CE:
-        return _own_fused_linear(spec, setup, hidden, tokens) if own else _liger(spec, setup, hidden, tokens)
+        return _own_fused_linear(spec, setup, stack, hidden, tokens) if own else _liger(spec, setup, hidden, tokens)
     if setup.loss is Loss.CHUNKED_CE:
         logits = _chunked(spec, setup, stack, tokens)
         return LossPhase(hidden + logits, hidden + logits, hidden + logits)
@@ -74,25 +87,21 @@ def _chunked(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, tokens:
     """16-bit logits whole; the cross entropy of one chunk at a time, its float32 inside the compiled kernel."""
     narrow = tokens * spec.vocab_size * DTYPE_BYTES[setup.dtype]
     if stack.compiled:
-        return narrow + narrow // TORCHTUNE_LOSS_CHUNKS
+        return narrow + narrow // c.TORCHTUNE_LOSS_CHUNKS
     wide = tokens * spec.vocab_size * FLOAT32_BYTES
-    return narrow + wide + 2 * wide // TORCHTUNE_LOSS_CHUNKS
+    return narrow + wide + 2 * wide // c.TORCHTUNE_LOSS_CHUNKS
 
 
-def _own_fused_linear(spec: ModelSpec, setup: TrainingSetup, norm: int, tokens: int) -> LossPhase:
+def _own_fused_linear(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, norm: int, tokens: int) -> LossPhase:
     """Our loss (worker/training/loss.py): the hidden states of the trained tokens, at worst all of them, and their
     gradient; chunks of logits; the projection's gradient where it is trained. Backward scales
     both gradients into new tensors.
     """
     width = DTYPE_BYTES[setup.dtype]
     selected = tokens * spec.hidden_size * width
-    row = spec.vocab_size * FLOAT32_BYTES
-    rows = max(LOSS_CHUNK_MINIMUM, LOSS_CHUNK_BYTES // row)
-    # A chunk and the temporary of its log-sum-exp; a soft cap has two temporaries. While the next chunk is formed, also
-    # the gradient of the one before in float32 and in 16 bits, and with a cap its slope.
-    alive, left = (3, 2.5) if spec.family.softcapped_logits else (2, 1.5)
-    following = max(0, min(rows, tokens - rows))
-    chunks = max(alive * min(tokens, rows) * row, int((left * rows + alive * following) * row) if following else 0)
+    rows = min(tokens, chunk_rows(spec.vocab_size, on_cuda=not stack.cuts_rows))
+    # A chunk and its softmax; a soft cap has one temporary more.
+    chunks = (3 if spec.family.softcapped_logits else 2) * rows * spec.vocab_size * FLOAT32_BYTES
     weight = spec.embedding_parameters * width if trains_head(spec, setup) else 0
     # A projection beside the base is trained in the adapters' dtype: a copy in the base's runs forward, whose gradient
     # is then copied back.
@@ -102,10 +111,7 @@ def _own_fused_linear(spec: ModelSpec, setup: TrainingSetup, norm: int, tokens: 
         forward_bytes=norm + 2 * selected + weight + copy + chunks,
         backward_bytes=norm + 2 * selected + 2 * weight,
         projection_bytes=norm + selected + copy,
-        # The logits of the chunk before, and of this one in 16 bits and in float32.
-        evaluation_bytes=2 * selected
-        + copy
-        + max(alive * min(tokens, rows) * row, int((alive + 0.5) * following * row)),
+        evaluation_bytes=2 * selected + copy + chunks,
     )
 
 

@@ -43,6 +43,7 @@ class Wishes:
     weight_decay: float | None = None
     packing: bool | None = None
     torch_compile: bool | None = None  # on GPUs alone
+    validation_split: float | None = None  # held out of the training file: a share below 1, or a number of rows
     early_stopping_patience: int | None = None  # evaluations in a row without a lower validation loss
 
     @property

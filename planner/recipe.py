@@ -158,12 +158,43 @@ def choose_learning_rate(spec: ModelSpec, method: Method, wishes: Wishes) -> flo
     return float(f"{rate * (wishes.learning_rate_multiplier or 1.0):.2g}")
 
 
+def choose_held_out(statistics: DatasetStatistics, wishes: Wishes) -> int:
+    """Rows of the training file that are evaluated and not trained: a function of the data alone unless it is set.
+
+    Raises InvalidSetupError for a split that is no share and no number of rows, that leaves nothing to train, or that
+    stands beside a validation file.
+    """
+    split, rows = wishes.validation_split, statistics.examples
+    if split is not None and (not 0 <= split < math.inf or (split >= 1 and split != int(split))):
+        raise InvalidSetupError(
+            f"validation_split is {split:g}; it must be a share below 1, or a whole number of rows.", "validation_split"
+        )
+    if statistics.validation_examples:
+        if split:
+            raise InvalidSetupError(
+                "validation_split holds rows of the training file out, but there is a validation file to evaluate on. "
+                "Leave one of them out.",
+                "validation_split",
+            )
+        return 0
+    if split is None:
+        return max(0, min(int(rows * c.VALIDATION_SPLIT), c.MOST_HELD_OUT, rows - 1))
+    wanted = max(1, round(rows * split)) if 0 < split < 1 else int(split)
+    if wanted >= rows:
+        raise InvalidSetupError(
+            f"validation_split {split:g} would hold out {wanted:,} of {rows:,} rows and leave none to train. Name a "
+            "smaller number of rows, or a share below 1.",
+            "validation_split",
+        )
+    return wanted
+
+
 def choose_hyperparameters(
     spec: ModelSpec, statistics: DatasetStatistics, method: Method, wishes: Wishes
 ) -> Hyperparameters:
     """Everything that decides the result but not the memory.
 
-    Raises InvalidSetupError where training is to stop early and no row is left to evaluate on.
+    Raises InvalidSetupError where training is to stop early and nothing is evaluated, and what `choose_held_out` does.
     """
     defaults = Hyperparameters(n_epochs=1, learning_rate=1e-4)
     warmup = 0.1 if statistics.examples < _SHORT_RUN_EXAMPLES else defaults.warmup_ratio
@@ -174,13 +205,14 @@ def choose_hyperparameters(
         warmup_ratio=warmup if wishes.warmup_ratio is None else wishes.warmup_ratio,
         weight_decay=decay if wishes.weight_decay is None else wishes.weight_decay,
         learning_rate_multiplier=wishes.learning_rate_multiplier or 1.0,
+        held_out_rows=choose_held_out(statistics, wishes),
         early_stopping_patience=wishes.early_stopping_patience,
     )
-    evaluated = statistics.validation_examples or chosen.held_out_of(statistics.examples)
-    if chosen.early_stopping_patience and not evaluated:
+    if chosen.early_stopping_patience and not (statistics.validation_examples or chosen.held_out_rows):
         raise InvalidSetupError(
             f"early_stopping_patience is {chosen.early_stopping_patience}, but nothing is evaluated: of "
-            f"{statistics.examples:,} rows none is held out. Give a validation_file, or leave it out.",
+            f"{statistics.examples:,} rows none is held out. Give a validation_file or a validation_split, or leave it "
+            "out.",
             "early_stopping_patience",
         )
     return chosen

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from planner import constants as c
-
 
 class Method(StrEnum):
     """How the base model is adapted, from the least to the most compressed."""
@@ -37,7 +35,8 @@ class Loss(StrEnum):
     FUSED_LINEAR_CE = "fused_linear_ce"  # logits never materialised: projection and cross entropy chunk by chunk
 
 
-# Examples packed end to end, attention within each by torch's flash attention for variable lengths (varlen_attn).
+# Examples laid end to end, packed or not, attention within each by torch's flash attention for variable lengths
+# (varlen_attn).
 VARLEN_FLASH = "varlen_flash"
 
 
@@ -102,9 +101,5 @@ class Hyperparameters:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     learning_rate_multiplier: float = 1.0  # what `learning_rate` is of the planner's own, as OpenAI's clients name it
-    evaluation_fraction: float = 0.05  # held out of the training file when no validation file is given
+    held_out_rows: int = 0  # of the training file, evaluated and not trained; none where a validation file is given
     early_stopping_patience: int | None = None  # evaluations in a row without a lower validation loss; None: no stop
-
-    def held_out_of(self, rows: int) -> int:
-        """How many of a training file's rows are evaluated and not trained where no validation file is given."""
-        return max(0, min(int(rows * self.evaluation_fraction), c.MOST_HELD_OUT, rows - 1))

@@ -11,7 +11,7 @@ from planner.devices import Device
 from planner.layers import layers_memory
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.schedule import evaluations
-from planner.setup import Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.setup import VARLEN_FLASH, Hyperparameters, InitLoraWeights, Method, TrainingSetup
 from planner.stacks import profile
 from planner.statistics import DatasetStatistics
 
@@ -225,7 +225,9 @@ def truncated_tokens(statistics: DatasetStatistics, max_length: int) -> float:
 
 def held_out_examples(statistics: DatasetStatistics, hyperparameters: Hyperparameters) -> int:
     """Examples that are evaluated and not trained; none of the training file where a validation file is given."""
-    return 0 if statistics.validation_examples else hyperparameters.held_out_of(statistics.examples)
+    if statistics.validation_examples:
+        return 0
+    return max(0, min(hyperparameters.held_out_rows, statistics.examples - 1))
 
 
 def _evaluated_tokens(statistics: DatasetStatistics) -> float:
@@ -247,7 +249,8 @@ def total_steps(statistics: DatasetStatistics, setup: TrainingSetup, hyperparame
 def _useful_share(setup: TrainingSetup, device: Device) -> float:
     if setup.packing:
         return 1 - c.PACKING_SHARE
-    if device.kind == "cpu" or setup.per_device_train_batch_size == 1:
+    flat = device.kind == "cpu" or setup.attn_implementation == VARLEN_FLASH  # laid end to end
+    if flat or setup.per_device_train_batch_size == 1:
         return 1.0
     return 1 - c.PADDING_SHARE
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from core.liveness import beat_in_thread
 from core.logging import configure_logging
 from core.runtime import open_runtime
 from core.settings import Settings
@@ -18,6 +19,7 @@ def main() -> None:
 
     settings = Settings()
     configure_logging(settings.log_level, as_json=settings.log_json)
+    beat_in_thread(settings.liveness_file)
     runtime = open_runtime(settings)
     try:
         if arguments.maintenance:

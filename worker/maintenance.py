@@ -1,13 +1,15 @@
 """The maintenance worker: it fetches and inspects files, rehearses models, and sweeps for what was lost."""
 
+import platform
 from datetime import timedelta
+from time import monotonic
 
 import structlog
-from celery.signals import worker_shutting_down
 from redis import Redis
 
 from core.datasets import hub_files, inspecting
 from core.db.base import utc_now
+from core.fleet.programs import report_sweep
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints
 from core.plans import rehearsals
@@ -61,7 +63,7 @@ def run(runtime: Runtime) -> None:
     for one in sweeps:
         one.start()
 
-    def end_work(**_: object) -> None:
+    def end_work() -> int:
         """What is cut short here is taken up again, by another or at the next start."""
         for one in sweeps:
             one.stop()
@@ -69,19 +71,28 @@ def run(runtime: Runtime) -> None:
             lane.stop()
         runtime.children.close()
         end_all()
+        for lane in lanes.values():
+            lane.wait(ENDING_SECONDS)
+        return 0
 
-    worker_shutting_down.connect(end_work, weak=False)
-    serve(app, name="maintenance", queue=MAINTENANCE_QUEUE, concurrency=1, log_level=runtime.settings.log_level)
-    for lane in lanes.values():
-        lane.wait(ENDING_SECONDS)
+    serve(
+        app,
+        name="maintenance",
+        queue=MAINTENANCE_QUEUE,
+        concurrency=1,
+        log_level=runtime.settings.log_level,
+        end_work=end_work,
+    )
 
 
 def sweep(runtime: Runtime) -> None:
     """Take jobs back from lost workers, and send again what the broker has lost."""
     settings = runtime.settings
+    started_at = monotonic()
     for job_id in runtime.database.run(lambda session: lease.reclaim_expired(session, settings)):
         log.warning("lease_expired", job_id=job_id)
     resend(runtime)
+    runtime.database.run(lambda session: report_sweep(session, platform.node(), monotonic() - started_at))
 
 
 def tidy(runtime: Runtime) -> None:

@@ -77,7 +77,7 @@ def restore_checkpoint(runtime: Runtime, job: Job, directory: Path) -> None:
             log.warning("checkpoint_unreadable", job_id=job.id, step=checkpoint.step, error=str(error))
 
 
-def store_checkpoint(runtime: Runtime, job: Job, checkpoint: Path) -> StoredObject | None:
+def store_checkpoint(runtime: Runtime, lease: Lease, job: Job, checkpoint: Path) -> StoredObject | None:
     """Put a complete checkpoint into the store. Raises StoreError, also for a full disk.
 
     None where the child has replaced it by a newer one meanwhile, whose report follows.
@@ -86,7 +86,7 @@ def store_checkpoint(runtime: Runtime, job: Job, checkpoint: Path) -> StoredObje
     try:
         with tarfile.open(packed, "w") as archive:
             archive.add(checkpoint, arcname=checkpoint.name)
-        return runtime.store.put_file(f"{job.organization_id}/jobs/{job.id}/{packed.name}", packed)
+        return runtime.store.put_file(f"{lease.storage_prefix(job.organization_id)}/{packed.name}", packed)
     except FileNotFoundError:
         return None
     except OSError as error:

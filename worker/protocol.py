@@ -65,6 +65,16 @@ class PhaseReport:
 
 
 @dataclass(frozen=True)
+class HeldOutReport:
+    """The rows are read; these are measured on."""
+
+    rows: int
+    scored_tokens: int
+    sha256: str  # see core.jobs.evaluation.HeldOut
+    type: Literal["held_out"] = "held_out"
+
+
+@dataclass(frozen=True)
 class MetricsReport:
     """One optimizer step (or one evaluation, when `valid_loss` is set) is done and counted."""
 
@@ -147,10 +157,20 @@ class ErrorReport:
     type: Literal["error"] = "error"
 
 
-Report = PhaseReport | MetricsReport | MemoryReport | CheckpointReport | MessageReport | ResultReport | ErrorReport
+Report = (
+    PhaseReport
+    | HeldOutReport
+    | MetricsReport
+    | MemoryReport
+    | CheckpointReport
+    | MessageReport
+    | ResultReport
+    | ErrorReport
+)
 
 _REPORTS: dict[str, type[Report]] = {
     "phase": PhaseReport,
+    "held_out": HeldOutReport,
     "metrics": MetricsReport,
     "memory": MemoryReport,
     "checkpoint": CheckpointReport,

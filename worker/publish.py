@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
+from core.jobs.lease import Lease
 from core.jobs.models import Job
 from core.jobs.progress import Outcome, PublishedFile
 from core.runtime import Runtime
 from worker.protocol import ResultReport
 
 
-def publish(runtime: Runtime, job: Job, directory: Path, result: ResultReport) -> Outcome:
+def publish(runtime: Runtime, lease: Lease, job: Job, directory: Path, result: ResultReport) -> Outcome:
     """Store every file of the result, in the order the child names them: adapter first. Raises StoreError."""
-    prefix = f"{job.organization_id}/jobs/{job.id}/artifacts"
+    prefix = f"{lease.storage_prefix(job.organization_id)}/artifacts"
     files = [
         PublishedFile(name, runtime.store.put_file(f"{prefix}/{name}", directory / path))
         for name, path in result.files.items()

@@ -27,6 +27,7 @@ from core.errors import ErrorBody, ServiceUnavailableError, StaleLeaseError, Sto
 from core.events.models import EventLevel
 from core.jobs import lease as leases
 from core.jobs import progress
+from core.jobs.evaluation import HeldOut
 from core.jobs.lease import Lease
 from core.jobs.models import Job
 from core.jobs.progress import Metrics
@@ -47,6 +48,7 @@ from worker.protocol import (
     STOPPED_EXIT_CODE,
     CheckpointReport,
     ErrorReport,
+    HeldOutReport,
     MemoryReport,
     MessageReport,
     MetricsReport,
@@ -235,6 +237,9 @@ class Supervisor:
             case MessageReport():
                 level = EventLevel(said.level)
                 self._write(partial(progress.say, lease=self._lease, message=said.message, level=level))
+            case HeldOutReport():
+                held_out = HeldOut(said.rows, said.scored_tokens, said.sha256)
+                self._write(partial(progress.record_held_out, lease=self._lease, held_out=held_out))
             case MemoryReport():
                 measured = {name: value for name, value in asdict(said).items() if name != "type"}
                 self._write(partial(progress.record_memory, lease=self._lease, measured=measured))
@@ -248,7 +253,7 @@ class Supervisor:
                     self._store_is_away = False
 
     def _keep_checkpoint(self, said: CheckpointReport) -> None:
-        stored = prepare.store_checkpoint(self._runtime, self._job, Path(said.path))
+        stored = prepare.store_checkpoint(self._runtime, self._lease, self._job, Path(said.path))
         if stored is None:
             return
         for pruned in self._write(
@@ -337,7 +342,9 @@ class Supervisor:
 
     def _succeed(self, prepared: Prepared, result: ResultReport) -> None:
         try:
-            outcome = self._outlast(lambda: publish.publish(self._runtime, self._job, prepared.run_directory, result))
+            outcome = self._outlast(
+                lambda: publish.publish(self._runtime, self._lease, self._job, prepared.run_directory, result)
+            )
         except ServiceUnavailableError as error:
             self._let_go(f"The result could not be stored: {error.message} Moved back to the queue")
             return

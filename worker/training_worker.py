@@ -9,8 +9,8 @@ from importlib.metadata import version
 
 import psutil
 import structlog
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
-from sqlalchemy.exc import DBAPIError
+from celery.signals import worker_ready, worker_shutdown
+from sqlalchemy.exc import SQLAlchemyError
 
 from core.fleet import service as fleet
 from core.fleet.service import DRAINED_EXIT_CODE, WorkerReport
@@ -19,6 +19,7 @@ from core.jobs import lease as leases
 from core.queue.messages import RUN_JOB, training_queue
 from core.runtime import Runtime
 from planner.devices import Device, read_devices
+from planner.errors import DriverError
 from worker import trainer
 from worker.app import create_app, serve
 from worker.supervisor import Supervisor
@@ -46,10 +47,10 @@ def run(runtime: Runtime, device_name: str) -> None:
         worker.work()
 
     worker_ready.connect(lambda **_: worker.start(), weak=False)
-    worker_shutting_down.connect(lambda **_: worker.drain(), weak=False)
     worker_shutdown.connect(lambda **_: worker.stop(), weak=False)
     queue = training_queue(device.device_class)
-    serve(app, name=worker.id, queue=queue, concurrency=1, log_level=runtime.settings.log_level)
+    log_level = runtime.settings.log_level
+    serve(app, name=worker.id, queue=queue, concurrency=1, log_level=log_level, end_work=worker.leave)
     if worker.is_drained:
         sys.exit(DRAINED_EXIT_CODE)
 
@@ -91,18 +92,25 @@ class TrainingWorker:
                 if self._draining.is_set():
                     self._supervisor.drain()
                 try:
-                    self._report()
+                    self._beat_once()
                     self._supervisor.supervise()
                 finally:
                     self._supervisor = None
                     structlog.contextvars.unbind_contextvars("job_id")
-                    self._report()
+                    self._beat_once()
 
     def drain(self) -> None:
         """Claim no more; stop the running job behind a checkpoint so that another worker can go on with it."""
         self._draining.set()
         if self._supervisor is not None:
             self._supervisor.drain()
+
+    def leave(self) -> int:
+        """Drain, wait until the running job has been put back, and sign off; returns the exit code."""
+        self.drain()
+        with self._busy:
+            self.stop()
+        return DRAINED_EXIT_CODE if self.is_drained else 0
 
     def stop(self) -> None:
         """Sign off."""
@@ -118,12 +126,18 @@ class TrainingWorker:
 
     def _beat(self) -> None:
         while True:
-            try:
-                self._report()
-            except DBAPIError as error:
-                log.warning("heartbeat_failed", error=str(error.orig))
+            self._beat_once()
             if self._draining.wait(self._runtime.settings.heartbeat_seconds):
                 return
+
+    def _beat_once(self) -> None:
+        """Report; what fails is said, and the next beat tries again: a report lost is no reason to lose a worker."""
+        try:
+            self._report()
+        except SQLAlchemyError as error:
+            log.warning("heartbeat_failed", error=str(getattr(error, "orig", None) or error))
+        except (DriverError, OSError, psutil.Error) as error:
+            log.warning("heartbeat_failed", error=str(error) or type(error).__name__)
 
     def _report(self) -> None:
         supervisor = self._supervisor

@@ -8,6 +8,7 @@ from api.dashboard.base_model_choice import best_reach, catalogue_spec, is_named
 from api.dashboard.page import page_router, see_other, show
 from api.deps import ActorDep, RuntimeDep, authenticate_admin
 from api.forms import check_form
+from core.fleet import programs
 from core.fleet import service as fleet
 from core.jobs import queries as jobs
 from planner import catalogue
@@ -24,7 +25,18 @@ def show_fleet(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Respon
         workers = [(row, fleet.device_of(row)) for row in fleet.workers(session, runtime.settings)]
         held = [row.job_id for row, _ in workers if row.job_id]
         own = jobs.of_organization(session, actor.organization_id, held)
-    return show(request, runtime, actor, "fleet.html", current="fleet", workers=workers, own=own)
+        supervised, sweep = programs.programs(session), programs.last_sweep(session)
+    return show(
+        request,
+        runtime,
+        actor,
+        "fleet.html",
+        current="fleet",
+        workers=workers,
+        own=own,
+        programs=supervised,
+        sweep=sweep,
+    )
 
 
 @router.post("/fleet/{worker_id}/drain", dependencies=[Depends(check_form), Depends(authenticate_admin)])

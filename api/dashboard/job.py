@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from api import downloads, event_stream
 from api.dashboard.curves import lines_of
 from api.dashboard.evaluation_table import evaluation_table
+from api.dashboard.held_out import held_out_of
 from api.dashboard.memory_bar import LABELS, draw
 from api.dashboard.page import page_router, see_other, show
 from api.dashboard.snippets import snippets_for
@@ -94,6 +95,7 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         checkpoints=checkpoints,
         samples=_samples(runtime, artifacts),
         evaluation=evaluation_table(job),
+        held_out=held_out_of(job),
         snippets=snippets_for(job, plan) if artifacts else [],
         memory_bar=draw(plan.memory, plan.device.free_bytes, _scale(plan)),
         labels=LABELS,
@@ -126,7 +128,10 @@ def _as_fields(job: Job, plan: TrainingPlan) -> dict[str, str]:
         "validation_file": job.validation_file_id,
         "shape": data_format.shape,
         **{COLUMN_PREFIX + role: data_format.columns.get(role) for role in ROLES[data_format.shape]},
-        **{wish.name: planned.get(wish.name) for wish in (*WISHES["Adapter"], *WISHES["Training"])},
+        **{
+            wish.name: planned.get(wish.name)
+            for wish in (*WISHES["Adapter"], *WISHES["Training"], *WISHES["Evaluation"])
+        },
         "chat_template": job.plan.chat_template,
         "max_length": planned["max_length"],
         "seed": str(job.seed),

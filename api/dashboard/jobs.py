@@ -8,6 +8,7 @@ from fastapi import Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api.dashboard.curves import lines_of
+from api.dashboard.held_out import are_comparable, held_out_of, loss_marks
 from api.dashboard.list_view import AfterQuery, ListView, OrderQuery, SearchQuery, filters_of
 from api.dashboard.page import page_router, show
 from api.dashboard.wishes import WISHES, exact_match_fields, in_words, new_address, planned_values
@@ -79,6 +80,7 @@ def show_jobs(
         view=view,
         next_page=view.behind(found),
         jobs=found.rows,
+        loss_marks=loss_marks(found.rows),
         totals={job.id: training_plan(job.plan).total_steps for job in found.rows},
         q=q,
         group=group,
@@ -111,6 +113,7 @@ def compare(
         "compare.html",
         current="jobs",
         pair=pair,
+        are_comparable=are_comparable(*pair),
         rows=_merged(*curves),
         lines=lines_of(zip(("train", "other"), curves, strict=True)),
         differing=[fact for fact in facts if fact[1] != fact[2]],
@@ -134,7 +137,7 @@ def _merged(left: Sequence[Point], right: Sequence[Point]) -> list[list[float | 
 def _facts(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Fact]:
     measured = job.memory_measured
     planned = in_words(planned_values(plan) | exact_match_fields(job.plan.exact_match))
-    held_out = job.validation_file_id
+    held_out, measured_on = job.validation_file_id, held_out_of(job)
     texts = {
         **{
             wish.label: planned.get(wish.name, "–")
@@ -148,6 +151,7 @@ def _facts(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Fact]:
         "Predicted memory": gib(plan.memory.device_bytes),
         "Measured memory": gib(measured["device_bytes"]) if measured else "–",
         "Trained tokens": f"{job.trained_tokens:,}" if job.trained_tokens is not None else "–",
+        "Measured on": f"{measured_on.rows:,} rows ({measured_on.sha256[:8]})" if measured_on else "–",
         "Validation loss": f"{job.valid_loss:.4f}" if job.valid_loss is not None else "–",
         "Device time": duration(job.used_seconds),
         "Quote": f"{job.quote_credits:,}",

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Form, Query, Request, Response
 
+from api.dashboard.held_out import loss_marks
 from api.dashboard.list_view import AfterQuery, ListView, OrderQuery, SearchQuery, filters_of
 from api.dashboard.page import page_router, see_other, show
 from api.deps import ActorDep, RuntimeDep
@@ -58,6 +59,7 @@ def show_models(
         next_page=view.behind(found),
         models=found.rows,
         made_by=made_by,
+        loss_marks=loss_marks(made_by.values()),
         bases=bases,
         q=q,
         base=base,

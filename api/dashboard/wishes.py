@@ -95,6 +95,7 @@ WISHES = {
         Wish("optim", "Optimizer", "Its states' size", tuple((name, name) for name in OPTIMIZERS)),
     ),
     "Evaluation": (
+        Wish("validation_split", "Held out", "Of the data, to measure on: a share or a number of rows; 0: none"),
         Wish(
             "exact_match.extract",
             "Exact match",
@@ -121,7 +122,7 @@ _LABELS = {wish.name: wish.label for group in WISHES.values() for wish in group 
 _NAMED = re.compile(rf"\b({'|'.join(map(re.escape, _LABELS))})\b")
 _ADAPTER = tuple(wish.name for wish in WISHES["Adapter"] if wish.name != "priority")
 _HYPERPARAMETERS = ("n_epochs", "batch_size")
-_EXACT_MATCH = tuple(wish.name for wish in WISHES["Evaluation"])
+_EXACT_MATCH = tuple(wish.name for wish in WISHES["Evaluation"] if wish.name.startswith("exact_match."))
 _START = ("suffix", "credit_code")
 _TEXTS = ("validation_file", *_START)
 _DATA = ("file", "validation_file", "shape")
@@ -226,6 +227,7 @@ def planned_values(plan: TrainingPlan) -> dict[str, str]:
         "warmup_ratio": f"{hyper.warmup_ratio:g}",
         "weight_decay": f"{hyper.weight_decay:g}",
         "early_stopping_patience": hyper.early_stopping_patience,
+        "validation_split": hyper.held_out_rows or None,
         "max_length": setup.max_length,
         "packing": _switched(setup.packing),
         "torch_compile": _switched(setup.torch_compile),

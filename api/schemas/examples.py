@@ -65,6 +65,7 @@ PLAN_EXAMPLE: JsonDict = {
         "longest": 50,
         "truncated_examples": 0,
         "validation_examples": 0,
+        "held_out_examples": 8,
         "sampled": False,
         "chat_template": None,
     },
@@ -84,7 +85,10 @@ PLAN_EXAMPLE: JsonDict = {
         "10,000,000: an adapter is cheaper, forgets less and stays small.",
         "Rank 8 on all linear layers is 2,442,240 trained parameters, enough for what 3,410 trained tokens can teach.",
         "8 rows per optimizer step, 8 at a time, make 76 steps in 4 epochs; activations fit, so nothing is recomputed.",
-        "The learning rate rises to 0.0013 and falls on a cosine, usual for adapters at a hidden size of 576.",
+        "The learning rate rises over 8 of 76 steps to 0.0013 and falls on a cosine; that peak is usual for adapters "
+        "at a hidden size of 576.",
+        "8 rows of 160 are held out to measure on, the same in every run on this file; fewer than 20 are too few to "
+        "tell two runs apart.",
         "AMD EPYC 9454P: 1.4 GiB predicted plus 0.3 GiB kept as bound, of 28.0 GiB free now.",
         "About 30 s at 600 credits an hour is 6; the quote of 7 covers 38 s, and only what is used is charged.",
     ],
@@ -193,6 +197,12 @@ JOB_EXAMPLE: JsonDict = {
     "early_stopping_patience": None,
     "chat_template": None,
     "exact_match": None,
+    "held_out": {
+        "rows": 8,
+        "scored_tokens": 171,
+        "sha256": "3f79bb7b435b05321651daefd374cdc681dc06faa65e374e38337b88ca046dea",
+        "too_few": True,
+    },
     "evaluation": {
         "before": {
             "valid_loss": 3.71,

@@ -32,7 +32,7 @@ from api.schemas.hyperparameters import (
 )
 from api.schemas.plans import MemoryObject, QuoteObject, show_memory, show_quote
 from core.db.plain import from_plain
-from core.jobs.evaluation import Evaluation, Scores
+from core.jobs.evaluation import Evaluation, HeldOut, Scores
 from core.jobs.models import Job
 from core.jobs.service import MAX_SEED
 from core.jobs.settlement import released_credits, used_credits
@@ -150,6 +150,11 @@ class PlanCreate(RequestBody):
         "bits; paged ones leave the GPU when it is full.",
         json_schema_extra={"examples": list(OPTIMIZERS)},
     )
+    validation_split: Annotated[float | None, Field(ge=0.0, allow_inf_nan=False), OrAuto()] = Field(
+        None,
+        description="Held out of the training file to measure on: a share below 1, or a number of rows; 0: none. Which "
+        "rows is a function of the file alone. Not together with `validation_file`.",
+    )
     early_stopping_patience: int | None = Field(
         None,
         ge=1,
@@ -182,6 +187,15 @@ class ScoresObject(ResponseBody):
     valid_mean_token_accuracy: float | None
     stopped_rate: float | None = Field(description="Share of answers that the model ended by itself.")
     exact_match: float | None = Field(description="Share of answers that come to the same as the reference.")
+
+
+class HeldOutObject(ResponseBody):
+    """What the run is measured on. Losses of two jobs compare only where `sha256` is the same."""
+
+    rows: int
+    scored_tokens: int
+    sha256: str = Field(description="Of the tokens and of which are scored.")
+    too_few: bool = Field(description="Too few rows for a difference of two losses to mean something.")
 
 
 class EvaluationObject(ResponseBody):
@@ -236,6 +250,7 @@ class JobObject(IdentifiedBody):
     early_stopping_patience: int | None
     chat_template: str | None = Field(description="The named template in use; null: the model's own, or none.")
     exact_match: ExactMatchObject | None
+    held_out: HeldOutObject | None = Field(description="Null until its rows are read, and where none are held out.")
     evaluation: EvaluationObject | None = Field(description="Null until the job has succeeded.")
     plan: str = Field(description="Id of the frozen plan.")
     quote: QuoteObject
@@ -299,6 +314,7 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         early_stopping_patience=plan.hyperparameters.early_stopping_patience,
         chat_template=job.plan.chat_template,
         exact_match=ExactMatchObject(**job.plan.exact_match) if job.plan.exact_match else None,
+        held_out=_held_out(from_plain(HeldOut, job.held_out)) if job.held_out else None,
         evaluation=_evaluation(from_plain(Evaluation, job.evaluation)) if job.evaluation else None,
         plan=job.plan_id,
         quote=show_quote(job.plan, plan.quote),
@@ -309,6 +325,10 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
             predicted=show_memory(plan.memory), bound=plan.memory.bound_bytes, measured=job.memory_measured
         ),
     )
+
+
+def _held_out(found: HeldOut) -> HeldOutObject:
+    return HeldOutObject(**vars(found), too_few=not found.is_telling)
 
 
 def _evaluation(found: Evaluation) -> EvaluationObject:

@@ -96,7 +96,8 @@ class DataObject(ResponseBody):
     trained_tokens: int
     longest: int = Field(description="Tokens of the longest example.")
     truncated_examples: int = Field(description="Examples longer than `max_length`, which are cut.")
-    validation_examples: int
+    validation_examples: int = Field(description="Examples of the validation file.")
+    held_out_examples: int = Field(description="Examples of the training file that are measured on and not trained.")
     sampled: bool
     chat_template: str | None = Field(
         description="The named template that conversations are rendered with; null: the model's own, or none."
@@ -219,6 +220,7 @@ def _data(row: Plan, plan: TrainingPlan) -> DataObject:
         longest=statistics.longest,
         truncated_examples=plan.truncated_examples,
         validation_examples=statistics.validation_examples,
+        held_out_examples=plan.hyperparameters.held_out_rows,
         sampled=statistics.sampled,
         chat_template=row.chat_template,
     )

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, tee
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
@@ -11,14 +11,16 @@ from tokenizers import Encoding, Tokenizer
 from core.datasets.examples import DataFormat, EncodedExample, Example, Message
 from core.datasets.formats import RowError
 from core.datasets.named_templates import choose_template, named_template
-from core.datasets.spans import Rendering, SpecialTokens, TurnProbe, probe_template, render_example
-from core.datasets.templates import ChatTemplate, TemplateRejectedError, template_message
+from core.datasets.renderers import Renderer
+from core.datasets.spans import Rendering, SpecialTokens, TurnProbe
+from core.datasets.templates import template_message
 from core.datasets.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from core.errors import InvalidRequestError
 
 __all__ = ["Encoder", "Segment", "load_encoder", "resolve_template"]
 
 _BATCH = 256
+_BATCH_CHARACTERS = 16 * 1024**2
 Segment = tuple[str, bool]  # a stretch of text, and whether it is trained
 
 
@@ -51,14 +53,15 @@ class Encoder:
 
     def __init__(self, files: TokenizerFiles, chat_template: str | None = None) -> None:
         self._tokenizer: Tokenizer = files.tokenizer
-        self._template = named_template(chat_template, files) if chat_template else files.template
         self.chat_template_name = chat_template
         self.eos_token_id: int = files.eos_token_id
         self.pad_token_id: int = files.pad_token_id
         self.vocab_size: int = files.tokenizer.get_vocab_size()
         ends = {token for i in files.stop_token_ids if (token := files.tokenizer.id_to_token(i)) is not None}
         self._special = SpecialTokens(files.special_tokens, frozenset(ends))
-        self._probe = probe_template(self._template, self._special) if self._template else TurnProbe()
+        source = named_template(chat_template, files) if chat_template else files.template
+        self._renderer = Renderer(source, self._special) if source else None
+        self._probe = self._renderer.probe if self._renderer else TurnProbe()
         if self._probe.end_of_turn:
             self._special = SpecialTokens(files.special_tokens, frozenset({*ends, self._probe.end_of_turn}))
         stop_ids = (files.tokenizer.token_to_id(token) for token in self._special.ends)
@@ -67,12 +70,7 @@ class Encoder:
     @property
     def has_chat_template(self) -> bool:
         """Whether rows are rendered with a chat template. Without one only prompts with completions and text work."""
-        return self._template is not None
-
-    @property
-    def chat_template(self) -> ChatTemplate | None:
-        """The chat template in use."""
-        return self._template
+        return self._renderer is not None
 
     def encode(self, example: Example, max_length: int | None = None) -> EncodedExample:
         """The example's token ids and which of them are trained; tokens from `max_length` on are cut off.
@@ -82,15 +80,14 @@ class Encoder:
         Position 0 has nothing before it to be predicted from, whatever is said of it here.
         Raises RowError where the template rejects the conversation.
         """
-        prepared = self._prepare(example)
+        [prepared] = self._prepare([example])
         encoding = self._tokenizer.encode(prepared.rendering.text, add_special_tokens=prepared.adds_special_tokens)
         return self._finish(prepared, encoding, max_length)
 
     def encode_batch(self, examples: Iterable[Example], max_length: int | None = None) -> Iterator[EncodedExample]:
         """As `encode`, in order, a few hundred at a time on all cores. Raises RowError at the first bad row."""
-        for batch in _batched(examples, _BATCH):
-            prepared = [self._prepare(example) for example in batch]
-            for adds_special_tokens, group in groupby(prepared, key=lambda one: one.adds_special_tokens):
+        for batch in _batched(self._prepare(examples), _BATCH):
+            for adds_special_tokens, group in groupby(batch, key=lambda one: one.adds_special_tokens):
                 same = list(group)
                 encodings = self._tokenizer.encode_batch(
                     [one.rendering.text for one in same], add_special_tokens=adds_special_tokens
@@ -100,7 +97,7 @@ class Encoder:
 
     def segments(self, example: Example) -> tuple[Segment, ...]:
         """The whole example as the model reads it, in stretches of tokens that are trained or not."""
-        prepared = self._prepare(example)
+        [prepared] = self._prepare([example])
         rendering, text = prepared.rendering, prepared.rendering.text
         encoding = self._tokenizer.encode(text, add_special_tokens=prepared.adds_special_tokens)
         encoded = self._finish(prepared, encoding, None)
@@ -127,7 +124,7 @@ class Encoder:
 
         Without template only a single user message works. Raises InvalidRequestError.
         """
-        if self._template is None:
+        if self._renderer is None:
             if len(messages) != 1 or messages[0].role != "user":
                 raise InvalidRequestError(
                     "The model has no chat template, so it takes one user message at a time.",
@@ -139,29 +136,40 @@ class Encoder:
             while ids and ids[-1] == self.eos_token_id:
                 ids.pop()
             return tuple(ids)
-        try:
-            text = self._template.render([template_message(m) for m in messages], prompt=True)
-        except TemplateRejectedError as error:
+        answer = self._renderer.prompt([template_message(message) for message in messages])
+        if "rejected" in answer:
             raise InvalidRequestError(
-                f"The model's chat template rejects these messages: {error}.",
+                f"The model's chat template rejects these messages: {answer['rejected']}.",
                 code="template_rejected",
                 param="messages",
-            ) from error
-        return tuple(self._tokenizer.encode(text + self._probe.header, add_special_tokens=False).ids)
+            )
+        text = answer["text"] + self._probe.header
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
-    def _prepare(self, example: Example) -> _Prepared:
+    def _prepare(self, examples: Iterable[Example]) -> Iterator[_Prepared]:
+        """The examples as text, in order: those for a template many at once."""
+        for is_rendered, group in groupby(examples, key=self._is_rendered):
+            if not is_rendered or self._renderer is None:
+                yield from map(self._join, group)
+                continue
+            ahead, behind = tee(group)
+            for example, rendering in zip(behind, self._renderer.render(ahead), strict=True):
+                yield _Prepared(example.row, rendering, adds_special_tokens=False)
+
+    def _is_rendered(self, example: Example) -> bool:
+        return example.text is None and self._renderer is not None
+
+    def _join(self, example: Example) -> _Prepared:
+        """A row that goes without a template: raw text, or a prompt and its completion."""
         if example.text is not None:
             spans = ((0, len(example.text)),) if example.text.strip() else ()
             rendering = Rendering(example.text, spans, append_eos=bool(spans))
             return _Prepared(example.row, rendering, adds_special_tokens=True)
-        if self._template is not None:
-            rendering = render_example(self._template, example, self._special, self._probe)
-            return _Prepared(example.row, rendering, adds_special_tokens=False)
         roles = [message.role for message in example.messages]
         if roles != ["user", "assistant"]:
             raise RowError(
@@ -227,12 +235,15 @@ def _is_crossed(encoding: Encoding, position: int) -> bool:
     return any(start < position < end for start, end in encoding.offsets)
 
 
-def _batched(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    batch: list[Example] = []
-    for example in examples:
-        batch.append(example)
-        if len(batch) == size:
+def _batched(prepared: Iterable[_Prepared], size: int) -> Iterator[list[_Prepared]]:
+    """At most `size` at once, and not many more characters than `_BATCH_CHARACTERS`."""
+    batch: list[_Prepared] = []
+    characters = 0
+    for one in prepared:
+        batch.append(one)
+        characters += len(one.rendering.text)
+        if len(batch) == size or characters >= _BATCH_CHARACTERS:
             yield batch
-            batch = []
+            batch, characters = [], 0
     if batch:
         yield batch

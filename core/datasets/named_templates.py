@@ -4,6 +4,7 @@ A template may only end a turn with a token at which the model's servers stop, a
 vocabulary has: a token that pretraining never saw has an embedding that adapters do not train.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from pathlib import Path
 import orjson
 
 from core.datasets.examples import DataFormat, DataKind
-from core.datasets.templates import ChatTemplate
-from core.datasets.tokenizer_files import TEMPLATE_FILE, TokenizerFiles, read_json
+from core.datasets.templates import TemplateSource
+from core.datasets.tokenizer_files import MORE_TEMPLATES, TEMPLATE_FILE, TokenizerFiles, read_json
 from core.errors import InvalidRequestError
 
-__all__ = ["NAMED_TEMPLATES", "choose_template", "named_template", "publish_template"]
+__all__ = ["NAMED_TEMPLATES", "choose_template", "is_shipped", "named_template", "publish_template"]
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,21 @@ def _problem(template: NamedTemplate, files: TokenizerFiles) -> str:
     return ""
 
 
-def named_template(name: str, files: TokenizerFiles) -> ChatTemplate:
+def named_template(name: str, files: TokenizerFiles) -> TemplateSource:
     """The template of this name with the tokenizer's special tokens, `eos_token` among them."""
     eos_token = files.tokenizer.id_to_token(files.eos_token_id) or ""
-    return ChatTemplate.compile(NAMED_TEMPLATES[name].source, {**files.named_tokens, "eos_token": eos_token})
+    return TemplateSource(NAMED_TEMPLATES[name].source, {**files.named_tokens, "eos_token": eos_token})
+
+
+def is_shipped(template: TemplateSource) -> bool:
+    """Whether its text is one of ours, so that nobody else's code runs where it is rendered."""
+    return template.tool_use is None and template.text in {one.source for one in NAMED_TEMPLATES.values()}
 
 
 def publish_template(name: str, directory: Path) -> None:
     """Make `directory`, which holds a tokenizer, one with this template: transformers and servers then use it."""
     (directory / TEMPLATE_FILE).write_text(NAMED_TEMPLATES[name].source, encoding="utf-8")
+    shutil.rmtree(directory / MORE_TEMPLATES, ignore_errors=True)
     path = directory / "tokenizer_config.json"
     config = read_json(path)
     if config.pop("chat_template", None) is not None:

@@ -1,6 +1,7 @@
 """Chat templates: Jinja programs that come with a model and turn messages into the text it was trained on.
 
-They are someone else's code, so they run in Jinja's sandbox, with the same dialect as transformers gives them:
+They are someone else's code, so they run in Jinja's sandbox, which bounds neither time nor memory: those of strangers
+are compiled and run in a limited child only (`core.datasets.renderers`). The dialect is what transformers gives them:
 trimmed blocks, loop controls, `raise_exception`, `strftime_now`, an unescaped `tojson` and the `{% generation %}`
 tag, which surrounds what the assistant writes.
 """
@@ -22,23 +23,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from core.datasets.examples import Message
 from core.errors import InvalidModelError
 
-__all__ = ["ChatTemplate", "TemplateRejectedError", "template_message"]
+__all__ = ["ChatTemplate", "TemplateRejectedError", "TemplateSource", "template_message"]
 
 # Unicode noncharacters: no text may contain them, so they can stand in a rendering and be found again.
 _SPAN_START, _SPAN_END = "\ufdd0", "\ufdd1"
 _SPAN_EDGE = re.compile(f"[{_SPAN_START}{_SPAN_END}]")
+_LONGEST_COMPLAINT = 500
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-
-# What a template's expressions raise on messages they were not written for, besides Jinja's own errors.
-_EXPRESSION_ERRORS = (
-    jinja2.TemplateError,
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-)
 
 
 class TemplateRejectedError(Exception):
@@ -102,6 +93,18 @@ def template_message(message: Message) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class TemplateSource:
+    """A chat template as it comes with a model, not compiled, and the special tokens it may name (`bos_token`, ...).
+
+    `tool_use`: the template for rows that bring tools, where the model has one of its own for them.
+    """
+
+    text: str
+    special_tokens: Mapping[str, str]
+    tool_use: str | None = None
+
+
+@dataclass(frozen=True)
 class ChatTemplate:
     """A compiled template and the special tokens it may name (`bos_token`, `eos_token`, ...)."""
 
@@ -115,9 +118,12 @@ class ChatTemplate:
         """Compile `source`. Raises InvalidModelError where it is not a template."""
         try:
             plain, marked = (_compile(source, mark_generation=mark) for mark in (False, True))
-        except jinja2.TemplateSyntaxError as error:
+        except MemoryError:
+            raise  # the process's limit, not the template's answer
+        except Exception as error:
+            where = f" (line {error.lineno})" if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise InvalidModelError(
-                f"The model's chat template does not compile: {error.message} (line {error.lineno}). "
+                f"The model's chat template does not compile: {_said(error)}{where}. "
                 "Correct chat_template in the model's directory.",
                 code="invalid_chat_template",
             ) from error
@@ -162,15 +168,23 @@ class ChatTemplate:
         prompt: bool,
     ) -> str:
         try:
-            return template.render(
+            text = template.render(
                 messages=list(messages),
                 tools=list(tools) or None,
                 documents=None,
                 add_generation_prompt=prompt,
                 **self.special_tokens,
             )
-        except _EXPRESSION_ERRORS as error:
-            raise TemplateRejectedError(str(error) or type(error).__name__) from error
+            text.encode()  # half a surrogate pair is no text
+        except MemoryError:
+            raise  # the process's limit, not the template's answer
+        except Exception as error:
+            raise TemplateRejectedError(_said(error)) from error
+        return text
+
+
+def _said(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:_LONGEST_COMPLAINT]
 
 
 def _pair_spans(marked: str) -> Iterator[tuple[int, int]]:

@@ -8,12 +8,13 @@ from typing import Any
 import orjson
 from tokenizers import AddedToken, Tokenizer
 
-from core.datasets.templates import ChatTemplate
+from core.datasets.templates import TemplateSource
 from core.errors import InvalidModelError
 
 __all__ = ["TEMPLATE_FILE", "TokenizerFiles", "read_json", "read_tokenizer_files"]
 
 TEMPLATE_FILE = "chat_template.jinja"
+MORE_TEMPLATES = "additional_chat_templates"  # a folder of others by name, as transformers saves them
 
 _SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -26,7 +27,7 @@ class TokenizerFiles:
     """
 
     tokenizer: Tokenizer
-    template: ChatTemplate | None
+    template: TemplateSource | None
     special_tokens: tuple[str, ...]
     named_tokens: Mapping[str, str]
     eos_token_id: int
@@ -59,10 +60,10 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
         )
     pad = tokenizer.token_to_id(named["pad_token"]) if "pad_token" in named else None
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    source = _template_source(directory, config)
+    sources = _template_sources(directory, config)
     return TokenizerFiles(
         tokenizer=tokenizer,
-        template=ChatTemplate.compile(source, named) if source else None,
+        template=_chosen(sources, named),
         special_tokens=tuple(sorted(special, key=len, reverse=True)),
         named_tokens=named,
         eos_token_id=eos,
@@ -150,12 +151,32 @@ def _stop_token_ids(directory: Path) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
-    """The default template: the file of its own first, then the configuration, which may hold several by name."""
-    file = directory / TEMPLATE_FILE
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
+def _template_sources(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Templates by name: the files of their own first, then the configuration, which may hold several."""
+    files = {path.stem: path for path in sorted((directory / MORE_TEMPLATES).glob("*.jinja"))}
+    if (directory / TEMPLATE_FILE).is_file():
+        files["default"] = directory / TEMPLATE_FILE
+    if files:
+        return {name: _read_template(path) for name, path in files.items()}
     source = config.get("chat_template")
     if isinstance(source, list):
-        source = {one.get("name"): one.get("template") for one in source if isinstance(one, Mapping)}.get("default")
-    return source if isinstance(source, str) else None
+        listed = {one.get("name"): one.get("template") for one in source if isinstance(one, Mapping)}
+        return {name: text for name, text in listed.items() if isinstance(name, str) and isinstance(text, str)}
+    return {"default": source} if isinstance(source, str) else {}
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidModelError(
+            f"{path.name} of the model is not UTF-8: {error}.", code="invalid_chat_template"
+        ) from error
+
+
+def _chosen(sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> TemplateSource | None:
+    """The default template, and the one for rows with tools; as transformers takes them from those with names."""
+    default, tool_use = sources.get("default"), sources.get("tool_use")
+    if not default:
+        return TemplateSource(tool_use, special_tokens) if tool_use and len(sources) == 1 else None
+    return TemplateSource(default, special_tokens, tool_use=tool_use)

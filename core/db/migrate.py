@@ -4,6 +4,7 @@ The migrations live in the package `migrations`, which is installed beside this 
 a checkout. All steps of one upgrade are one transaction on both databases: a failing step leaves the schema as it was.
 """
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, make_url, text
 
-from core.db.session import open_engine
+from core.db.session import Database, open_engine
 
-__all__ = ["pending", "script_config", "upgrade"]
+__all__ = ["pending", "schema_problem", "script_config", "upgrade"]
 
 _LOCK_KEY = 0x74756E65  # any number that nothing else in the database locks
 
@@ -60,6 +61,30 @@ def pending(url: str) -> tuple[str, ...]:
             return _pending(connection, script_config())
     finally:
         engine.dispose()
+
+
+def schema_problem(database: Database) -> str | None:
+    """Why this release cannot work on the database's schema; None where it is this release's own.
+
+    Raises sqlalchemy.exc.DBAPIError where the database does not answer.
+    """
+    with database.read() as session:
+        applied = set(MigrationContext.configure(session.connection()).get_current_heads())
+    if applied == _own_heads():
+        return None
+    if applied <= _known_revisions():
+        return "the database lacks migrations of this release (run `tunewright migrate`)"
+    return "the database's schema is of a newer release than this process"
+
+
+@cache
+def _own_heads() -> set[str]:
+    return set(ScriptDirectory.from_config(script_config()).get_heads())
+
+
+@cache
+def _known_revisions() -> set[str]:
+    return {step.revision for step in ScriptDirectory.from_config(script_config()).walk_revisions()}
 
 
 def _pending(connection: Connection, config: Config) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from random import uniform
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -19,6 +20,7 @@ from sqlalchemy.orm import Session
 from core.queue.messages import Message, Publisher
 
 BUSY_TIMEOUT_MILLISECONDS = 30_000
+LONGEST_IDLE_SECONDS = 300
 _RETRIED_SQLSTATES = {"40001", "40P01"}  # serialization_failure, deadlock_detected
 _READ_ONLY_SQLSTATE = "25006"  # read_only_sql_transaction: a standby, or a server that someone is working on
 _ATTEMPTS = 5
@@ -81,6 +83,14 @@ class Database:
         self.engine.dispose()
 
 
+def database_now(session: Session) -> datetime:
+    """Now by the database's clock: the one that leases and heartbeats of all machines are told by."""
+    if session.get_bind().dialect.name == "sqlite":  # on one machine, whose clock it reads
+        now = session.scalar(text("select strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')"))
+        return datetime.fromisoformat(str(now))
+    return cast(datetime, session.scalar(text("select clock_timestamp()"))).astimezone(UTC)
+
+
 def is_transient(error: DBAPIError) -> bool:
     """Whether the same transaction may well succeed when it is run again."""
     if isinstance(error, OperationalError) and "database is locked" in str(error.orig):
@@ -96,11 +106,20 @@ def is_away(error: DBAPIError) -> bool:
 def open_engine(url: str) -> Engine:
     """An engine with the pragmas and transaction starts this module promises."""
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        event.listen(engine, "connect", _prepare_postgresql)
+        return engine
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MILLISECONDS / 1000})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    """A process that freezes within a transaction must not hold its rows for ever."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"set idle_in_transaction_session_timeout = '{LONGEST_IDLE_SECONDS}s'")
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -1,12 +1,23 @@
-"""Table of workers."""
+"""Tables of workers, of supervised programs and of sweeps."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import BigInteger, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.base import Base, Id, utc_now
+from core.db.base import Base, EnumText, Id, utc_now
+
+
+class ProgramStatus(StrEnum):
+    """How a supervised program fares."""
+
+    STARTING = "starting"  # not started yet
+    RUNNING = "running"
+    RESTARTING = "restarting"  # it died, and is started again after a delay
+    STOPPED = "stopped"  # it ended as it should
+    FAILED = "failed"  # it ended with an error and is not needed again
 
 
 class WorkerRow(Base):
@@ -27,3 +38,27 @@ class WorkerRow(Base):
     heartbeat_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
     drain_requested_at: Mapped[datetime | None]
     stopped_at: Mapped[datetime | None]
+
+
+class ProgramRow(Base):
+    """One program that `tunewright up` keeps running."""
+
+    __tablename__ = "programs"
+
+    hostname: Mapped[str] = mapped_column(String(255), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    status: Mapped[ProgramStatus] = mapped_column(EnumText(ProgramStatus, 20))
+    process_id: Mapped[int | None]
+    restarts: Mapped[int]
+    last_ending: Mapped[str | None] = mapped_column(String(100))
+    changed_at: Mapped[datetime]
+
+
+class SweepRow(Base):
+    """The last sweep that a machine's maintenance worker finished."""
+
+    __tablename__ = "sweeps"
+
+    hostname: Mapped[str] = mapped_column(String(255), primary_key=True)
+    finished_at: Mapped[datetime]
+    seconds: Mapped[float]

@@ -1,15 +1,30 @@
-"""SQL of workers."""
+"""SQL of workers, programs and sweeps."""
 
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from core.fleet.models import WorkerRow
+from core.fleet.models import ProgramRow, SweepRow, WorkerRow
 
 
 def alive(session: Session, since: datetime) -> Sequence[WorkerRow]:
     """Workers heard of since then and not stopped, oldest first."""
     query = select(WorkerRow).where(WorkerRow.heartbeat_at >= since, WorkerRow.stopped_at.is_(None))
     return session.scalars(query.order_by(WorkerRow.id)).all()
+
+
+def programs(session: Session) -> Sequence[ProgramRow]:
+    """All supervised programs, by machine and name."""
+    return session.scalars(select(ProgramRow).order_by(ProgramRow.hostname, ProgramRow.name)).all()
+
+
+def forget_programs(session: Session, hostname: str) -> None:
+    """Delete what a machine's supervisor has said."""
+    session.execute(delete(ProgramRow).where(ProgramRow.hostname == hostname))
+
+
+def last_sweep(session: Session) -> SweepRow | None:
+    """The newest finished sweep."""
+    return session.scalars(select(SweepRow).order_by(SweepRow.finished_at.desc()).limit(1)).first()

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
+from core.db.session import database_now
 from core.errors import NotFoundError
 from core.fleet import queries
 from core.fleet.models import WorkerRow
@@ -37,13 +37,14 @@ def report(session: Session, said: WorkerReport) -> bool:
     row = session.get(WorkerRow, said.worker_id)
     if row is None:
         row = WorkerRow(id=said.worker_id, hostname=said.hostname, process_id=said.process_id, versions=said.versions)
+        row.started_at = database_now(session)
         session.add(row)
     row.device = to_plain(said.device)
     row.device_class = said.device.device_class
     row.used_bytes = said.used_bytes
     row.tokens_per_second = said.tokens_per_second
     row.job_id = said.job_id
-    row.heartbeat_at = utc_now()
+    row.heartbeat_at = database_now(session)
     row.stopped_at = None
     return row.drain_requested_at is not None
 
@@ -53,20 +54,21 @@ def request_drain(session: Session, worker_id: str) -> None:
     row = session.get(WorkerRow, worker_id)
     if row is None:
         raise NotFoundError(f"No worker {worker_id!r}. `tunewright workers` lists them.", code="worker_not_found")
-    row.drain_requested_at = row.drain_requested_at or utc_now()
+    row.drain_requested_at = row.drain_requested_at or database_now(session)
 
 
 def stop(session: Session, worker_id: str) -> None:
     """Record that a worker left in good order."""
     row = session.get(WorkerRow, worker_id)
     if row is not None:
-        row.stopped_at = utc_now()
+        row.stopped_at = database_now(session)
         row.job_id = None
 
 
 def workers(session: Session, settings: Settings) -> Sequence[WorkerRow]:
     """The workers heard of lately."""
-    return queries.alive(session, utc_now() - timedelta(seconds=HEARTBEATS_MISSED * settings.heartbeat_seconds))
+    since = database_now(session) - timedelta(seconds=HEARTBEATS_MISSED * settings.heartbeat_seconds)
+    return queries.alive(session, since)
 
 
 def devices(session: Session, settings: Settings) -> list[Device]:

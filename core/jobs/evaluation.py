@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Evaluation", "Scores"]
+from planner.constants import TELLING_ROWS
+
+__all__ = ["Evaluation", "HeldOut", "Scores"]
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,20 @@ class Scores:
     valid_mean_token_accuracy: float | None = None
     stopped_rate: float | None = None  # of the answers that the model ended by itself
     exact_match: float | None = None  # of the answers that come to the same as the reference
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a run is measured on. Two losses compare only where the hash is the same."""
+
+    rows: int
+    scored_tokens: int
+    sha256: str  # of the token ids and of which are scored
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the rows are enough for a difference of two losses to mean something."""
+        return self.rows >= TELLING_ROWS
 
 
 @dataclass(frozen=True)

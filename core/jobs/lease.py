@@ -1,7 +1,8 @@
 """What a worker does with a job: claim it, keep it, write to it, let go of it.
 
-The database decides who runs a job. A claim sets a fresh token; every later write takes the job's row and compares
-tokens first, so that a worker that was taken for dead, or really was, can never write over its successor.
+The database decides who runs a job, and its clock tells how long: those of the machines may be apart. A claim sets a
+fresh token; every later write takes the job's row and compares tokens first, so that a worker that was taken for dead,
+or really was, can never write over its successor.
 """
 
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from core.db.base import utc_now
 from core.db.plain import to_plain
+from core.db.session import database_now
 from core.errors import ErrorBody, StaleLeaseError
 from core.events import service as events
 from core.events.models import EventLevel
@@ -31,17 +32,22 @@ class Lease:
     job_id: str
     token: str
 
+    def storage_prefix(self, organization_id: str) -> str:
+        """Where in the store this lease's objects lie: apart from its successor's, which it could overwrite else."""
+        return f"{organization_id}/jobs/{self.job_id}/{self.token}"
+
 
 def claim_next(session: Session, settings: Settings, worker_id: str, device_class: str) -> tuple[Lease, Job] | None:
     """Claim the queued job that is next for this class of device; None where there is none."""
     job = queries.next_queued(session, device_class, settings.max_running_jobs)
     if job is None:
         return None
+    now = database_now(session)
     message = "Fine-tuning job goes on" if job.started_at is not None else "Fine-tuning job started"
     job.worker_id = worker_id
     job.lease_token = new_id("lease_")
-    job.lease_expires_at = utc_now() + timedelta(seconds=settings.lease_seconds)
-    job.started_at = job.started_at or utc_now()
+    job.lease_expires_at = now + timedelta(seconds=settings.lease_seconds)
+    job.started_at = job.started_at or now
     move(session, job, JobStatus.RUNNING, message)
     return Lease(job.id, job.lease_token), job
 
@@ -60,7 +66,7 @@ def renew(session: Session, settings: Settings, lease: Lease, used_seconds: floa
     `used_seconds` is what this attempt added since the last call. Raises StaleLeaseError.
     """
     job = hold_job(session, lease)
-    job.lease_expires_at = utc_now() + timedelta(seconds=settings.lease_seconds)
+    job.lease_expires_at = database_now(session) + timedelta(seconds=settings.lease_seconds)
     job.used_seconds += used_seconds
     return job.status
 
@@ -127,11 +133,11 @@ def fail_job(session: Session, job: Job, error: ErrorBody) -> None:
 def reclaim_expired(session: Session, settings: Settings) -> list[str]:
     """Take jobs from workers that stopped renewing; returns their ids."""
     reclaimed = []
-    for job_id in queries.expired_leases(session, utc_now()):
-        job = queries.lock_job(session, job_id)
+    for job_id in queries.expired_leases(session, database_now(session)):
+        job = queries.lock_job(session, job_id, skip_locked=True)
         if job is None or job.status not in JobStatus.leased():
             continue
-        if job.lease_expires_at is not None and job.lease_expires_at > utc_now():
+        if job.lease_expires_at is not None and job.lease_expires_at > database_now(session):
             continue
         if job.status is not JobStatus.RUNNING:
             _let_go(session, job, "Its worker was lost")

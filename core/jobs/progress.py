@@ -11,14 +11,14 @@ from sqlalchemy.orm import Session
 from core.artifacts.store import StoredObject
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
-from core.db.base import utc_now
 from core.db.plain import to_plain
+from core.db.session import database_now
 from core.events import queries as event_queries
 from core.events import service as events
 from core.events.models import EventLevel, EventType
 from core.ids import new_id
 from core.jobs import queries
-from core.jobs.evaluation import Evaluation
+from core.jobs.evaluation import Evaluation, HeldOut
 from core.jobs.lease import Lease, hold_job
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.settlement import settle
@@ -88,7 +88,12 @@ def record_metrics(session: Session, lease: Lease, metrics: Sequence[Metrics], s
         if evaluation:
             job.valid_loss = item.data["valid_loss"]
     if seconds_left is not None:
-        job.estimated_finish_at = utc_now() + timedelta(seconds=seconds_left)
+        job.estimated_finish_at = database_now(session) + timedelta(seconds=seconds_left)
+
+
+def record_held_out(session: Session, lease: Lease, held_out: HeldOut) -> None:
+    """Record what the run is measured on. Raises StaleLeaseError."""
+    hold_job(session, lease).held_out = to_plain(held_out)
 
 
 def record_memory(session: Session, lease: Lease, measured: Mapping[str, Any]) -> None:
@@ -119,10 +124,10 @@ def record_checkpoint(
             job.attempts = 0
         row = rows[step] = Checkpoint(id=new_id("ftckpt_"), job_id=job.id, step=step)
         session.add(row)
+    pruned = [row.storage_key] if row.storage_key not in (None, stored.key) else []
     row.storage_key, row.size_bytes, row.sha256 = stored.key, stored.size_bytes, stored.sha256
     row.train_loss, row.valid_loss = train_loss, valid_loss
     row.valid_mean_token_accuracy = valid_mean_token_accuracy
-    pruned = []
     kept = [checkpoint for checkpoint in rows.values() if checkpoint.storage_key is not None]
     best = min(kept, key=_validation_loss)
     for old in sorted(kept, key=lambda checkpoint: -checkpoint.step)[CHECKPOINTS_KEPT:]:

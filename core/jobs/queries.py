@@ -41,11 +41,10 @@ class MeasuredRun:
     pace_ratio: float | None
 
 
-def lock_job(session: Session, job_id: str) -> Job | None:
-    """The job, its row held until the transaction ends."""
-    return session.scalars(
-        select(Job).where(Job.id == job_id).with_for_update(of=Job).execution_options(populate_existing=True)
-    ).first()
+def lock_job(session: Session, job_id: str, *, skip_locked: bool = False) -> Job | None:
+    """The job, its row held until the transaction ends; None also where it is another's now and `skip_locked`."""
+    query = select(Job).where(Job.id == job_id).with_for_update(of=Job, skip_locked=skip_locked)
+    return session.scalars(query.execution_options(populate_existing=True)).first()
 
 
 def _shown_jobs(organization_id: str) -> Select[Job]:

@@ -2,7 +2,7 @@
 
 from sqlalchemy.orm import Session
 
-from core.db.base import utc_now
+from core.db.session import database_now
 from core.errors import ConflictError
 from core.events import service as events
 from core.events.models import EventLevel
@@ -24,6 +24,6 @@ def move(session: Session, job: Job, target: JobStatus, message: str, *, level: 
         job.lease_token = job.lease_expires_at = job.worker_id = None
         job.phase = None
     if target.is_finished:
-        job.finished_at = utc_now()
+        job.finished_at = database_now(session)
         job.estimated_finish_at = None
     events.append(session, job.id, message, level=level)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from core.db.base import utc_now
+from core.db.session import database_now
 from core.fleet import service as fleet
 from core.jobs import queries
 from core.jobs.models import Job
@@ -56,7 +56,7 @@ class _Starts:
 
 
 def _starts(session: Session, settings: Settings, device_class: str) -> _Starts:
-    now = utc_now()
+    now = database_now(session)
     workers = sum(worker.device_class == device_class for worker in fleet.workers(session, settings))
     busy = [max(now, at or now) for at in queries.running_until(session, device_class)][:workers]
     return _Starts(busy + [now] * (workers - len(busy)))

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Self
@@ -79,7 +79,7 @@ class LimitedChild:
         with suppress(BrokenPipeError):  # what it was not there to read
             self._input.close()
 
-    def values(self, function: Callable[..., Any], *arguments: object) -> Iterator[Any]:
+    def values(self, function: Callable[..., Any], *arguments: object) -> Generator[Any]:
         """The values that `function(*arguments)` yields, as they come, or the one that it returns.
 
         Each has the limits to itself. Raises what `run_limited` raises.

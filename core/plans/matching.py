@@ -1,10 +1,12 @@
 """Whether a plan is the one that a request describes."""
 
-from core.db.plain import to_plain
+from core.db.plain import from_plain, to_plain
 from core.errors import InvalidRequestError
 from core.plans.models import Plan
 from core.plans.params import param_of
 from core.plans.service import PlanRequest, training_plan
+from planner.recipe import choose_held_out
+from planner.statistics import DatasetStatistics
 
 
 def check_same_run(row: Plan, request: PlanRequest) -> None:
@@ -45,6 +47,9 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
         "n_epochs": hyperparameters.n_epochs,
         "learning_rate_multiplier": hyperparameters.learning_rate_multiplier,
     }
+    if request.wishes.validation_split is not None:
+        asked_rows = choose_held_out(from_plain(DatasetStatistics, row.statistics), request.wishes)
+        compared.append(("validation_split", hyperparameters.held_out_rows, asked_rows))
     compared += [(param_of(name), planned, getattr(wishes, name)) for name, planned in wished.items()]
     for param, planned, asked in compared:
         if asked is not None and planned != asked:

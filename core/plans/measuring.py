@@ -19,6 +19,7 @@ from core.datasets.examples import DataFormat
 from core.datasets.inspecting import unreadable
 from core.datasets.inspection import Overlap, TokenInspection
 from core.datasets.models import StoredFile
+from core.datasets.tokenizer_files import MORE_TEMPLATES
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidDatasetError
 from core.limited import ChildDiedError, LimitExceededError
@@ -111,7 +112,9 @@ def overlapping_rows(
 
 def _small_files(directory: Path) -> tuple[tuple[str, int], ...]:
     """A model's small files, each with its time in nanoseconds."""
-    paths = sorted(path for pattern in ("*.json", "*.jinja") for path in directory.glob(pattern))
+    paths = sorted(
+        path for pattern in ("*.json", "*.jinja", f"{MORE_TEMPLATES}/*.jinja") for path in directory.glob(pattern)
+    )
     return tuple((path.name, path.stat().st_mtime_ns) for path in paths)
 
 

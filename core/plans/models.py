@@ -25,6 +25,7 @@ class Plan(Base):
     plan: Mapped[dict[str, Any]]  # planner.policy.TrainingPlan
     rehearsed: Mapped[dict[str, Any] | None]  # planner.rehearsed.RehearsedMemory, of a model without a formula
     chat_template: Mapped[str | None] = mapped_column(String(40))  # a named one; None: the model's own, or none
+    wishes: Mapped[dict[str, Any] | None]  # planner.plans.Wishes: what was asked for, apart from what was planned
     exact_match: Mapped[dict[str, Any] | None]  # core.datasets.final_answers.ExactMatch
     notices: Mapped[list[Any] | None]  # core.datasets.notices.Notice, of the training file
     quote_credits: Mapped[int] = mapped_column(BigInteger)

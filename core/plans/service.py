@@ -266,6 +266,7 @@ def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft
         plan=to_plain(draft.plan),
         rehearsed=to_plain(draft.rehearsed) if draft.rehearsed else None,
         chat_template=draft.tokens.chat_template,
+        wishes=to_plain(draft.request.wishes),
         exact_match=to_plain(draft.request.exact_match) if draft.request.exact_match else None,
         notices=[to_plain(notice) for notice in draft.notices],
         quote_credits=draft.plan.credits,
@@ -342,6 +343,11 @@ def training_plan(row: Plan) -> TrainingPlan:
 def notices_of(row: Plan) -> tuple[Notice, ...]:
     """What was noticed in the plan's data."""
     return tuple(from_plain(Notice, notice) for notice in row.notices or ())
+
+
+def wishes_of(row: Plan) -> Wishes | None:
+    """What was asked for; None for plans of versions that did not keep it."""
+    return from_plain(Wishes, row.wishes) if row.wishes is not None else None
 
 
 def memory_source(row: Plan, config: Mapping[str, Any]) -> MemorySource:

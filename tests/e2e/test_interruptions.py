@@ -1,17 +1,24 @@
 """What must not lose a job: its owner's wishes, a killed trainer, a killed worker, a drained worker."""
 
+import hashlib
 import io
 import signal
+import sqlite3
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
+from sqlalchemy import make_url
 
 from core.fleet.service import DRAINED_EXIT_CODE
+from core.jobs import queries
 from tests.e2e.chaos import trainers
 from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service, running_service
@@ -107,6 +114,46 @@ def test_a_killed_trainer_is_started_again_from_its_checkpoint(service: Service)
     assert steps == list(range(1, len(steps) + 1))
     events = [event.message for event in service.client.fine_tuning.jobs.list_events(job_id, limit=100)]
     assert any("signal 9" in message for message in events)
+
+
+def _suspend_between_transactions(service: Service, family: Sequence[psutil.Process]) -> None:
+    """SQLite has one writer: a process suspended within its transaction would hold up everyone."""
+    path = make_url(service.environment["TUNEWRIGHT_DATABASE_URL"]).database
+    assert path is not None
+    while True:
+        for process in family:
+            process.suspend()
+        with closing(sqlite3.connect(path, timeout=1)) as connection:
+            try:
+                connection.execute("begin immediate")
+            except sqlite3.OperationalError:
+                for process in family:
+                    process.resume()
+            else:
+                return
+
+
+def test_a_suspended_worker_that_wakes_after_its_successor_published_changes_nothing(service: Service) -> None:
+    job_id = _start_training(service)
+    frozen = psutil.Process(service.processes["worker"].pid)
+    family = [frozen, *frozen.children(recursive=True)]
+    _suspend_between_transactions(service, family)
+    service.start_worker("successor")
+    service.wait(job_id, "succeeded")
+    for process in family:
+        process.resume()
+    log = service.directory / "worker.log"
+    wait_for(lambda: "lease_lost" in log.read_text(), what="the news to arrive", context=service.logs)
+    wait_for(lambda: not trainers(service), what="its trainer to be gone")
+    service.stop("successor", signal.SIGTERM)
+    with service.database.read() as session:
+        published = queries.artifacts(session, job_id)
+    with service.http as http:
+        for artifact in published:
+            path = f"/fine_tuning/jobs/{job_id}/artifacts/{artifact.name}"
+            content = http.get(path, follow_redirects=True).raise_for_status().content
+            assert hashlib.sha256(content).hexdigest() == artifact.sha256
+    service.wait(service.create_job(chat_rows()).id, "succeeded")  # by the one that was suspended
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

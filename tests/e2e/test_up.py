@@ -109,6 +109,8 @@ def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:
     names = {path.stem for path in (up.data_dir / "logs").glob("*.log")}
     assert {"api", "maintenance", "valkey"} < names
     assert any(name.startswith("worker-") for name in names)
+    alive = {path.stem for path in (up.data_dir / "logs").glob("*.alive")}
+    assert {"api", "maintenance"} <= alive  # each says that it lives
 
     with httpx.Client(base_url=up.url) as browser:
         assert browser.get(up.link).status_code == 303
@@ -124,6 +126,7 @@ def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:
     assert (listed.status_code, listed.json()["data"]) == (200, [])
 
     up.wait_for_worker(secret)
+    assert any(path.stem.startswith("worker-") for path in (up.data_dir / "logs").glob("*.alive"))
     second = run("up", "--data", str(up.data_dir))
     assert second.returncode == 1
     assert f"already at {up.url}" in second.stderr

@@ -4,6 +4,7 @@ A step's rows depend on the data, the seed and the effective batch alone. Splitt
 after, so that a smaller micro-batch (after running out of memory) trains on the same rows in the same order.
 """
 
+import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,16 @@ class TokenizedSet:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each example."""
         return np.diff(self.offsets)
+
+    @property
+    def scored_tokens(self) -> int:
+        """Predictions that are scored: an example's first token is predicted from nothing."""
+        return sum(int(self.trained_of(example)[1:].sum()) for example in range(len(self)))
+
+    def sha256(self) -> str:
+        """A hash of the token ids, of which are scored, and of where examples end."""
+        parts = (self.offsets.tobytes(), self.tokens.tobytes(), self.trained.tobytes())
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def tokens_of(self, example: int) -> NDArray[np.int32]:
         """Token ids of one example."""

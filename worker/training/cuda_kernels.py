@@ -7,12 +7,12 @@ from unittest.mock import patch
 import torch
 from torch.nn import functional
 
-from worker.training import attention
+from worker.training import attention, loss
 
 
 @contextmanager
 def cuda_kernels() -> Iterator[None]:
-    """Within, attention and dropout keep what they keep on CUDA.
+    """Within, attention, dropout and the loss keep what they keep on CUDA.
 
     `scaled_dot_product_attention` runs FlashAttention without a mask, the memory-efficient kernel with one, as torch
     chooses on Ampere and later for bfloat16 (sdp_utils.cpp, `select_sdp_backend`); a CPU's kernel copies shared key
@@ -23,7 +23,8 @@ def cuda_kernels() -> Iterator[None]:
     """
     products = patch.object(functional, "scaled_dot_product_attention", _attention)
     rows = patch.object(attention, "takes_flash", lambda _query: True)
-    with products, rows, patch.object(functional, "dropout", _dropout):
+    chunks = patch.object(loss, "runs_on_cuda", lambda _weight: True)
+    with products, rows, chunks, patch.object(functional, "dropout", _dropout):
         yield
 
 

@@ -30,8 +30,9 @@ def evaluate(
     order = sorted(range(len(data)), key=lambda example: -int(data.lengths[example]))
     was_training = loaded.model.training
     loaded.model.eval()
-    total_loss = torch.zeros((), dtype=torch.float64)
-    correct = scored = start = 0
+    total_loss = torch.zeros((), dtype=torch.float64, device=loaded.device)
+    correct = torch.zeros((), dtype=torch.int64, device=loaded.device)  # both read once, at the end
+    scored = start = 0
     while start < len(order):
         stop.check()
         rows: list[Row] = [(example,) for example in order[start : start + batch_size]]
@@ -46,9 +47,9 @@ def evaluate(
             batch_size = max(1, batch_size // 2)
             release()
             continue
-        total_loss += loss.double().cpu()
-        correct += int(hits)
+        total_loss += loss.double()
+        correct += hits
         scored += batch.trained_tokens
         start += len(rows)
     loaded.model.train(was_training)
-    return Evaluation(float(total_loss) / scored, correct / scored) if scored else None
+    return Evaluation(float(total_loss) / scored, int(correct) / scored) if scored else None

@@ -2,23 +2,32 @@
 
 import json
 from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch.nn.attention import (
+    activate_flash_attention_impl,
+    list_flash_attention_impls,
+    restore_flash_attention_impl,
+)
 
+from planner.memory import HOPPER
 from planner.model_spec import ModelSpec
 from planner.setup import VARLEN_FLASH, TrainingSetup
 from worker.training.attention import Segments, segmented_attention
 from worker.training.memory import is_out_of_memory
 from worker.training.reporting import Reporter
 
+_INSTEAD = {True: "A mask keeps the examples apart instead", False: "Rows are padded instead"}
 _LENGTHS = (40, 1, 150, 67)  # tokens: one alone, and one longer than a tile of 128
 _WINDOW = 24  # tokens
 _TOLERANCE = 0.03  # of the largest value: bfloat16 rounds to 0.4%, weights and products once each
 
 
 def proved_attention(setup: TrainingSetup, model: Path, device: torch.device, reporter: Reporter) -> TrainingSetup:
-    """The setup, with a block-diagonal mask in place of VARLEN_FLASH where that is wrong on this device.
+    """The setup, with SDPA in place of VARLEN_FLASH where that is wrong on this device; packed rows then take a mask.
 
     The mask takes more memory than was planned. Nothing is estimated anew here: the probe before the first step
     measures it within the run's limit, and where it does not fit, the micro-batch is stepped down as ever.
@@ -26,14 +35,30 @@ def proved_attention(setup: TrainingSetup, model: Path, device: torch.device, re
     if setup.attn_implementation != VARLEN_FLASH:
         return setup
     spec = ModelSpec.from_config(json.loads((model / "config.json").read_text(encoding="utf-8")))
-    problem = flash_problem(spec.num_attention_heads, spec.num_key_value_heads, spec.head_dim, device)
+    prove = partial(flash_problem, spec.num_attention_heads, spec.num_key_value_heads, spec.head_dim, device)
+    if _takes_hopper_kernels(device):
+        activate_flash_attention_impl("FA3")
+        problem = prove()
+        if problem is None:
+            return setup
+        restore_flash_attention_impl()
+        reporter.warn(f"FlashAttention 3 {problem}. torch's own flash attention is used instead.")
+    problem = prove()
     if problem is None:
         return setup
     reporter.warn(
-        f"Flash attention over packed rows {problem}. A mask keeps the examples apart instead, which gives the same "
-        "result, takes more time and memory, and may lead to a smaller micro-batch."
+        f"Flash attention over examples end to end {problem}. {_INSTEAD[setup.packing]}, which gives the same result, "
+        "takes more time and memory, and may lead to a smaller micro-batch."
     )
     return replace(setup, attn_implementation="sdpa")
+
+
+def _takes_hopper_kernels(device: torch.device) -> bool:
+    """Whether FlashAttention 3 is there for torch to switch to: an H100 or its like, and the package with the kernels
+    (`flash_attn_interface`), which this project does not bring."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) != HOPPER:
+        return False
+    return find_spec("flash_attn_interface") is not None and "FA3" in list_flash_attention_impls()
 
 
 def flash_problem(heads: int, kv_heads: int, head_dim: int, device: torch.device) -> str | None:

@@ -12,7 +12,7 @@ from core.datasets.encoding import load_encoder
 from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
 from planner.schedule import is_evaluated_after
-from worker.protocol import Phase, ResultReport, RunRequest
+from worker.protocol import HeldOutReport, Phase, ResultReport, RunRequest
 from worker.training.answers import answer_length, answered_rows, evaluation_of
 from worker.training.batches import (
     Step,
@@ -109,6 +109,8 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
     data = load_data(request, encoder)
     for note in data.notes:
         reporter.warn(note)
+    if held_out := len(data.held_out):
+        reporter.send(HeldOutReport(held_out, data.held_out.scored_tokens, data.held_out.sha256()))
     setup = proved_attention(request.setup, directory, device, reporter)
     loaded = load_for_training(directory, setup, request.seed, device)
     watch.check()

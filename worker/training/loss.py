@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-# Bytes of one chunk of float32 logits: large enough for full-speed products at vocabularies from 32k to 256k.
-CHUNK_BYTES = 64 * 2**20
-_FLOAT32_BYTES = 4
+from planner.losses import chunk_rows
+
+# Differences of probabilities are at most 1: times this, float16 holds those down to 2^-39.
+_FLOAT16_MAGNIFICATION = 2.0**15
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class LogitTransform:
             logits = logits * self.multiplier
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+    def apply_(self, logits: torch.Tensor) -> torch.Tensor:
+        """The same in their place, without a derivative."""
+        if self.multiplier != 1.0:
+            logits *= self.multiplier
+        if self.softcap is not None:
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits
 
 
@@ -51,7 +60,7 @@ def linear_cross_entropy(
     """
     if type(head) is not nn.Linear:
         return _through_module(hidden, head, labels, normaliser, transform, chunk_tokens)
-    rows = chunk_tokens or _chunk_rows(head.weight.shape[0])
+    rows = chunk_tokens or chunk_rows(head.weight.shape[0], on_cuda=runs_on_cuda(head.weight))
     weight: torch.Tensor = head.weight
     bias: torch.Tensor | None = head.bias
     if not torch.is_grad_enabled():  # autograd would ask for the gradients of trained weights even so
@@ -62,8 +71,34 @@ def linear_cross_entropy(
     return loss, correct
 
 
-def _chunk_rows(vocabulary: int) -> int:
-    return max(16, CHUNK_BYTES // (vocabulary * _FLOAT32_BYTES))
+def runs_on_cuda(weight: torch.Tensor) -> bool:
+    """Whether the loss takes the chunks of a GPU. A dry run for CUDA answers for its stand-ins."""
+    return weight.is_cuda
+
+
+def _score(
+    projected: torch.Tensor, targets: torch.Tensor, transform: LogitTransform, differentiated: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Summed loss, number of right predictions and, if asked for, the gradient of the transformed logits' input but for
+    `transform.multiplier`, in float32 [rows, vocabulary].
+
+    Few passes over the chunk: the softmax's largest value gives both the prediction and, with its logit, the
+    log-sum-exp (log p = z - lse), and the gradient is formed in place of the softmax.
+    """
+    logits = projected.float()
+    del projected
+    gradient = torch.softmax(transform.apply_(logits), dim=-1)
+    largest, predicted = gradient.max(dim=-1)
+    of_targets, of_predicted = logits.gather(1, torch.stack([targets, predicted], dim=1)).unbind(1)
+    loss = (of_predicted - largest.log() - of_targets).sum()
+    correct = (predicted == targets).sum()
+    if not differentiated:
+        return loss, correct, None
+    gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
+    if transform.softcap is not None:
+        # The tanh is recovered from the capped logits: d(cap tanh(z / cap)) / dz = 1 - (logits / cap)^2.
+        gradient *= (logits / transform.softcap).square_().neg_().add_(1.0)
+    return loss, correct, gradient
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -85,28 +120,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias_gradient = torch.zeros_like(bias) if bias is not None and needs_bias else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
+        factor = scale * transform.multiplier
         for start in range(0, hidden.shape[0], rows):
             piece, targets = hidden[start : start + rows], labels[start : start + rows]
-            logits = transform.apply(functional.linear(piece, weight, bias).float())  # [rows, vocabulary]
-            correct += (logits.argmax(dim=-1) == targets).sum()
-            normalisers = torch.logsumexp(logits, dim=-1)
-            loss += (normalisers - logits.gather(1, targets[:, None])[:, 0]).sum()
-            if not (needs_hidden or needs_weight or needs_bias):
+            piece_loss, hits, gradient = _score(
+                functional.linear(piece, weight, bias), targets, transform, needs_hidden or needs_weight or needs_bias
+            )
+            loss += piece_loss
+            correct += hits
+            if gradient is None:
                 continue
-            # The tanh is recovered from the capped logits: d(cap tanh(z / cap)) / dz = 1 - (logits / cap)^2.
-            slope = None if transform.softcap is None else 1.0 - (logits / transform.softcap).square_()
-            gradient = logits.sub_(normalisers[:, None]).exp_()
-            gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
-            gradient *= scale * transform.multiplier
-            if slope is not None:
-                gradient *= slope
-            reduced = gradient.to(weight.dtype)
-            if hidden_gradient is not None:
-                torch.mm(reduced, weight, out=hidden_gradient[start : start + rows])
-            if weight_gradient is not None:
-                weight_gradient.addmm_(reduced.t(), piece)
+            magnified = _FLOAT16_MAGNIFICATION if weight.dtype == torch.float16 else 1.0
+            narrow = (gradient if magnified == 1.0 else gradient.mul_(magnified)).to(weight.dtype)
             if bias_gradient is not None:
-                bias_gradient += gradient.sum(dim=0).to(bias_gradient.dtype)
+                bias_gradient += (gradient.sum(dim=0) * (factor / magnified)).to(bias_gradient.dtype)
+            del gradient
+            # The products scale their sums in float32, which costs no pass over the logits.
+            if hidden_gradient is not None:
+                place = hidden_gradient[start : start + rows]
+                torch.addmm(place, narrow, weight, beta=0, alpha=factor / magnified, out=place)
+            if weight_gradient is not None:
+                weight_gradient.addmm_(narrow.t(), piece, alpha=factor / magnified)
+            del narrow
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
         ctx.mark_non_differentiable(correct)
         return loss * scale, correct
@@ -125,7 +160,8 @@ def _through_module(
     transform: LogitTransform,
     chunk_tokens: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = chunk_tokens or _chunk_rows(head.get_parameter("base_layer.weight").shape[0])
+    weight = head.get_parameter("base_layer.weight")
+    rows = chunk_tokens or chunk_rows(weight.shape[0], on_cuda=runs_on_cuda(weight))
 
     def score(piece: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = transform.apply(head(piece).float())

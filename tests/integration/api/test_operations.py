@@ -9,16 +9,22 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
 
+from core.fleet import programs
+from core.fleet.models import ProgramStatus
+from core.fleet.programs import ProgramState
 from core.settings import Settings
 from tests.integration.api.server import Service, Tenant, running_application
 
+UP = ProgramStatus.RUNNING
+
 
 def samples(service: Service) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    text = httpx.get(f"{service.base_url}/metrics").text
+    exposition = httpx.get(f"{service.base_url}/metrics").text
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(exposition)
         for sample in family.samples
     }
 
@@ -31,6 +37,37 @@ def test_healthy_service_says_so(service: Service) -> None:
     assert httpx.get(f"{service.base_url}/healthz").json() == {"status": "ok"}
     ready = httpx.get(f"{service.base_url}/readyz")
     assert (ready.status_code, ready.json()["status"], ready.json()["broker"]) == (200, "ready", "ok")
+
+
+def test_readiness_and_metrics_say_how_the_programs_fare_and_when_the_sweep_ran(service: Service) -> None:
+    database = service.runtime.database
+    states = [ProgramState("maintenance", ProgramStatus.RESTARTING, None, 7, "code 1"), ProgramState("api", UP, 12)]
+    database.run(lambda session: programs.report_programs(session, "here", states))
+    database.run(lambda session: programs.report_sweep(session, "here", 0.2))
+    try:
+        ready = httpx.get(f"{service.base_url}/readyz").json()
+        metrics = samples(service)
+    finally:
+        database.run(lambda session: programs.report_programs(session, "here", []))
+    assert ready["warnings"] == ["maintenance ended with code 1 and is started again (7 times so far)"]
+    assert ready["swept_at"] == metrics["tunewright_sweep_finished_timestamp_seconds", frozenset()] // 1
+    assert metrics["tunewright_program_up", labelled(host="here", program="maintenance")] == 0
+    assert metrics["tunewright_program_up", labelled(host="here", program="api")] == 1
+    assert metrics["tunewright_program_restarts", labelled(host="here", program="maintenance")] == 7
+
+
+def test_a_database_without_this_releases_schema_is_not_ready(tmp_path: Path, valkey_url: str) -> None:
+    settings = Settings(data_dir=tmp_path / "data", redis_url=valkey_url)
+    with running_application(settings) as service:
+        with service.runtime.database.transaction() as session:
+            session.execute(text("update alembic_version set version_num = '0001'"))
+        old = httpx.get(f"{service.base_url}/readyz")
+        with service.runtime.database.transaction() as session:
+            session.execute(text("update alembic_version set version_num = '9999'"))
+        new = httpx.get(f"{service.base_url}/readyz")
+    assert (old.status_code, new.status_code) == (503, 503)
+    assert "run `tunewright migrate`" in old.json()["error"]["message"]
+    assert "of a newer release" in new.json()["error"]["message"]
 
 
 def test_readiness_names_what_is_broken(tmp_path: Path) -> None:

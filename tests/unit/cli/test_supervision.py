@@ -10,9 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli import supervision
-from cli.supervision import Program, Runner, supervise
-from core.errors import ServiceUnavailableError
+from cli.supervision import Liveness, Program, Runner, supervise
+from core.fleet.models import ProgramStatus
 
 SLEEPER = """
 import signal, sys, time
@@ -74,17 +73,39 @@ def test_a_program_that_dies_is_started_again(tmp_path: Path) -> None:
     assert runner.log_path.read_text().split() == ["up", "up", "bye"]
 
 
-def test_a_program_that_never_gets_going_ends_the_service_with_its_last_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervision, "FIRST_DELAY_SECONDS", 0.001)
-    healthy, broken = (
-        _runner(tmp_path, "healthy", SLEEPER),
-        _runner(tmp_path, "broken", "raise SystemExit('no licence')"),
+def test_a_program_that_never_gets_going_is_tried_again_while_the_rest_goes_on(tmp_path: Path) -> None:
+    healthy = _runner(tmp_path, "healthy", SLEEPER)
+    broken = _runner(tmp_path, "broken", "raise SystemExit('no licence')")
+
+    async def interrupt_after_some_deaths() -> None:
+        await _until(healthy.log_path, "up")
+        await _until(broken.log_path, "no licence", count=3)
+        while broken.state.restarts < 3:
+            await asyncio.sleep(0.01)
+        assert (healthy.state.status, healthy.state.restarts) == (ProgramStatus.RUNNING, 0)
+        assert (broken.state.status, broken.state.last_ending) == (ProgramStatus.RESTARTING, "code 1")
+        _interrupt()
+
+    asyncio.run(supervise([[healthy, broken]], interrupt_after_some_deaths()))
+    assert healthy.log_path.read_text().split() == ["up", "bye"]
+
+
+def test_a_program_that_gives_no_sign_of_life_is_killed_and_started_again(tmp_path: Path) -> None:
+    """It beats once and then holds the interpreter's lock, so that not even SIGTERM would be heard."""
+    script = (
+        "import os, pathlib; pathlib.Path(os.environ['TUNEWRIGHT_LIVENESS_FILE']).touch(); print('up', flush=True); "
+        "import ctypes; ctypes.PyDLL(None).sleep(600)"
     )
-    with pytest.raises(ServiceUnavailableError, match=r"broken ended 6 times(.|\n)*no licence"):
-        asyncio.run(supervise([[healthy, broken]]))
-    assert healthy.process_id is None
+    program = Program("frozen", (sys.executable, "-c", script), 5.0, liveness=Liveness(0.05, 10, 600))
+    runner = Runner(program, {**os.environ, "PYTHONFAULTHANDLER": "1"}, tmp_path)
+
+    async def interrupt_when_up_again() -> None:
+        await _until(runner.log_path, "up", count=2)
+        assert (runner.state.restarts, runner.state.last_ending) == (1, "a hang")
+        _interrupt()
+
+    asyncio.run(supervise([[runner]], interrupt_when_up_again()))
+    assert "Current thread" in runner.log_path.read_text()  # it said where it hung
 
 
 def test_a_program_that_runs_once_may_end(tmp_path: Path) -> None:
@@ -137,11 +158,12 @@ def test_what_a_dead_program_leaves_behind_is_killed(tmp_path: Path) -> None:
     assert alive == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
-def test_a_killed_supervisor_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("program", "says_bye"), [(SLEEPER, True), (STUBBORN, False)], ids=["heeds", "ignores"])
+def test_a_killed_supervisor_leaves_nothing_behind(tmp_path: Path, program: str, says_bye: bool) -> None:
+    """Also where the program does not heed SIGTERM, as one does not that holds the interpreter's lock."""
     script = (
         "import asyncio, os, sys; from pathlib import Path; from cli.supervision import Program, Runner, supervise; "
-        f"program = Program('child', (sys.executable, '-c', {SLEEPER!r}), grace_seconds=5); "
+        f"program = Program('child', (sys.executable, '-c', {program!r}), grace_seconds=0.5); "
         f"asyncio.run(supervise([[Runner(program, os.environ, Path({str(tmp_path)!r}))]]))"
     )
     supervisor = subprocess.Popen([sys.executable, "-c", script])
@@ -151,5 +173,5 @@ def test_a_killed_supervisor_leaves_nothing_behind(tmp_path: Path) -> None:
     supervisor.kill()
     supervisor.wait()
     gone, alive = psutil.wait_procs(children, timeout=20)
-    assert (len(gone), alive) == (1, [])
-    assert "bye" in log.read_text()
+    assert (len(gone), alive) == (2, [])  # the program and the reaper
+    assert ("bye" in log.read_text()) is says_bye

@@ -14,9 +14,9 @@ from planner.errors import DoesNotFitError, InvalidSetupError
 from planner.memory import Correction, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.policy import Priority, Wishes, plan, step_down
-from planner.setup import Method, Quantization, TrainingSetup
+from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
-from planner.throughput import Answering
+from planner.throughput import Answering, estimate_speed
 
 PRICES = {"default": 2000, "cpu": 600}
 CPU = Device(0, "cpu", "CPU, 2 cores", "cpu", 24 << 30, 20 << 30, None, "cpu", 2)
@@ -96,7 +96,7 @@ def test_rows_are_packed_on_a_gpu_and_not_on_a_cpu():
     assert not planned("smollm2-135m-instruct", "RTX 4090", rows(20_000, 100), packing=False).setup.packing
 
 
-def test_packed_rows_take_flash_attention_where_its_kernels_run():
+def test_rows_take_flash_attention_where_its_kernels_run():
     long, packed = rows(1000, 3000), rows(20_000, 100)
     t4 = replace(parse_gpu("24GiB"), compute_capability=(7, 5))
     attention = {
@@ -111,7 +111,7 @@ def test_packed_rows_take_flash_attention_where_its_kernels_run():
     }
     assert attention == {
         "packed": "varlen_flash",
-        "a row each": "sdpa",
+        "a row each": "varlen_flash",
         "before Ampere": "sdpa",
         "soft caps": "eager",
         "packed on a CPU": "sdpa",
@@ -121,6 +121,17 @@ def test_packed_rows_take_flash_attention_where_its_kernels_run():
         other = replace(model, **changes)
         chosen = plan(other, packed, [parse_gpu("A100-80GB")], Wishes(), PRICES)
         assert (chosen.setup.packing, chosen.setup.attn_implementation) == (True, "sdpa")
+
+
+def test_rows_end_to_end_have_no_padding_to_pay_for():
+    setup = planned("llama-3.2-1b-instruct", "RTX 4090", rows(1000, 3000), per_device_train_batch_size=4).setup
+    assert (setup.packing, setup.attn_implementation) == (False, "varlen_flash")
+    arguments = parse_gpu("RTX 4090"), rows(1000, 3000), Hyperparameters(n_epochs=1, learning_rate=1e-4)
+    flat, padded = (
+        estimate_speed(SPECS["llama-3.2-1b-instruct"], each, *arguments)
+        for each in (setup, replace(setup, attn_implementation="sdpa"))
+    )
+    assert flat.tokens_per_second > 1.05 * padded.tokens_per_second
 
 
 def test_flash_attention_over_packed_rows_needs_less_than_a_mask():
@@ -203,6 +214,28 @@ def test_the_rate_is_called_usual_only_where_it_is(wishes, said):
     assert extreme == (wishes.get("learning_rate_multiplier") in (100.0, 1e-9))
 
 
+@pytest.mark.parametrize(
+    ("count", "split", "held_out"),
+    [(10, None, 0), (20, None, 1), (1000, None, 50), (200_000, None, 512), (1000, 0, 0), (1000, 0.1, 100),
+     (1000, 1, 1), (1000, 700, 700), (3, 0.1, 1), (2, 1, 1)],
+)  # fmt: skip
+def test_the_rows_held_out_are_the_datas_or_ones_own(count, split, held_out):
+    chosen = planned("smollm2-135m-instruct", "A100-80GB", rows(count, 100), validation_split=split)
+    assert chosen.hyperparameters.held_out_rows == held_out
+    said = next(sentence for sentence in chosen.reasons if "held out" in sentence)
+    assert ("too few" in said) == (0 < held_out < 20)
+    assert said.startswith("No row" if held_out == 0 else ("1 row " if held_out == 1 else f"{held_out:,} rows "))
+
+
+def test_a_validation_file_is_measured_on_instead():
+    with_file = rows(1000, 100).with_validation(rows(12, 100))
+    chosen = planned("smollm2-135m-instruct", "A100-80GB", with_file, validation_split=0)
+    assert chosen.hyperparameters.held_out_rows == 0
+    assert any("12 rows of the validation file; fewer than 20" in sentence for sentence in chosen.reasons)
+    with pytest.raises(InvalidSetupError, match="Leave one of them out"):
+        planned("smollm2-135m-instruct", "A100-80GB", with_file, validation_split=0.1)
+
+
 def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
     small = planned("smollm2-135m-instruct", "A100-80GB").hyperparameters.learning_rate
     large = planned("llama-2-70b-hf", "A100-80GB").hyperparameters.learning_rate
@@ -217,6 +250,10 @@ def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
         ({"method": Method.FULL, "lora_rank": 8}, "trains no adapter"),
         ({"batch_size": 10, "per_device_train_batch_size": 4}, "not a multiple"),
         ({"learning_rate": 1e-4, "learning_rate_multiplier": 2.0}, "both set"),
+        ({"validation_split": -0.1}, "share below 1"),
+        ({"validation_split": 1.5}, "whole number"),
+        ({"validation_split": 1000}, "leave none to train"),
+        ({"validation_split": 0, "early_stopping_patience": 2}, "nothing is evaluated"),
         ({"learning_rate": 0.0}, "above 0"),
         ({"n_epochs": 0}, "at least 1"),
         ({"lora_dropout": 1.0}, "below 1"),

@@ -32,6 +32,7 @@ LORA = TrainingSetup(
     Method.LORA, lora_rank=8, lora_alpha=16, lora_target_modules=("all-linear",), adapter_dtype="float32"
 )
 HYPERPARAMETERS = Hyperparameters(n_epochs=4, learning_rate=1e-3)
+HELD_OUT = replace(HYPERPARAMETERS, held_out_rows=6)
 
 
 def rows(count, length):
@@ -84,19 +85,21 @@ def test_a_faster_gpu_is_faster_and_a_tiny_model_is_bound_by_launches():
 
 
 def test_total_time_has_its_fixed_parts():
-    speed = estimate_speed(SMOLLM2, replace(LORA, max_length=128), CPU, rows(130, 100), HYPERPARAMETERS)
-    assert speed.total_steps == total_steps(rows(130, 100), LORA, HYPERPARAMETERS)
+    speed = estimate_speed(SMOLLM2, replace(LORA, max_length=128), CPU, rows(130, 100), HELD_OUT)
+    assert speed.total_steps == total_steps(rows(130, 100), LORA, HELD_OUT)
     assert speed.seconds > speed.training_seconds + 5
     assert speed.loading_seconds > 0 < speed.evaluation_seconds
     assert speed.step_seconds * speed.total_steps == pytest.approx(speed.training_seconds)
-    longer = estimate_speed(SMOLLM2, replace(LORA, max_length=128), CPU, rows(260, 100), HYPERPARAMETERS)
+    doubled = replace(HELD_OUT, held_out_rows=12)
+    longer = estimate_speed(SMOLLM2, replace(LORA, max_length=128), CPU, rows(260, 100), doubled)
     assert longer.training_seconds == pytest.approx(2 * speed.training_seconds, rel=0.03)
 
 
 @pytest.mark.parametrize("device", [CPU, parse_gpu("A100-80GB")])
 def test_answers_take_the_time_of_their_batches_at_full_length(device):
     def seconds(statistics, *answering):
-        estimate = estimate_speed(SMOLLM2, LORA, device, statistics, HYPERPARAMETERS, Answering(*answering))
+        held_out = replace(HYPERPARAMETERS, held_out_rows=statistics.examples // 20)
+        estimate = estimate_speed(SMOLLM2, LORA, device, statistics, held_out, Answering(*answering))
         assert estimate.seconds > estimate.sampling_seconds
         return estimate.sampling_seconds
 
@@ -118,17 +121,17 @@ def test_truncation_shortens_and_a_sample_is_scaled_up():
 
 def test_steps_count_whole_batches_of_what_is_not_held_out():
     setup = replace(LORA, per_device_train_batch_size=4, gradient_accumulation_steps=2)
-    assert held_out_examples(rows(100, 10), HYPERPARAMETERS) == 5
-    assert total_steps(rows(100, 10), setup, HYPERPARAMETERS) == 4 * 12
-    assert held_out_examples(rows(100_000, 10), HYPERPARAMETERS) == 512
+    five = replace(HYPERPARAMETERS, held_out_rows=5)
+    assert held_out_examples(rows(100, 10), five) == 5
+    assert total_steps(rows(100, 10), setup, five) == 4 * 12
     with_file = rows(100, 10).with_validation(rows(20, 10))
-    assert held_out_examples(with_file, HYPERPARAMETERS) == 0
-    assert total_steps(with_file, setup, HYPERPARAMETERS) == 4 * 13
-    assert total_steps(rows(1, 10), setup, HYPERPARAMETERS) == 4
+    assert held_out_examples(with_file, five) == 0
+    assert total_steps(with_file, setup, five) == 4 * 13
+    assert total_steps(rows(1, 10), setup, five) == 4
 
 
 def test_a_pace_moves_the_steps_and_leaves_the_rest():
-    predicted = estimate_speed(SMOLLM2, replace(LORA, max_length=128), CPU, rows(130, 100), HYPERPARAMETERS)
+    predicted = estimate_speed(SMOLLM2, replace(LORA, max_length=128), CPU, rows(130, 100), HELD_OUT)
     slower = predicted.paced(Pace(2.0, 30))
     assert slower.tokens_per_second == predicted.tokens_per_second / 2
     assert slower.training_seconds == 2 * predicted.training_seconds

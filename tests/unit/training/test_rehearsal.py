@@ -41,6 +41,7 @@ def setup_of(method: Method, rows: int, length: int, *, checkpointed: bool, **ch
 
 EAGER = {"attn_implementation": "eager"}
 VARLEN = {"packing": True, "attn_implementation": VARLEN_FLASH}
+UNPACKED = {"attn_implementation": VARLEN_FLASH}
 PISSA, OLORA = InitLoraWeights.PISSA, InitLoraWeights.OLORA
 BOTH = ("embed_tokens", "lm_head")
 ATTENTION_ONLY = {"lora_target_modules": ("q_proj", "v_proj")}
@@ -93,6 +94,9 @@ COMBINATIONS: list[tuple[str, Method, int, int, bool, dict[str, Any]]] = [
     ("gemma-2b-it", LORA, 2, 2048, False, VARLEN),  # one key head of 256
     ("mistral-7b-v0.1", QLORA, 1, 8192, False, VARLEN),  # beyond its sliding window
     ("qwen3-8b", FULL, 1, 2048, True, VARLEN),
+    ("llama-3.1-8b", LORA, 4, 512, False, UNPACKED),
+    ("qwen2.5-0.5b-instruct", LORA, 8, 1024, True, UNPACKED),
+    ("mistral-7b-v0.1", QLORA, 1, 8192, True, UNPACKED),  # beyond its sliding window
     ("llama-3.1-8b", LORA, 1, 1024, True, {"lora_target_modules": ("all-linear", "lm_head")}),
     ("llama-3.1-8b", LORA, 1, 1024, True, {"lora_target_modules": ("q_proj", "embed_tokens")}),
     ("llama-3.1-8b", QLORA, 1, 2048, True, {}),

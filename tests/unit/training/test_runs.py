@@ -207,9 +207,9 @@ def test_a_probe_that_does_not_fit_is_out_of_memory_there(tmp_path: Path, conver
     assert (error.code, error.phase) == ("out_of_memory", Phase.PROBING)
 
 
-@pytest.mark.parametrize(("held_out", "expected_skips"), [(0.0, 5), (0.25, 3)])
+@pytest.mark.parametrize(("held_out", "expected_skips"), [(0, 5), (6, 3)])
 def test_a_diverging_run_ends_after_a_few_skipped_steps_or_at_an_evaluation(
-    tiny_model: Path, conversations: Path, tmp_path: Path, held_out: float, expected_skips: int
+    tiny_model: Path, conversations: Path, tmp_path: Path, held_out: int, expected_skips: int
 ) -> None:
     request = request_for(
         tiny_model,
@@ -217,7 +217,7 @@ def test_a_diverging_run_ends_after_a_few_skipped_steps_or_at_an_evaluation(
         tmp_path,
         setup_for(Method.FULL),
         learning_rate=1e38,
-        hyperparameters={"evaluation_fraction": held_out},
+        hyperparameters={"held_out_rows": held_out},
     )
     finished = run_child(request)
     (error,) = finished.of(ErrorReport)

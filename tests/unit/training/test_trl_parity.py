@@ -35,7 +35,7 @@ def test_loss_curve_equals_trls(tmp_path: Path, conversations: Path, method: Met
         tmp_path / "run",
         setup_for(method, dtype="float32"),
         learning_rate=RATE,
-        hyperparameters={"n_epochs": EPOCHS, "evaluation_fraction": 0.0, "weight_decay": 0.01},
+        hyperparameters={"n_epochs": EPOCHS, "held_out_rows": 0, "weight_decay": 0.01},
     )
     finished = run_child(request)
     assert finished.of(ErrorReport) == []

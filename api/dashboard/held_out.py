@@ -1,0 +1,32 @@
+"""Which losses may be read beside each other: those over the same held-out rows."""
+
+from collections.abc import Iterable
+from string import ascii_uppercase
+
+from core.db.plain import from_plain
+from core.jobs.evaluation import HeldOut
+from core.jobs.models import Job
+
+
+def held_out_of(job: Job) -> HeldOut | None:
+    """What a job is measured on; None before its rows are read, and where nothing is held out."""
+    return from_plain(HeldOut, job.held_out) if job.held_out else None
+
+
+def are_comparable(left: Job, right: Job) -> bool:
+    """Whether the validation losses of two jobs are over the same rows, as the same tokens."""
+    first, second = held_out_of(left), held_out_of(right)
+    return first is not None and second is not None and first.sha256 == second.sha256
+
+
+def loss_marks(jobs: Iterable[Job]) -> dict[str, str]:
+    """A letter for the held-out rows of each job with a loss, by job id; empty where all losses compare."""
+    letters: dict[str, str] = {}
+    marks: dict[str, str] = {}
+    for job in jobs:
+        if job.valid_loss is not None:
+            found = held_out_of(job)
+            rows = found.sha256 if found else job.id  # what is not known compares with nothing
+            letters.setdefault(rows, ascii_uppercase[len(letters) % len(ascii_uppercase)] + "′" * (len(letters) // 26))
+            marks[job.id] = letters[rows]
+    return marks if len(letters) > 1 else {}

@@ -1,0 +1,105 @@
+"""Our own training step on random weights: the loop's loading, layout, loss, clipping and optimizer, without a job."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.gpu_check.shapes import example_lengths
+from bench.random_weights import load_random
+from planner.setup import Hyperparameters, TrainingSetup
+from worker.training.batches import Layout, Step, TokenizedSet, choose_layout, micro_batches, step_tokens
+from worker.training.compiling import compile_layers
+from worker.training.forward import score
+from worker.training.libraries import quiet
+from worker.training.loading import LoadedModel
+from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
+from worker.training.rehearsal import longest_batch
+
+HYPERPARAMETERS = Hyperparameters(n_epochs=1, learning_rate=2e-4)
+_START_DEVIATION = 0.01  # of what starts at zero
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What one optimizer step did."""
+
+    tokens: int  # padding excluded
+    loss: float
+    grad_norm: float
+    without_gradient: int  # trained parameters that got none, or only zeros
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A random model with its optimizer, as the loop holds them."""
+
+    setup: TrainingSetup
+    loaded: LoadedModel
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], setup: TrainingSetup, device: torch.device) -> "Trainer":
+        """The same weights for every setup of a model. LoRA's B starts at zero and A's gradient with it: here both
+        start at random, so that every gradient can be seen."""
+        quiet()
+        torch.manual_seed(0)
+        loaded = load_random(config, setup, device)
+        for _, parameter in loaded.parameters:
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=_START_DEVIATION)
+        if setup.torch_compile:
+            compile_layers(loaded, Path(tempfile.mkdtemp()) / "compiled")
+        return cls(setup, loaded, build_optimizer(loaded.parameters, setup, HYPERPARAMETERS))
+
+    @property
+    def layout(self) -> Layout:
+        """As the loop chooses it."""
+        return choose_layout(cuts_attention=self.loaded.cuts_attention)
+
+    def step(self, data: TokenizedSet, step: Step, *, count_dead: bool = False) -> StepFigures:
+        """`worker.training.loop.optimizer_step` without its reports."""
+        tokens, trained = step_tokens(data, step)
+        total = torch.zeros((), device=self.loaded.device)
+        for batch in micro_batches(data, step, self.setup, self.layout):
+            loss, _ = score(self.loaded, batch.to(self.loaded.device), trained)
+            loss.backward()
+            total += loss.detach()
+        norm = gradient_norm(self.loaded.parameters)
+        values = torch.stack([total, norm.float()]).tolist()
+        dead = self._without_gradient() if count_dead else 0
+        self._update(norm)
+        return StepFigures(tokens, values[0], values[1], dead)
+
+    def longest_steps(self, count: int) -> None:
+        """Steps on the longest micro-batch that the setup allows: those whose memory is predicted."""
+        batch = longest_batch(self.setup, self.layout).to(self.loaded.device)
+        for _ in range(count):
+            loss, _hits = score(self.loaded, batch, batch.trained_tokens)
+            loss.backward()
+            self._update(gradient_norm(self.loaded.parameters))
+
+    def _update(self, norm: torch.Tensor) -> None:
+        clip_gradients(self.loaded.parameters, HYPERPARAMETERS.max_grad_norm, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _without_gradient(self) -> int:
+        return sum(p.grad is None or not bool(p.grad.any()) for _, p in self.loaded.parameters)
+
+
+def random_examples(setup: TrainingSetup, vocabulary: int, tokens: int) -> TokenizedSet:
+    """Examples of random tokens from short to a whole row, `tokens` of them and more, all trained."""
+    mean = tokens / sum(example_lengths(1000, setup.max_length))
+    lengths = example_lengths(max(16, int(1000 * mean) + 1), setup.max_length)
+    random = np.random.default_rng(0)
+    total = sum(lengths)
+    return TokenizedSet(
+        tokens=random.integers(vocabulary // 10, vocabulary * 9 // 10, total).astype(np.int32),
+        trained=np.ones(total, np.bool_),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+    )
