@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from core.db.migrate import pending
 from core.db.session import Database
 from core.errors import ServiceUnavailableError
+from core.own_process import keep_private
 from core.settings import Settings
 
 DataDirectory = Annotated[
@@ -20,7 +21,9 @@ DataDirectory = Annotated[
 
 def load_settings(data: Path | None) -> Settings:
     """The settings, with `--data` in place of the variable."""
-    return Settings(data_dir=data) if data is not None else Settings()
+    settings = Settings(data_dir=data) if data is not None else Settings()
+    keep_private(settings.data_dir)
+    return settings
 
 
 @contextmanager

@@ -50,6 +50,12 @@ class Settings(BaseSettings):
         None, description="Touched every second by the process; `tunewright up` names one for each that it starts."
     )
 
+    allowed_hosts: list[str] | None = Field(
+        None,
+        description="Host names that requests may be for, as JSON; none: any, but over loopback only localhost and the "
+        "public URL's.",
+    )
+
     log_level: str = "INFO"
     log_json: bool = True
 
@@ -80,14 +86,24 @@ class Settings(BaseSettings):
     )
 
     max_running_jobs: PositiveInt = Field(20, description="Jobs of one organization that train at once; others wait.")
+    max_event_streams: PositiveInt = Field(
+        100, description="Event streams of one organization that are open at once, in each API process."
+    )
     max_queued_jobs: PositiveInt = Field(200, description="Jobs of one organization that wait for a device.")
-    max_storage_bytes: PositiveInt = Field(100 * GIB, description="Files and results of one organization.")
+    max_storage_bytes: PositiveInt = Field(
+        100 * GIB, description="Files, results and kept checkpoints of one organization."
+    )
+    max_files: PositiveInt = Field(10_000, description="Files of one organization.")
+    max_plans: PositiveInt = Field(5_000, description="Plans of one organization that no job uses, until forgotten.")
 
     prices: dict[str, NonNegativeInt] = Field(
         default=PRICES,
         description="Credits per device-hour by device class; `default`, which must be there, for classes not listed.",
     )
     quote_seconds: int = Field(900, description="How long a quote stands.")
+    plan_retention_seconds: int = Field(
+        3600, ge=0, description="How long a plan that no job uses is kept after its quote."
+    )
 
     lease_seconds: float = Field(
         30.0, description="A worker that has not renewed its lease this long has lost the job."

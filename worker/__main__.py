@@ -4,6 +4,7 @@ import argparse
 
 from core.liveness import beat_in_thread
 from core.logging import configure_logging
+from core.own_process import keep_private
 from core.runtime import open_runtime
 from core.settings import Settings
 from worker import maintenance, training_worker
@@ -19,6 +20,7 @@ def main() -> None:
 
     settings = Settings()
     configure_logging(settings.log_level, as_json=settings.log_json)
+    keep_private(settings.data_dir)
     beat_in_thread(settings.liveness_file)
     runtime = open_runtime(settings)
     try:

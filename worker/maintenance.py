@@ -13,6 +13,7 @@ from core.fleet.programs import report_sweep
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints
 from core.plans import rehearsals
+from core.plans import service as plans
 from core.queue.messages import (
     FETCH_FILE,
     INSPECT_FILE,
@@ -103,6 +104,8 @@ def tidy(runtime: Runtime) -> None:
     oldest = utc_now() - timedelta(seconds=settings.retry_window_seconds)
     runtime.database.run(lambda session: forget_before(session, oldest))
     runtime.database.run(lambda session: rehearsals.forget_old(session, utc_now()))
+    while runtime.database.run(lambda session: plans.forget_idle(session, settings)):
+        pass
 
 
 def resend(runtime: Runtime) -> None:

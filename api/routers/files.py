@@ -47,6 +47,8 @@ def files_page(
         "request_too_slow",
         "file_too_large",
         "storage_bytes_limit",
+        "files_limit",
+        "too_many_at_once",
         "unsupported_media_type",
         "idempotency_key_reused",
         "store_unavailable",
@@ -107,7 +109,8 @@ def retrieve_file(runtime: RuntimeDep, actor: ActorDep, file_id: str) -> FileObj
 def delete_file(runtime: RuntimeDep, actor: ActorDep, file_id: str) -> FileDeleted:
     """Delete a file and its bytes. Refused while an unfinished job needs it."""
     key = runtime.database.run(lambda session: files.delete_file(session, actor.organization_id, file_id))
-    runtime.store.delete(key)
+    if key is not None:
+        runtime.store.delete(key)
     return FileDeleted(id=file_id)
 
 

@@ -15,8 +15,7 @@ from sqlalchemy.orm import Session
 
 from core.datasets import queries
 from core.datasets.models import FileStatus, StoredFile
-from core.db.base import utc_now
-from core.db.session import Database
+from core.db.session import Database, database_now
 
 __all__ = ["MOST_ATTEMPTS", "claim", "claim_next", "give_back", "renewed"]
 
@@ -29,7 +28,7 @@ log = structlog.get_logger()
 
 def claim(session: Session, file_id: str, status: FileStatus) -> StoredFile | None:
     """The file, this attempt counted; None where it is not in this status, or another works on it."""
-    now = utc_now()
+    now = database_now(session)
     if not queries.claim(session, file_id, status, now, now + CLAIMED):
         return None
     return session.get_one(StoredFile, file_id, populate_existing=True)
@@ -37,7 +36,7 @@ def claim(session: Session, file_id: str, status: FileStatus) -> StoredFile | No
 
 def claim_next(session: Session, status: FileStatus) -> StoredFile | None:
     """As `claim`, for the oldest file of the organization whose turn it is; None where nothing waits."""
-    for file_id in queries.waiting(session, status, utc_now()):
+    for file_id in queries.waiting(session, status, database_now(session)):
         file = claim(session, file_id, status)
         if file is not None:
             return file
@@ -48,7 +47,7 @@ def give_back(session: Session, file_id: str, *, counts: bool) -> None:
     """End a claim without a result. `counts`: the file itself may be why."""
     file = session.get(StoredFile, file_id, with_for_update=True)
     if file is not None:
-        file.claimed_until = utc_now()
+        file.claimed_until = database_now(session)
         file.attempts -= not counts
 
 
@@ -68,6 +67,6 @@ def renewed(database: Database, file_id: str) -> Iterator[None]:
 def _renew(database: Database, file_id: str, wait: Callable[[float], bool]) -> None:
     while not wait(RENEWED_EVERY_SECONDS):
         try:
-            database.run(lambda session: queries.extend_claim(session, file_id, utc_now() + CLAIMED))
+            database.run(lambda session: queries.extend_claim(session, file_id, database_now(session) + CLAIMED))
         except DBAPIError as error:  # another may take over, which is harmless
             log.warning("claim_not_renewed", file_id=file_id, error=str(error))

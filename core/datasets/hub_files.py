@@ -17,6 +17,7 @@ from core.datasets.models import FilePurpose, FileStatus, StoredFile
 from core.datasets.service import LONGEST_DETAILS, LONGEST_FILENAME, check_room
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
+from core.db.session import database_now
 from core.errors import FileTooLargeError, InvalidDatasetError, ServiceUnavailableError, TunewrightError
 from core.ids import new_id
 from core.queue.messages import FETCH_FILE, INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, collect
@@ -139,7 +140,7 @@ def _record(session: Session, file_id: str, stored: StoredObject | None, problem
         file.status, file.status_details = FileStatus.ERROR, details[:LONGEST_DETAILS]
         return True
     file.size_bytes, file.sha256, file.status = stored.size_bytes, stored.sha256, FileStatus.UPLOADED
-    file.attempts, file.claimed_until = 0, utc_now()  # the next attempts are to inspect it
+    file.attempts, file.claimed_until = 0, database_now(session)  # the next attempts are to inspect it
     collect(session, Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file_id))
     return True
 

@@ -8,7 +8,7 @@ from sqlalchemy import CursorResult, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
-from core.jobs.models import Job, JobArtifact
+from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.states import JobStatus
 
 CANDIDATES = 5  # of which another process may just have taken the first
@@ -89,8 +89,13 @@ def unfinished_job_using(session: Session, file_id: str) -> str | None:
     ).first()
 
 
+def is_artifact(session: Session, storage_key: str) -> bool:
+    """Whether these bytes are among what a job published."""
+    return session.scalar(select(JobArtifact.id).where(JobArtifact.storage_key == storage_key).limit(1)) is not None
+
+
 def stored_bytes(session: Session, organization_id: str) -> int:
-    """Bytes of the organization's files and of what its jobs published."""
+    """Bytes of the organization's files, of what its jobs published, and of their checkpoints that are kept."""
     files = select(func.coalesce(func.sum(StoredFile.size_bytes), 0)).where(
         StoredFile.organization_id == organization_id
     )
@@ -99,4 +104,15 @@ def stored_bytes(session: Session, organization_id: str) -> int:
         .join(Job, Job.id == JobArtifact.job_id)
         .where(Job.organization_id == organization_id)
     )
-    return int(session.scalar(files) or 0) + int(session.scalar(published) or 0)
+    kept = (
+        select(func.coalesce(func.sum(Checkpoint.size_bytes), 0))
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(Job.organization_id == organization_id, Checkpoint.storage_key.is_not(None))
+    )
+    return sum(int(session.scalar(query) or 0) for query in (files, published, kept))
+
+
+def count_files(session: Session, organization_id: str) -> int:
+    """How many files the organization has."""
+    query = select(func.count()).select_from(StoredFile).where(StoredFile.organization_id == organization_id)
+    return int(session.scalar(query) or 0)

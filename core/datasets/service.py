@@ -53,8 +53,10 @@ def store_upload(runtime: Runtime, organization_id: str, filename: str, chunks: 
 
 def check_room(session: Session, limits: Limits, organization_id: str, size_bytes: int) -> None:
     """Raises LimitReachedError where the organization has no room for another file of this size."""
+    advice = "Delete files that are no longer needed."
+    check_limit("files", queries.count_files(session, organization_id) + 1, limits.files, advice)
     wanted = queries.stored_bytes(session, organization_id) + size_bytes
-    check_limit("storage_bytes", wanted, limits.storage_bytes, "Delete files that are no longer needed.")
+    check_limit("storage_bytes", wanted, limits.storage_bytes, advice)
 
 
 def upload_purpose(purpose: str) -> FilePurpose:
@@ -151,8 +153,11 @@ def list_files(
     return Page.of(rows, limit)
 
 
-def delete_file(session: Session, organization_id: str, file_id: str) -> str:
-    """Forget a file; returns the key of its bytes. Raises NotFoundError, ConflictError while a job needs it."""
+def delete_file(session: Session, organization_id: str, file_id: str) -> str | None:
+    """Forget a file; returns the key of its bytes, None where they are a job's artifact too, which keeps them.
+
+    Raises NotFoundError, ConflictError while a job needs it.
+    """
     file = get_file(session, organization_id, file_id)
     job_id = queries.unfinished_job_using(session, file_id)
     if job_id is not None:
@@ -161,7 +166,7 @@ def delete_file(session: Session, organization_id: str, file_id: str) -> str:
         )
     session.delete(file)
     session.flush()
-    return file.storage_key
+    return None if queries.is_artifact(session, file.storage_key) else file.storage_key
 
 
 def inspection_of(file: StoredFile) -> Inspection | None:

@@ -29,7 +29,7 @@ class Plan(Base):
     exact_match: Mapped[dict[str, Any] | None]  # core.datasets.final_answers.ExactMatch
     notices: Mapped[list[Any] | None]  # core.datasets.notices.Notice, of the training file
     quote_credits: Mapped[int] = mapped_column(BigInteger)
-    expires_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from core.accounts.limits import check_limit, limits_of
 from core.accounts.service import Actor
 from core.datasets import hub_files, inspecting
 from core.datasets import service as files
@@ -39,7 +40,7 @@ from core.errors import (
 )
 from core.fleet import service as fleet
 from core.ids import new_id
-from core.plans import history, rehearsals
+from core.plans import history, queries, rehearsals
 from core.plans.measuring import measure, overlapping_rows
 from core.plans.models import Plan
 from core.plans.params import param_of
@@ -47,6 +48,7 @@ from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
 from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
+from core.settings import Settings
 from planner import policy
 from planner.candidates import DerivedMemory, Known, MemorySource
 from planner.devices import Device
@@ -63,6 +65,7 @@ from planner.statistics import DatasetStatistics
 from planner.throughput import SAMPLES, Answering
 
 INSPECTION_RETRY_SECONDS = 2
+FORGOTTEN_AT_ONCE = 500  # plans, in one transaction
 LONGEST = 2**31  # tokens: longer than any model reads
 
 
@@ -253,7 +256,10 @@ def create_plan(runtime: Runtime, actor: Actor, request: PlanRequest, create_req
 
 
 def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft) -> Plan:
-    """Keep a draft, with a quote that stands for a while."""
+    """Keep a draft, with a quote that stands for a while. Raises LimitReachedError where too many idle ones are."""
+    limits = limits_of(session, runtime.settings, actor.organization_id)
+    advice = "Those that no job uses are forgotten by themselves; try again later."
+    check_limit("plans", queries.count_idle(session, actor.organization_id) + 1, limits.plans, advice)
     row = Plan(
         id=new_id("plan_"),
         organization_id=actor.organization_id,
@@ -275,6 +281,12 @@ def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft
     session.add(row)
     session.flush()
     return row
+
+
+def forget_idle(session: Session, settings: Settings) -> int:
+    """Drop some of the plans whose quotes ended long ago and that no job uses; returns how many."""
+    expired_before = utc_now() - timedelta(seconds=settings.plan_retention_seconds)
+    return queries.delete_idle(session, expired_before=expired_before, limit=FORGOTTEN_AT_ONCE)
 
 
 def get_plan(session: Session, actor: Actor, plan_id: str) -> Plan:

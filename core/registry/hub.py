@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, get_local_safetensors_metadata, snapshot_down
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -91,13 +92,13 @@ def _explained(hub_id: str) -> Iterator[None]:
             code="model_gated",
             param="model",
         ) from None
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, HFValidationError):
         raise ModelNotFoundError(
             f"The model {hub_id!r} is neither in the catalogue nor on the hub. Check its spelling; a private model "
             "needs HF_TOKEN set for the service.",
             param="model",
         ) from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.TransportError, HfHubHTTPError, OSError) as error:
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.HTTPError, HfHubHTTPError, OSError) as error:
         raise ServiceUnavailableError(
             f"The model hub did not answer for {hub_id!r} ({type(error).__name__}). Try again, or copy the model into "
             "the models folder and use the directory's name.",
