@@ -28,6 +28,7 @@ from core.logging import configure_logging
 from core.own_process import allow_many_files, keep_private
 from core.runtime import open_runtime
 from core.settings import Settings
+from core.settings_loading import load_settings
 
 OTHER_FILES = 256  # that this process has open: the database's, the store's, requests that are no streams
 FILES_OF_A_STREAM = 2  # the client's connection, and the broker's
@@ -41,7 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Without `settings` this is the service's own process: they are read from the environment, and logging is set up.
     """
     if settings is None:
-        settings = Settings()
+        settings = load_settings()
         configure_logging(settings.log_level, as_json=settings.log_json)
         keep_private(settings.data_dir)
         # Every request is logged by the middleware; uvicorn's own line would show the tokens of sign-in links.

@@ -5,12 +5,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli.database import DataDirectory, load_settings, open_database
+from cli.database import DataDirectory, open_database
 from cli.terminal import out
 from core.accounts import queries
 from core.accounts.limits import limits_of, set_limits
 from core.accounts.passwords import Registration, register
 from core.runtime import open_runtime
+from core.settings_loading import load_settings
 
 accounts = typer.Typer(no_args_is_help=True)
 OwnLimit = Annotated[int | None, typer.Option(min=0, help="Of its own; the service's where not given.")]

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli.database import DataDirectory, load_settings, open_database
+from cli.database import DataDirectory, open_database
 from cli.terminal import out
 from core.db.base import utc_now
 from core.ledger.codes import create_code, disable_code, list_codes
 from core.ledger.models import CreditCode
+from core.settings_loading import load_settings
 
 LONGEST_LIST = 1000
 

@@ -11,19 +11,11 @@ from sqlalchemy.exc import DBAPIError
 from core.db.migrate import pending
 from core.db.session import Database
 from core.errors import ServiceUnavailableError
-from core.own_process import keep_private
 from core.settings import Settings
 
 DataDirectory = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="The service's directory; TUNEWRIGHT_DATA_DIR, else var.")
 ]
-
-
-def load_settings(data: Path | None) -> Settings:
-    """The settings, with `--data` in place of the variable."""
-    settings = Settings(data_dir=data) if data is not None else Settings()
-    keep_private(settings.data_dir)
-    return settings
 
 
 @contextmanager

@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli.database import DataDirectory, load_settings, open_database
+from cli.database import DataDirectory, open_database
 from cli.terminal import err, out
 from core.db.session import database_now
 from core.fleet import service as fleet
+from core.settings_loading import load_settings
 
 GIB = 1024**3
 

@@ -9,13 +9,14 @@ import httpx
 import typer
 from rich.table import Column, Table
 
-from cli.database import DataDirectory, load_settings, open_database
+from cli.database import DataDirectory, open_database
 from cli.terminal import out
 from core.accounts.service import ensure_owner
 from core.errors import AuthenticationError, ServiceUnavailableError, TunewrightError
 from core.jobs.models import Job
 from core.jobs.service import list_jobs
 from core.settings import Settings
+from core.settings_loading import load_settings
 
 UNAUTHORIZED = 401
 STATUS_STYLES = {"succeeded": "green", "failed": "red", "running": "cyan", "queued": "yellow"}

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli.database import DataDirectory, load_settings, open_database
+from cli.database import DataDirectory, open_database
 from cli.service_files import running_service
 from cli.sign_in import sign_in_url
 from cli.terminal import err, out
@@ -20,6 +20,7 @@ from core.accounts.service import (
 )
 from core.db.base import utc_now
 from core.errors import ServiceUnavailableError
+from core.settings_loading import load_settings
 
 keys = typer.Typer(no_args_is_help=True)
 

@@ -5,10 +5,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cli.database import DataDirectory, load_settings, open_database
+from cli.database import DataDirectory, open_database
 from cli.terminal import err, out
 from core.ledger import service
 from core.ledger.proof.service import verify
+from core.settings_loading import load_settings
 
 ledger = typer.Typer(no_args_is_help=True)
 

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from importlib import import_module
 
 import typer
-from pydantic import ValidationError
 
 from cli.terminal import error_line
-from core.errors import TunewrightError
+from core.errors import InvalidSettingsError, TunewrightError
 
 __all__ = ["COMMANDS", "app", "build"]
 
@@ -34,6 +33,7 @@ COMMANDS = {
         "cli.processes:worker",
         "Run a training worker for each device of this machine, or the maintenance worker.",
     ),
+    "check": ("cli.check:check", "Check the settings, and whether the database, the broker and the store answer."),
     "migrate": ("cli.migrate:migrate", "Bring the database to the schema of this release."),
 }
 
@@ -42,14 +42,13 @@ def app() -> None:
     """Run the command line. An expected error is one line on standard error and exit code 1."""
     try:
         build(sys.argv[1:])()
+    except InvalidSettingsError as error:
+        for line in error.message.splitlines():
+            error_line(line)
+        sys.exit(USAGE_ERROR)
     except TunewrightError as error:
         error_line(error.message)
         sys.exit(1)
-    except ValidationError as error:  # of the settings: nothing else is parsed before a command's own work
-        for problem in error.errors(include_url=False, include_input=False):
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            error_line(f"TUNEWRIGHT_{name}: {problem['msg']}" if name else problem["msg"])
-        sys.exit(USAGE_ERROR)
 
 
 def build(arguments: list[str]) -> typer.Typer:

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli.database import DataDirectory, load_settings
+from cli.database import DataDirectory
 from cli.terminal import err, out
 from core.errors import ServiceUnavailableError
 from core.logging import configure_logging
-from core.registry.base_models import local_model_ids
+from core.registry.base_models import ModelRef, local_model_ids
+from core.settings_loading import load_settings
 from planner import catalogue
 from worker.base_weights import ensure_weights
 
@@ -26,7 +27,7 @@ def fetch(
     settings = load_settings(data)
     configure_logging(settings.log_level, as_json=settings.log_json and not err.is_terminal)
     try:
-        _, directory = ensure_weights(settings, model)
+        _, directory = ensure_weights(settings, ModelRef(model, None))
     except subprocess.CalledProcessError as error:
         raise ServiceUnavailableError(f"Converting {model} ended with code {error.returncode}; see above.") from None
     err.print(f"{model} is ready.")

@@ -19,7 +19,7 @@ from core.datasets.reading import read_examples
 from core.errors import InvalidRequestError, ServiceUnavailableError
 from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
-from core.settings import Settings
+from core.settings_loading import load_settings
 from planner import catalogue, policy
 from planner.devices import Device, device_of, parse_gpu, read_devices
 from planner.errors import PlannerError, UnsupportedArchitectureError
@@ -85,7 +85,7 @@ def plan(
     ] = None,
 ) -> None:
     """Plan a run on this machine, without a service: method, memory, time and price."""
-    settings = Settings()
+    settings = load_settings()
     try:
         devices = _devices(gpu)
         with data_file(data, settings) as path:

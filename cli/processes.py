@@ -11,13 +11,13 @@ from typing import Annotated, NoReturn
 import typer
 import uvicorn
 
-from cli.database import DataDirectory, load_settings, open_database
+from cli.database import DataDirectory, open_database
 from cli.supervision import Runner, supervise
 from cli.terminal import err
 from cli.training_workers import EXTRA_GRACE_SECONDS, training_devices, training_program, worker_command
 from core.errors import ServiceUnavailableError
 from core.fleet import service as fleet
-from core.settings import Settings
+from core.settings_loading import load_settings
 
 POLL_SECONDS = 0.2  # the database has no events to wait for
 GRACEFUL_SHUTDOWN_SECONDS = 5  # event streams are open as long as their job runs; clients resume them by themselves
@@ -28,6 +28,7 @@ def api(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8040,
 ) -> None:
     """Run the HTTP API. Database, broker and store are named by TUNEWRIGHT_* variables."""
+    load_settings()  # what is wrong with them is said before a server is there to fall over it
     uvicorn.run(
         "api.app:create_app",
         factory=True,
@@ -64,7 +65,7 @@ def run(
     err.print(f"Training on {', '.join(devices)}.")
     if len(devices) == 1:
         _become("--device", devices[0])
-    settings = Settings()
+    settings = load_settings()
     logs = settings.data_dir.absolute() / "logs"
     asyncio.run(supervise([[Runner(training_program(name, settings), os.environ, logs) for name in devices]]))
 

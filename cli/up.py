@@ -16,7 +16,7 @@ from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
 from cli.broker import free_port, prepare_broker
-from cli.database import DataDirectory, load_settings, open_database
+from cli.database import DataDirectory, open_database
 from cli.service_files import RunningService, announce, lock_directory
 from cli.sign_in import sign_in_url
 from cli.supervision import Liveness, Program, Runner, supervise
@@ -28,7 +28,9 @@ from core.db.session import Database
 from core.errors import ConflictError, ServiceUnavailableError
 from core.fleet.models import ProgramStatus
 from core.fleet.programs import report_programs
+from core.own_process import keep_private
 from core.settings import Settings
+from core.settings_loading import load_settings
 
 STARTER_MODEL = "smollm2-135m-instruct"
 READY_SECONDS = 120.0
@@ -44,6 +46,7 @@ def up(
 ) -> None:
     """Run the whole service on this machine, with nothing else installed. Ctrl-C stops it."""
     settings = load_settings(data)
+    keep_private(settings.data_dir)
     with lock_directory(settings.data_dir):
         url = _url(host, port := _claim_port(host, port))
         err.print(f"Starting on {settings.data_dir.absolute()} …")

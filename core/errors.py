@@ -3,7 +3,7 @@
     TunewrightError                      500  internal_error
     ├── InvalidRequestError              400  invalid_request_error
     │   ├── InvalidDatasetError          400  invalid_dataset
-    │   │   └── RowError (core.datasets.formats), which knows its row
+    │   │   └── RowError (core.datasets.row_errors), which knows its row
     │   ├── InvalidModelError            400  invalid_model
     │   └── PlanDoesNotFitError          400  plan_does_not_fit
     ├── AuthenticationError              401  invalid_api_key
@@ -24,6 +24,7 @@
     ├── LimitReachedError                429  limit_reached
     ├── ServiceUnavailableError          503  service_unavailable
     │   └── StoreError                   503  store_unavailable
+    ├── InvalidSettingsError             500  invalid_settings
     ├── TrainingError                    500  training_failed
     └── StaleLeaseError                  409  stale_lease
 
@@ -43,6 +44,7 @@ __all__ = [
     "InvalidDatasetError",
     "InvalidModelError",
     "InvalidRequestError",
+    "InvalidSettingsError",
     "LimitReachedError",
     "ModelNotFoundError",
     "NotFoundError",
@@ -282,6 +284,12 @@ class StoreError(ServiceUnavailableError):
     """Raised when the artifact store cannot be read or written."""
 
     code = "store_unavailable"
+
+
+class InvalidSettingsError(TunewrightError):
+    """Raised when a process's environment cannot be its settings. The message has a line for each thing wrong."""
+
+    code = "invalid_settings"
 
 
 class TrainingError(TunewrightError):

@@ -34,7 +34,11 @@ def open_runtime(settings: Settings) -> Runtime:
     return Runtime(
         settings=settings,
         database=Database(settings.resolved_database_url, publisher),
-        store=open_store(settings.resolved_store_url, endpoint_url=settings.s3_endpoint_url),
+        store=open_store(
+            settings.resolved_store_url,
+            endpoint_url=settings.s3_endpoint_url,
+            public_endpoint_url=settings.s3_public_endpoint_url,
+        ),
         publisher=publisher,
         throttle=Throttle(settings.resolved_redis_url),
         children=ChildPool(settings.files_read_at_once, settings.file_memory_bytes),

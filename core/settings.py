@@ -2,12 +2,63 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 GIB = 1024**3
+PREFIX = "TUNEWRIGHT_"
+
+
+def _web_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it is no address of the form https://host or http://host:port")
+    return value.rstrip("/")
+
+
+def _database(url: SecretStr) -> SecretStr:
+    try:
+        driver = make_url(url.get_secret_value()).drivername
+    except ArgumentError:
+        raise ValueError("it is no SQLAlchemy URL") from None
+    if driver not in ("sqlite", "postgresql+psycopg"):
+        raise ValueError(f"{driver} is not spoken here; use postgresql+psycopg or sqlite")
+    return url
+
+
+def _broker(url: SecretStr) -> SecretStr:
+    if urlsplit(url.get_secret_value()).scheme not in ("redis", "rediss"):
+        raise ValueError("it is no redis:// or rediss:// URL")
+    return url
+
+
+def _store(url: str) -> str:
+    parts = urlsplit(url)
+    is_bucket = parts.scheme == "s3" and parts.netloc
+    is_folder = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path not in ("", "/")
+    if not (is_bucket or is_folder):
+        raise ValueError("it is neither file:///directory nor s3://bucket/prefix")
+    return url
+
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database)]
+BrokerUrl = Annotated[SecretStr, AfterValidator(_broker)]
+StoreUrl = Annotated[str, AfterValidator(_store)]
 
 
 # Credits per device-hour, in the order of what clouds ask for these devices; the classes are the planner's catalogue's.
@@ -30,20 +81,42 @@ PRICES = {
 class Settings(BaseSettings):
     """One value for every process of the service. Times in seconds, sizes in bytes, prices in credits per hour."""
 
-    model_config = SettingsConfigDict(env_prefix="TUNEWRIGHT_", env_nested_delimiter="__", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True, extra="ignore"
+    )
 
     data_dir: Path = Field(Path("var"), description="State of the embedded service: database, artifacts, models, runs.")
-    database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; SQLite under data_dir when unset.")
-    redis_url: SecretStr | None = Field(
-        None, description="Broker URL; `tunewright up` starts a private one when unset."
+    database_url: DatabaseUrl | None = Field(
+        None,
+        description="SQLAlchemy URL; SQLite under data_dir when unset.",
+        examples=["postgresql+psycopg://user:password@host/database"],
     )
-    store_url: str | None = Field(None, description="file:///dir or s3://bucket/prefix; data_dir/artifacts when unset.")
-    s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store.")
+    redis_url: BrokerUrl | None = Field(
+        None,
+        description="Broker URL; `tunewright up` starts a private one when unset.",
+        examples=["redis://:password@host:6379/0"],
+    )
+    store_url: StoreUrl | None = Field(
+        None,
+        description="file:///dir or s3://bucket/prefix; data_dir/artifacts when unset.",
+        examples=["s3://bucket/prefix"],
+    )
+    s3_endpoint_url: WebAddress | None = Field(
+        None, description="Endpoint of an S3-compatible store, as the service reaches it."
+    )
+    s3_public_endpoint_url: WebAddress | None = Field(
+        None,
+        description="The same store as browsers reach it, for download links. Where only s3_endpoint_url is set, "
+        "downloads pass through the API, as that address may be private.",
+    )
     models_dir: Path | None = Field(
         None, description="Local base models, one directory each; data_dir/models if unset."
     )
-    public_url: str | None = Field(
-        None, description="Where browsers reach the service, for links; none: the request's own."
+    public_url: WebAddress | None = Field(
+        None,
+        description="Where browsers reach the service: for links, for cookies that TLS protects, and to tell its own "
+        "pages' requests from others'. Needed behind a proxy; none: the request's own.",
+        examples=["https://tunewright.example.com"],
     )
 
     liveness_file: Path | None = Field(
@@ -54,26 +127,29 @@ class Settings(BaseSettings):
         None,
         description="Host names that requests may be for, as JSON; none: any, but over loopback only localhost and the "
         "public URL's.",
+        examples=['["tunewright.example.org"]'],
     )
 
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_json: bool = True
 
-    max_upload_bytes: int = Field(512 * 1024**2, description="Largest file accepted, as OpenAI's.")
-    max_request_bytes: int = Field(1024**2, description="Largest JSON body accepted.")
-    body_patience_seconds: float = Field(
-        60.0, gt=0, description="Time a body has to arrive, on top of a second for each 16 KiB that did."
+    max_upload_bytes: PositiveInt = Field(512 * 1024**2, description="Largest file accepted, as OpenAI's.")
+    max_request_bytes: PositiveInt = Field(1024**2, description="Largest JSON body accepted.")
+    body_patience_seconds: PositiveFloat = Field(
+        60.0, description="Time a body has to arrive, on top of a second for each 16 KiB that did."
     )
-    inline_inspection_bytes: int = Field(32 * 1024**2, description="Files up to this size are inspected when needed.")
+    inline_inspection_bytes: PositiveInt = Field(
+        32 * 1024**2, description="Files up to this size are inspected when needed."
+    )
     files_read_at_once: PositiveInt = Field(
         3, description="Files that one process inspects or counts tokens of at once; one organization: one fewer."
     )
     file_memory_bytes: int = Field(
         2 * GIB, ge=256 * 1024**2, description="Memory in which a file is inspected, or its tokens are counted."
     )
-    retry_window_seconds: int = Field(600, description="How long a retried create returns the first result.")
-    session_seconds: int = Field(14 * 86400, description="How long a browser stays signed in.")
-    sign_in_link_seconds: int = Field(3600, description="How long a one-time link works.")
+    retry_window_seconds: PositiveInt = Field(600, description="How long a retried create returns the first result.")
+    session_seconds: PositiveInt = Field(14 * 86400, description="How long a browser stays signed in.")
+    sign_in_link_seconds: PositiveInt = Field(3600, description="How long a one-time link works.")
 
     sign_up_open: bool = Field(False, description="Whether strangers can make an account; an administrator always can.")
     key_requests_per_minute: NonNegativeInt = Field(6000, description="Requests of one API key or session; 0: any.")
@@ -99,32 +175,35 @@ class Settings(BaseSettings):
     prices: dict[str, NonNegativeInt] = Field(
         default=PRICES,
         description="Credits per device-hour by device class; `default`, which must be there, for classes not listed.",
+        examples=['{"default": 2000, "cpu": 600}'],
     )
-    quote_seconds: int = Field(900, description="How long a quote stands.")
+    quote_seconds: PositiveInt = Field(900, description="How long a quote stands.")
     plan_retention_seconds: int = Field(
         3600, ge=0, description="How long a plan that no job uses is kept after its quote."
     )
 
-    lease_seconds: float = Field(
+    lease_seconds: PositiveFloat = Field(
         30.0, description="A worker that has not renewed its lease this long has lost the job."
     )
-    heartbeat_seconds: float = Field(5.0, description="How often a worker renews its lease and reports its devices.")
-    sweep_seconds: float = Field(10.0, description="How often lost messages and leases are looked for.")
-    checkpoint_seconds: float = Field(
+    heartbeat_seconds: PositiveFloat = Field(
+        5.0, description="How often a worker renews its lease and reports its devices."
+    )
+    sweep_seconds: PositiveFloat = Field(10.0, description="How often lost messages and leases are looked for.")
+    checkpoint_seconds: PositiveFloat = Field(
         60.0, description="The longest between two checkpoints; less for jobs below ten minutes."
     )
-    stop_grace_seconds: float = Field(20.0, description="From SIGTERM to SIGKILL of a training child.")
-    max_attempts: int = Field(
+    stop_grace_seconds: PositiveFloat = Field(20.0, description="From SIGTERM to SIGKILL of a training child.")
+    max_attempts: PositiveInt = Field(
         5, description="Crashes and lost workers of one job without a new checkpoint in between, before it fails."
     )
-    outage_seconds: float = Field(
+    outage_seconds: PositiveFloat = Field(
         300.0, description="How long a worker waits for a store that is away before it puts its job back."
     )
-    stall_seconds: float = Field(
+    stall_seconds: PositiveFloat = Field(
         120.0, description="A training step that says nothing this long, and 20 times its like, hangs and is ended."
     )
-    silence_seconds: float = Field(3600.0, description="The same for work without steps: loading, exporting.")
-    checkpoint_retention_seconds: int = Field(
+    silence_seconds: PositiveFloat = Field(3600.0, description="The same for work without steps: loading, exporting.")
+    checkpoint_retention_seconds: PositiveInt = Field(
         7 * 86400, description="How long the checkpoints of a finished job can be downloaded."
     )
 

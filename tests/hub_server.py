@@ -1,4 +1,4 @@
-"""A small server in a hub's place: the few endpoints that huggingface_hub needs for data sets."""
+"""A small server in a hub's place: the few endpoints that huggingface_hub needs for data sets and models."""
 
 import io
 import json
@@ -21,7 +21,7 @@ COMMIT, NEXT_COMMIT, CONVERTED_COMMIT = "a" * 40, "b" * 40, "c" * 40
 
 @dataclass
 class Repository:
-    """A data set: files by revision, each revision's commit, and what its card says."""
+    """A data set or a model: files by revision, each revision's commit, and what its card says."""
 
     revisions: dict[str, tuple[str, Mapping[str, bytes]]]
     card: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +69,8 @@ def talk_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("core.datasets.hub.HfApi", lambda: huggingface_hub.HfApi(endpoint=hub.url))
+    for module in ("core.datasets.hub", "core.registry.hub"):
+        monkeypatch.setattr(f"{module}.HfApi", lambda: huggingface_hub.HfApi(endpoint=hub.url))
 
 
 def parquet(*questions: str) -> bytes:
@@ -87,10 +88,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.served.is_broken:
             self._send(500, {}, b"{}")
         elif "/resolve/" in path:
-            name, _, rest = path.removeprefix("/datasets/").partition("/resolve/")
+            name, _, rest = path.removeprefix("/datasets/").lstrip("/").partition("/resolve/")
             self._send_file(name, *rest.split("/", 1))
         else:
-            name, _, revision = path.removeprefix("/api/datasets/").partition("/revision/")
+            kind = "/api/models/" if path.startswith("/api/models/") else "/api/datasets/"
+            listing, _, tree = path.removeprefix(kind).partition("/tree/")
+            if tree:
+                self._send_tree(listing, tree)
+                return
+            name, _, revision = path.removeprefix(kind).partition("/revision/")
             if name.endswith("/auth-check"):
                 self._send(403, {"X-Error-Code": "GatedRepo"}, b"{}")
             else:
@@ -115,6 +121,15 @@ class _Handler(BaseHTTPRequestHandler):
         body = {"id": name, "sha": commit, "gated": "auto" if repository.gated else False, "siblings": siblings}
         self._send(200, {}, json.dumps({**body, "cardData": repository.card}).encode())
 
+    def _send_tree(self, name: str, revision: str) -> None:
+        found = self.served.repositories[name].at(revision)
+        if found is None:
+            self._send(404, {"X-Error-Code": "RevisionNotFound"}, b"{}")
+            return
+        files = found[1]
+        tree = [{"type": "file", "path": path, "size": len(files[path]), "oid": path} for path in files]
+        self._send(200, {}, json.dumps(tree).encode())
+
     def _send_file(self, name: str, revision: str, path: str) -> None:
         found = self.served.repositories[name].at(revision)
         content = found[1].get(path) if found else None
@@ -123,7 +138,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.command == "GET":
             self.served.fetched.append(f"{name}@{revision[:1]}/{path}")
-        self._send(200, {"ETag": f'"{found[0][:8]}-{len(content)}"', "X-Repo-Commit": found[0]}, content)
+        etag = f'"{found[0][:8]}-{len(content)}"'
+        asked = self.headers.get("range", "")
+        if asked:
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            content = content[int(first) : int(last or len(content)) + 1]
+        self._send(206 if asked else 200, {"ETag": etag, "X-Repo-Commit": found[0]}, content)
 
     def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
         self.send_response(status)

@@ -1,5 +1,8 @@
-"""Organizations and who is in them."""
+"""Organizations, who is in them, and how they sign in."""
 
+import re
+
+import httpx
 from sqlalchemy.orm import Session
 
 from core.accounts.models import Organization, User
@@ -15,3 +18,14 @@ def add_user(session: Session, name: str = "Tester", *, is_admin: bool = False) 
     session.add(user)
     session.flush()
     return user
+
+
+def follow_link(browser: httpx.Client, link: str) -> httpx.Response:
+    """Open a one-time sign-in link and press its button; the answer to that, or the page where there is no button."""
+    page = browser.get(link)
+    fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]+)"', page.text))
+    return (
+        browser.post("/sign-in/link", data=fields, headers={"sec-fetch-site": "same-origin"})
+        if "token" in fields
+        else page
+    )

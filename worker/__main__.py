@@ -1,12 +1,14 @@
 """`python -m worker --device cpu`, `--device cuda:0` or `--maintenance`: one worker process."""
 
 import argparse
+import sys
 
+from core.errors import InvalidSettingsError
 from core.liveness import beat_in_thread
 from core.logging import configure_logging
 from core.own_process import keep_private
 from core.runtime import open_runtime
-from core.settings import Settings
+from core.settings_loading import load_settings
 from worker import maintenance, training_worker
 
 
@@ -18,7 +20,10 @@ def main() -> None:
     duty.add_argument("--maintenance", action="store_true", help="inspect files and sweep for what was lost")
     arguments = parser.parse_args()
 
-    settings = Settings()
+    try:
+        settings = load_settings()
+    except InvalidSettingsError as error:
+        sys.exit(error.message)
     configure_logging(settings.log_level, as_json=settings.log_json)
     keep_private(settings.data_dir)
     beat_in_thread(settings.liveness_file)

@@ -9,7 +9,7 @@ import structlog
 
 from core.errors import ServiceUnavailableError
 from core.registry import hub
-from core.registry.base_models import BaseModel, find_base_model
+from core.registry.base_models import BaseModel, ModelRef, find_planned_model
 from core.settings import Settings
 from planner import catalogue
 
@@ -20,21 +20,28 @@ WHEEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 log = structlog.get_logger()
 
 
-def ensure_weights(settings: Settings, model_id: str) -> tuple[BaseModel, Path]:
-    """The base model and the directory of its safetensors weights, fetched where needed.
+def ensure_weights(settings: Settings, wanted: ModelRef) -> tuple[BaseModel, Path]:
+    """The base model at its revision and the directory of its safetensors weights, fetched where needed.
 
-    Raises what `find_base_model` raises.
+    Raises what `find_planned_model` raises.
     """
     try:
-        base_model = find_base_model(settings.resolved_models_dir, model_id)
+        base_model = find_planned_model(settings.resolved_models_dir, wanted)
     except ServiceUnavailableError:
-        if not _convert_from_wheel(settings, model_id):
+        if wanted.revision is not None or not _convert_from_wheel(settings, wanted.id):
             raise
-        base_model = find_base_model(settings.resolved_models_dir, model_id)
+        base_model = find_planned_model(settings.resolved_models_dir, wanted)
     if base_model.has_weights:
         return base_model, base_model.directory
     assert base_model.hub_id is not None, "a model without weights came from the hub"
-    return base_model, hub.fetch_weights(base_model.hub_id, base_model.revision)
+    directory = hub.fetch_weights(base_model.hub_id, base_model.hub_revision)
+    if not any(directory.glob("*.safetensors")):
+        raise ServiceUnavailableError(
+            f"The weights of {wanted.id!r} are not on this machine yet, and the model hub is out of reach.",
+            code="hub_unreachable",
+            param="model",
+        )
+    return base_model, directory
 
 
 def _convert_from_wheel(settings: Settings, model_id: str) -> bool:

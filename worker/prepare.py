@@ -1,20 +1,24 @@
 """Bringing to this machine what a run needs: data, weights and the last checkpoint, in a directory of its own."""
 
+import hashlib
 import shutil
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from core.artifacts.store import StoredObject
 from core.datasets.models import StoredFile
-from core.errors import NotFoundError, StoreError
+from core.errors import NotFoundError, StoreError, TrainingError
 from core.jobs import queries
 from core.jobs.lease import Lease
 from core.jobs.models import Checkpoint, Job
-from core.registry.base_models import BaseModel
+from core.plans.service import memory_source
+from core.registry.base_models import BaseModel, ModelRef
+from core.registry.weights import check_weights
 from core.runtime import Runtime
+from planner.candidates import DerivedMemory
 from worker.base_weights import ensure_weights
 
 CHECKPOINTS = "checkpoints"  # the child's folder of checkpoints, under the run's directory
@@ -34,21 +38,27 @@ class Prepared:
 
 
 def prepare(runtime: Runtime, lease: Lease, job: Job) -> Prepared:
-    """Fetch what the run needs.
+    """Fetch what the run needs, and check that it is what was planned.
 
-    Raises NotFoundError for a file deleted meanwhile, StoreError, and what finding the base model raises.
+    Raises NotFoundError for a file deleted meanwhile, TrainingError for bytes that are not the planned ones,
+    StoreError, and what finding the base model raises.
     """
+    plan = job.plan
     directory = run_directory(runtime, lease)
     for stale in runtime.settings.runs_dir.glob(f"{job.id}-*"):
         shutil.rmtree(stale, ignore_errors=True)
     directory.mkdir(parents=True)
-    base_model, weights = ensure_weights(runtime.settings, job.model)
+    base_model, weights = ensure_weights(runtime.settings, ModelRef(job.model, plan.model_revision))
+    source = memory_source(plan, base_model.config)
+    check_weights(replace(base_model, directory=weights), source.spec if isinstance(source, DerivedMemory) else None)
     prepared = Prepared(
         run_directory=directory,
         base_model=base_model,
         weights=weights,
-        training_path=_fetch(runtime, job.training_file_id, directory / "data" / "training"),
-        validation_path=_fetch(runtime, job.validation_file_id, directory / "data" / "validation")
+        training_path=_fetch(runtime, job.training_file_id, plan.training_sha256, directory / "data" / "training"),
+        validation_path=_fetch(
+            runtime, job.validation_file_id, plan.validation_sha256, directory / "data" / "validation"
+        )
         if job.validation_file_id
         else None,
     )
@@ -103,10 +113,27 @@ def _unpack(runtime: Runtime, checkpoint: Checkpoint, target: Path) -> None:
         archive.extractall(target, filter="data")
 
 
-def _fetch(runtime: Runtime, file_id: str, directory: Path) -> Path:
+def _fetch(runtime: Runtime, file_id: str, planned_sha256: str | None, directory: Path) -> Path:
     with runtime.database.read() as session:
         file = session.get(StoredFile, file_id)
     if file is None:
         raise NotFoundError(f"The file {file_id} was deleted before the job could read it.", code="file_not_found")
     directory.mkdir(parents=True)
-    return runtime.store.materialize(file.storage_key, directory)
+    try:
+        path = runtime.store.materialize(file.storage_key, directory)
+    except NotFoundError:
+        raise TrainingError(
+            f"The bytes of the file {file_id} ({file.filename}) are not in the artifact store any more, though nobody "
+            "deleted the file. Upload it again and start a new job; nothing is charged.",
+            code="data_lost",
+        ) from None
+    with path.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != (planned_sha256 or file.sha256):
+        raise TrainingError(
+            f"The file {file_id} ({file.filename}) is not what was planned: its SHA-256 was "
+            f"{(planned_sha256 or file.sha256)[:12]}, and what the artifact store has now is {found[:12]}. Upload it "
+            "again and start a new job; nothing is charged.",
+            code="data_changed",
+        )
+    return path

@@ -86,7 +86,7 @@ class MetricsReport:
     grad_norm: float | None
     tokens_per_second: float  # non-padding tokens
     memory_bytes: int  # allocated on CUDA, resident set on a CPU
-    trained_tokens: int  # non-padding tokens processed so far, over all attempts
+    processed_tokens: int  # non-padding tokens processed so far, over all attempts
     epoch: float
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
@@ -131,7 +131,7 @@ class ResultReport:
     """The run is finished, exported and proven. `files` maps artifact names to paths under the run directory."""
 
     files: dict[str, str]
-    trained_tokens: int
+    processed_tokens: int
     steps: int
     published_step: int  # whose model it is; below `steps` where an earlier one had the lowest validation loss
     train_seconds: float  # of this attempt, loading and export excluded

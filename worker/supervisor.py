@@ -65,7 +65,7 @@ from worker.watchdog import Watchdog
 GIB = 1024**3
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.5, 30.0
 LOWERED_RATE = 0.25  # of the planned learning rate, after a divergence
-NOT_ON_THE_WIRE = {"type", "trained_tokens"}
+NOT_ON_THE_WIRE = {"type", "processed_tokens"}
 SILENCE_SECONDS = 1.0
 OUT_OF_MEMORY, DIVERGED = "out_of_memory", "loss_diverged"
 STEPPED_DOWN_PHASES = (Phase.PROBING, Phase.TRAINING, None)
@@ -283,7 +283,7 @@ class Supervisor:
         for report in reports:
             seconds_left = self._pace.seconds_left(report)
             data = {name: value for name, value in asdict(report).items() if name not in NOT_ON_THE_WIRE}
-            metrics.append(Metrics(data, report.trained_tokens))
+            metrics.append(Metrics(data, report.processed_tokens))
         self._write(partial(progress.record_metrics, lease=self._lease, metrics=metrics, seconds_left=seconds_left))
 
     def _fit(self, memory: MemorySource) -> TrainingSetup:
@@ -322,7 +322,7 @@ class Supervisor:
         return RunRequest(
             job_id=job.id,
             base_model=base_model.hub_id or base_model.id,
-            base_model_revision=base_model.revision,
+            base_model_revision=base_model.hub_revision,
             base_model_path=str(prepared.weights),
             training_path=str(prepared.training_path),
             validation_path=str(prepared.validation_path) if prepared.validation_path else None,

@@ -150,7 +150,7 @@ def _facts(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Fact]:
         "Device": plan.device.name,
         "Predicted memory": gib(plan.memory.device_bytes),
         "Measured memory": gib(measured["device_bytes"]) if measured else "–",
-        "Trained tokens": f"{job.trained_tokens:,}" if job.trained_tokens is not None else "–",
+        "Processed tokens": f"{job.processed_tokens:,}" if job.processed_tokens is not None else "–",
         "Measured on": f"{measured_on.rows:,} rows ({measured_on.sha256[:8]})" if measured_on else "–",
         "Validation loss": f"{job.valid_loss:.4f}" if job.valid_loss is not None else "–",
         "Device time": duration(job.used_seconds),

@@ -72,9 +72,23 @@ def show_sign_in(
     address: AddressDep,  # noqa: ARG001 (it is counted)
     token: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    """Spend a one-time link and sign the browser in; without one, ask for a password."""
+    """Ask for a password; with a one-time link's token, for a click: whoever fetches a link to look at it, as mail
+    scanners and chat previews do, must not spend it."""
     if token is None:
         return forms.show(request, runtime, "sign_in.html")
+    with runtime.database.read() as session:
+        accounts.check_link(session, token)
+    return forms.show(request, runtime, "sign_in_link.html", token=token)
+
+
+@router.post("/sign-in/link", dependencies=[Depends(forms.check_form)])
+def sign_in_with_link(
+    request: Request,
+    runtime: RuntimeDep,
+    address: AddressDep,  # noqa: ARG001 (it is counted)
+    token: Annotated[str, Form(max_length=200)],
+) -> Response:
+    """Spend a one-time link and sign the browser in."""
     seconds = runtime.settings.session_seconds
     session_token = runtime.database.run(lambda session: accounts.sign_in_with_link(session, token, seconds))
     return forms.signed_in(request, runtime, session_token)

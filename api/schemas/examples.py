@@ -61,6 +61,7 @@ PLAN_EXAMPLE: JsonDict = {
     "data": {
         "examples": 160,
         "tokens": 7780,
+        "scored_tokens": 3410,
         "trained_tokens": 3410,
         "longest": 50,
         "truncated_examples": 0,
@@ -165,6 +166,7 @@ JOB_EXAMPLE: JsonDict = {
     "estimated_finish": 1795219500,
     "queue_position": None,
     "estimated_start": None,
+    "processed_tokens": 2208,
     "trained_tokens": 2208,
     "fine_tuned_model": None,
     "result_files": [],
@@ -306,6 +308,7 @@ INSPECTION_EXAMPLE: JsonDict = {
         "model": "smollm2-135m-instruct",
         "examples": 160,
         "tokens": 7780,
+        "scored_tokens": 3410,
         "trained_tokens": 3410,
         "longest": 50,
         "sampled": False,
@@ -323,6 +326,7 @@ INSPECTION_EXAMPLE: JsonDict = {
             {
                 "row": 1,
                 "tokens": 46,
+                "scored_tokens": 20,
                 "trained_tokens": 20,
                 "is_clipped": False,
                 "spans": [

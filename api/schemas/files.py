@@ -116,7 +116,8 @@ class RenderedRowObject(ResponseBody):
 
     row: int
     tokens: int
-    trained_tokens: int
+    scored_tokens: int = Field(description="Those of them that the loss is taken over.")
+    trained_tokens: int = Field(description="The same number, by its older name.")
     is_clipped: bool
     spans: list[Span]
 
@@ -127,8 +128,9 @@ class TokensObject(ResponseBody):
     model: str
     examples: int
     tokens: int
-    trained_tokens: int
-    longest: int = Field(description="Tokens of the longest example.")
+    scored_tokens: int = Field(description="Tokens that the loss is taken over, in one pass over the data.")
+    trained_tokens: int = Field(description="The same number, by its older name.")
+    longest: int = Field(description="Tokens of the longest example, at most `max_length`.")
     sampled: bool = Field(description="Whether totals are scaled up from a sample.")
     edges: list[int] = Field(description="Histogram: bucket i holds lengths from edges[i] to below edges[i + 1].")
     counts: list[int]
@@ -137,8 +139,8 @@ class TokensObject(ResponseBody):
     truncated_tokens: int
     masked_rows: int = Field(description="Rows in which nothing is trained.")
     first_masked_rows: list[int]
-    eos_trained: bool = Field(description="Whether the model learns to end its answers in every row.")
-    rows_without_eos: int = Field(description="Rows that are trained and not cut, without an end to learn.")
+    eos_trained: bool = Field(description="Whether the model learns to end its answers in every row that is not cut.")
+    rows_without_eos: int = Field(description="Rows that are trained without an end to learn; cut ones are among them.")
     chat_template: str | None = Field(description="The named template; null: the model's own, or none.")
     rows: list[RenderedRowObject]
 
@@ -281,8 +283,9 @@ def show_tokens(model: str, tokens: TokenInspection) -> TokensObject:
         model=model,
         examples=statistics.examples,
         tokens=statistics.tokens,
+        scored_tokens=statistics.trained_tokens,
         trained_tokens=statistics.trained_tokens,
-        longest=statistics.longest,
+        longest=min(statistics.longest, tokens.max_length or statistics.longest),
         sampled=statistics.sampled,
         edges=list(tokens.histogram.edges),
         counts=list(tokens.histogram.counts),
@@ -316,6 +319,7 @@ def _rendered(row: RenderedRow) -> RenderedRowObject:
     return RenderedRowObject(
         row=row.row,
         tokens=row.tokens,
+        scored_tokens=row.trained_tokens,
         trained_tokens=row.trained_tokens,
         is_clipped=row.is_clipped,
         spans=[Span(text=text, trained=trained) for text, trained in row.segments],

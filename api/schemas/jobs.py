@@ -234,7 +234,10 @@ class JobObject(IdentifiedBody):
         description="Unix seconds, by the predicted times of the jobs in front; null unless it is queued for a worker "
         "that is there."
     )
-    trained_tokens: int | None
+    processed_tokens: int | None = Field(
+        description="Tokens that were read so far, scored or not, in all epochs; padding is not counted."
+    )
+    trained_tokens: int | None = Field(description="The same number, by OpenAI's name.")
     fine_tuned_model: str | None
     result_files: list[str]
     error: ErrorObject | None = Field(description="Why a failed job failed; the same object as in an error response.")
@@ -298,7 +301,8 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         estimated_finish=unix_seconds_or_none(job.estimated_finish_at),
         queue_position=place.position if place else None,
         estimated_start=unix_seconds_or_none(place.starts_at) if place else None,
-        trained_tokens=job.trained_tokens,
+        processed_tokens=job.processed_tokens,
+        trained_tokens=job.processed_tokens,
         fine_tuned_model=job.fine_tuned_model,
         result_files=[job.result_file_id] if job.result_file_id else [],
         error=ErrorObject(**job.error) if job.error else None,

@@ -93,7 +93,8 @@ class DataObject(ResponseBody):
 
     examples: int
     tokens: int
-    trained_tokens: int
+    scored_tokens: int = Field(description="Tokens that the loss is taken over, in one pass over the data.")
+    trained_tokens: int = Field(description="The same number, by its older name.")
     longest: int = Field(description="Tokens of the longest example.")
     truncated_examples: int = Field(description="Examples longer than `max_length`, which are cut.")
     validation_examples: int = Field(description="Examples of the validation file.")
@@ -216,6 +217,7 @@ def _data(row: Plan, plan: TrainingPlan) -> DataObject:
     return DataObject(
         examples=statistics.examples,
         tokens=statistics.tokens,
+        scored_tokens=statistics.trained_tokens,
         trained_tokens=statistics.trained_tokens,
         longest=statistics.longest,
         truncated_examples=plan.truncated_examples,

@@ -63,6 +63,14 @@ def end_session(session: Session, token_hash: str) -> None:
     session.execute(delete(BrowserSession).where(BrowserSession.token_hash == token_hash))
 
 
+def link_works(session: Session, token_hash: str, now: datetime) -> bool:
+    """Whether the link is unused and unexpired."""
+    query = select(SignInLink.user_id).where(
+        SignInLink.token_hash == token_hash, SignInLink.used_at.is_(None), SignInLink.expires_at > now
+    )
+    return session.scalar(query) is not None
+
+
 def spend_link(session: Session, token_hash: str, now: datetime) -> str | None:
     """Mark an unused, unexpired link as used and return its user; None where there is no such link."""
     return session.execute(

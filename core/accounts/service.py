@@ -184,17 +184,26 @@ def create_sign_in_link(session: Session, user: User, seconds: int) -> str:
     return token
 
 
+def check_link(session: Session, token: str) -> None:
+    """Raises PermissionDeniedError where a one-time link would not sign anyone in."""
+    if not queries.link_works(session, hash_token(token), utc_now()):
+        raise _spent()
+
+
 def sign_in_with_link(session: Session, token: str, seconds: int) -> str:
     """Spend a one-time link; returns the token of a new browser session. Raises PermissionDeniedError."""
-    now = utc_now()
-    user_id = queries.spend_link(session, hash_token(token), now)
+    user_id = queries.spend_link(session, hash_token(token), utc_now())
     if user_id is None:
-        raise PermissionDeniedError(
-            "This sign-in link was used already or has expired. Restart `tunewright up`, or run `tunewright link`, "
-            "for a new one.",
-            code="sign_in_link_spent",
-        )
+        raise _spent()
     return open_browser_session(session, user_id, seconds)
+
+
+def _spent() -> PermissionDeniedError:
+    return PermissionDeniedError(
+        "This sign-in link was used already or has expired. Restart `tunewright up`, or run `tunewright link`, "
+        "for a new one.",
+        code="sign_in_link_spent",
+    )
 
 
 def open_browser_session(session: Session, user_id: str, seconds: int) -> str:

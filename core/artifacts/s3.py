@@ -22,9 +22,15 @@ _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
 class S3Store:
-    """A bucket, or the part of it under `prefix`. Credentials and region come from the environment."""
+    """A bucket, or the part of it under `prefix`. Credentials and region come from the environment.
 
-    def __init__(self, bucket: str, *, prefix: str = "", endpoint_url: str | None = None) -> None:
+    Amazon's own endpoint is reached from everywhere. Another `endpoint_url` may be private or speak no TLS, so links
+    are made for `public_endpoint_url` alone, and none without it.
+    """
+
+    def __init__(
+        self, bucket: str, *, prefix: str = "", endpoint_url: str | None = None, public_endpoint_url: str | None = None
+    ) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         config = Config(
@@ -33,11 +39,14 @@ class S3Store:
             connect_timeout=5,
             read_timeout=60,
             # Own endpoints rarely have a DNS name per bucket, nor the checksums that AWS added in 2025.
-            s3={"addressing_style": "path" if endpoint_url else "auto"},
+            s3={"addressing_style": "path" if endpoint_url or public_endpoint_url else "auto"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
         self._client: Any = boto3.client("s3", endpoint_url=endpoint_url, config=config)
+        self._link_client: Any = None
+        if public_endpoint_url or not endpoint_url:
+            self._link_client = boto3.client("s3", endpoint_url=public_endpoint_url, config=config)
 
     def put(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> StoredObject:
         """Store a stream; above one part as a multipart upload, which is aborted when anything fails.
@@ -109,12 +118,17 @@ class S3Store:
         return True
 
     def download_url(self, key: str, filename: str, expires_seconds: int) -> str | None:
-        """A presigned link. Raises StoreError where there are no credentials."""
+        """A presigned link, or None where browsers may not reach the store. Raises StoreError without credentials."""
+        name = self._name(key)
+        if self._link_client is None:
+            return None
         plain = re.sub(r'[^ -~]|["\\]', "_", filename)
         disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
-        parameters = {"Bucket": self._bucket, "Key": self._name(key), "ResponseContentDisposition": disposition}
+        parameters = {"Bucket": self._bucket, "Key": name, "ResponseContentDisposition": disposition}
         with self._errors(key):
-            url: str = self._client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=expires_seconds)
+            url: str = self._link_client.generate_presigned_url(
+                "get_object", Params=parameters, ExpiresIn=expires_seconds
+            )
         return url
 
     def check(self) -> None:

@@ -50,8 +50,9 @@ class ArtifactStore(Protocol):
         """Raises StoreError unless the store can be written now."""
 
 
-def open_store(url: str, *, endpoint_url: str | None = None) -> ArtifactStore:
-    """The store at `file:///directory` or `s3://bucket/prefix`. `endpoint_url` points to an S3-compatible service.
+def open_store(url: str, *, endpoint_url: str | None = None, public_endpoint_url: str | None = None) -> ArtifactStore:
+    """The store at `file:///directory` or `s3://bucket/prefix`. `endpoint_url` points to an S3-compatible service, and
+    `public_endpoint_url` to the same one as browsers reach it.
 
     Opens no connection: credentials come from the environment, as with every AWS client. Raises InvalidRequestError.
     """
@@ -59,7 +60,12 @@ def open_store(url: str, *, endpoint_url: str | None = None) -> ArtifactStore:
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path not in ("", "/"):
         return LocalStore(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc:
-        return S3Store(parts.netloc, prefix=parts.path.strip("/"), endpoint_url=endpoint_url)
+        return S3Store(
+            parts.netloc,
+            prefix=parts.path.strip("/"),
+            endpoint_url=endpoint_url,
+            public_endpoint_url=public_endpoint_url,
+        )
     raise InvalidRequestError(
         f"The store URL {url!r} is neither file:///directory nor s3://bucket/prefix.", code="invalid_store_url"
     )

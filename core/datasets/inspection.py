@@ -2,18 +2,22 @@
 
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from core.datasets.detection import complete_format, detect_format
 from core.datasets.examples import DataFormat, Example
-from core.datasets.formats import RowError, detect_format, plain_conversation, to_example
+from core.datasets.formats import plain_conversation, to_example
 from core.datasets.measurement import TokenHistogram, TokenInspection, measure_tokens
-from core.datasets.notices import Notice
+from core.datasets.notices import Notice, NoticeCollector
+from core.datasets.previews import ColumnSample, ColumnSamples, clipped, excerpt
 from core.datasets.reading import Layout, detect_layout, scan_rows
+from core.datasets.row_errors import RowError, UnreadableRestError
+from core.datasets.values import is_blank
 from core.errors import InvalidDatasetError
 
 __all__ = [
@@ -33,19 +37,21 @@ __all__ = [
 MIN_EXAMPLES = 2
 _DETECTION_ROWS = 100
 _PREVIEW_ROWS = 5
-_PREVIEW_CHARACTERS = 2000
+_SAMPLED_ROWS = 20
+_EXCERPT_CHARACTERS = 200
 _SHOWN_ROWS = 20
 _REMEMBERED_ROWS = 1_000_000  # rows among which the places of duplicates are told; their number is exact beyond
 
 
 @dataclass(frozen=True)
 class RowIssue:
-    """One row that cannot be used. `row` is the line for JSON Lines."""
+    """One row that cannot be used. `row` is the line for JSON Lines, `excerpt` how the row begins."""
 
     row: int
     message: str
     fix: str
     param: str | None = None
+    excerpt: str = ""
 
     def __str__(self) -> str:
         return f"Row {self.row}: {self.message} {self.fix}".rstrip()
@@ -58,6 +64,9 @@ class Inspection:
     `rows` counts all that are not blank, broken ones included; `errors` holds the first of `error_count`.
     `duplicates` counts rows that repeat an earlier one; `untrainable_rows` those in which nothing would be trained.
     `data_format` is None, and `format_problem` says why, where the columns mean nothing without a column mapping.
+    `samples` shows values of each column. `other_columns`: what a table's columns are called if its first row is not
+    what it was taken for, names or data; they can be mapped too. `is_cut_short`: after the last of the errors nothing
+    could be read, so broken rows cannot be left out.
     """
 
     data_format: DataFormat | None
@@ -74,6 +83,9 @@ class Inspection:
     preview: tuple[Example, ...] = ()
     format_problem: str = ""
     notices: tuple[Notice, ...] = ()
+    samples: tuple[ColumnSample, ...] = ()
+    other_columns: tuple[str, ...] = ()
+    is_cut_short: bool = False
 
     def require_format(self) -> DataFormat:
         """The detected format. Raises InvalidDatasetError (`unknown_format`)."""
@@ -99,22 +111,20 @@ class _Survey:
         self.rows = self.error_count = self.untrainable = 0
         self.errors: list[RowIssue] = []
         self.first_untrainable: list[int] = []
-        self.columns: dict[str, None] = {}
+        self.columns = ColumnSamples()
+        self.notices = NoticeCollector()
+        self.is_cut_short = False
         self.preview: list[Example] = []
         self.fingerprints = array("q")
         self.seen: set[int] = set()
         self.duplicate_rows: list[int] = []
-        self._last_keys: object = None
 
     def take(self, number: int, row: Mapping[str, Any] | RowError) -> None:
         self.rows += 1
         if isinstance(row, RowError):
             self._note_error(row)
             return
-        keys = row.keys()
-        if keys != self._last_keys:
-            self._last_keys = keys
-            self.columns.update(dict.fromkeys(keys))
+        self.columns.take(row, with_values=self.rows <= _SAMPLED_ROWS)
         if self.data_format is None:
             return
         plain = plain_conversation(row, self.data_format) if len(self.preview) == _PREVIEW_ROWS else None
@@ -125,10 +135,12 @@ class _Survey:
         try:
             example = to_example(row, number, self.data_format)
         except RowError as error:
-            self._note_error(error)
+            self._note_error(error, row)
             return
+        for code, message in example.notices:
+            self.notices.add(code, message, number)
         if len(self.preview) < _PREVIEW_ROWS:
-            self.preview.append(_clipped(example))
+            self.preview.append(clipped(example))
         self._count(number, fingerprint(example), _is_trainable(example))
 
     def _count(self, row: int, mark: int, is_trainable: bool) -> None:
@@ -143,10 +155,12 @@ class _Survey:
             else:
                 self.seen.add(mark)
 
-    def _note_error(self, error: RowError) -> None:
+    def _note_error(self, error: RowError, row: Mapping[str, Any] | None = None) -> None:
         self.error_count += 1
+        self.is_cut_short = self.is_cut_short or isinstance(error, UnreadableRestError)
         if len(self.errors) < self.max_errors:
-            self.errors.append(RowIssue(error.row, error.problem, error.fix, error.param))
+            shown = excerpt(row, _EXCERPT_CHARACTERS) if row is not None else error.excerpt
+            self.errors.append(RowIssue(error.row, error.problem, error.fix, error.param, shown))
 
     def duplicates(self) -> int:
         if not self.fingerprints:
@@ -162,18 +176,21 @@ def inspect_file(path: Path, *, data_format: DataFormat | None = None, max_error
     whole cannot be read: empty, not UTF-8, damaged, binary.
     """
     layout = detect_layout(path)
-    problem = ""
+    problem, is_detected = "", data_format is None
     if data_format is None:
         data_format, problem = _detect(path, layout)
     survey = _Survey(data_format, max_errors)
-    for number, row in scan_rows(path, layout):
+    mapped = [column for column in data_format.columns.values() if column] if data_format else []
+    for number, row in scan_rows(path, layout, mapped=mapped, notices=survey.notices):
         survey.take(number, row)
     if survey.rows == 0:
         raise InvalidDatasetError("The file holds no rows. Upload one with at least 2.", code="empty_file")
+    if data_format is not None and is_detected:
+        data_format = complete_format(data_format, survey.columns.names)
     return Inspection(
         data_format=data_format,
         container=layout.container.value,
-        columns=tuple(survey.columns),
+        columns=survey.columns.names,
         rows=survey.rows,
         size_bytes=path.stat().st_size,
         errors=tuple(survey.errors),
@@ -184,6 +201,10 @@ def inspect_file(path: Path, *, data_format: DataFormat | None = None, max_error
         first_untrainable_rows=tuple(survey.first_untrainable),
         preview=tuple(survey.preview),
         format_problem=problem,
+        notices=survey.notices.notices(),
+        samples=survey.columns.samples(),
+        other_columns=layout.table.other_names if layout.table else (),
+        is_cut_short=survey.is_cut_short,
     )
 
 
@@ -208,21 +229,17 @@ def _is_trainable(example: Example) -> bool:
     return any(message.trained for message in example.messages)
 
 
-def _clipped(example: Example) -> Example:
-    text = example.text[:_PREVIEW_CHARACTERS] if example.text is not None else None
-    messages = tuple(
-        replace(message, content=message.content[:_PREVIEW_CHARACTERS]) for message in example.messages[:20]
-    )
-    return replace(example, text=text, messages=messages, tools=example.tools[:5])
-
-
 def fingerprint(example: Example) -> int:
     """64 bits that are equal for equal examples within one process, whatever file and format they came in."""
-    parts = [example.text]
+    parts: list[object] = [example.text]
     for message in example.messages:
         parts += (message.role, message.content)
         if message.extra:
             parts.append(str(message.extra))
+        if message.role == "assistant" and not message.trained and not is_blank(message.content):
+            parts.append(False)
+    if example.tools:
+        parts.append(str(example.tools))
     return hash(tuple(parts))
 
 

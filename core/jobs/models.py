@@ -49,7 +49,7 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     estimated_finish_at: Mapped[datetime | None]
-    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    processed_tokens: Mapped[int | None] = mapped_column("trained_tokens", BigInteger)
     used_seconds: Mapped[float] = mapped_column(Float, default=0.0)  # of device time, over all attempts
     learning_rate_factor: Mapped[float] = mapped_column(Float, default=1.0, server_default="1.0")
     step_seconds: Mapped[float | None] = mapped_column(Float)  # of one optimizer step, as measured

@@ -34,7 +34,7 @@ class Metrics:
     """The numbers of one step, as the wire shows them, and the tokens trained on so far."""
 
     data: Mapping[str, Any]
-    trained_tokens: int
+    processed_tokens: int
 
     @property
     def step(self) -> int:
@@ -55,7 +55,7 @@ class Outcome:
     """What a finished run leaves behind. `files` are in the order of their importance, `metrics.csv` among them."""
 
     files: Sequence[PublishedFile]
-    trained_tokens: int
+    processed_tokens: int
     message: str
     step_seconds: float | None = None  # of one optimizer step, on average, where one was measured
     evaluation: Evaluation | None = None
@@ -84,7 +84,7 @@ def record_metrics(session: Session, lease: Lease, metrics: Sequence[Metrics], s
         known.add((item.step, evaluation))
         events.append(session, job.id, _sentence(item), type=EventType.METRICS, data=item.data)
         job.step = max(job.step, item.step)
-        job.trained_tokens = item.trained_tokens
+        job.processed_tokens = item.processed_tokens
         if evaluation:
             job.valid_loss = item.data["valid_loss"]
     if seconds_left is not None:
@@ -162,7 +162,7 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     upload = files.Upload(new_id("file-"), f"{job.id}-metrics.csv", metrics.stored)
     result = files.create_file(session, job.organization_id, upload, FilePurpose.FINE_TUNE_RESULTS)
     job.result_file_id = result.id
-    job.trained_tokens = outcome.trained_tokens
+    job.processed_tokens = outcome.processed_tokens
     job.step_seconds = outcome.step_seconds
     if outcome.evaluation is not None:
         job.evaluation = to_plain(outcome.evaluation)

@@ -17,9 +17,11 @@ class Plan(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     model: Mapped[str] = mapped_column(String(300))
-    model_revision: Mapped[str | None] = mapped_column(String(64))
+    model_revision: Mapped[str | None] = mapped_column(String(64))  # of core.registry.base_models.ModelRef
     training_file_id: Mapped[str] = mapped_column(Id)
     validation_file_id: Mapped[str | None] = mapped_column(Id)
+    training_sha256: Mapped[str | None] = mapped_column(String(64))  # None: of a version that did not keep it
+    validation_sha256: Mapped[str | None] = mapped_column(String(64))
     data_format: Mapped[dict[str, Any]]  # core.datasets.examples.DataFormat
     statistics: Mapped[dict[str, Any]]  # planner.statistics.DatasetStatistics
     plan: Mapped[dict[str, Any]]  # planner.policy.TrainingPlan

@@ -101,6 +101,7 @@ class PlanInputs:
     statistics: DatasetStatistics
     devices: Sequence[Device]
     learned: history.Learned
+    validation: StoredFile | None = None
     overlap: Overlap | None = None  # of the training with the validation file, where there is one
     known: Known = field(default_factory=dict, compare=False)  # estimates, so that each is made once
 
@@ -116,6 +117,8 @@ class PlanDraft:
     statistics: DatasetStatistics  # of `tokens`, and of the validation file
     plan: TrainingPlan
     rehearsed: RehearsedMemory | None  # where the model's memory comes from a rehearsal
+    training_sha256: str
+    validation_sha256: str | None
     notices: tuple[Notice, ...] = ()  # of the training file
 
 
@@ -176,7 +179,7 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
         )
     source = _memory_source(runtime, actor, base_model, devices, statistics, request.wishes)
     return PlanInputs(
-        request, base_model, source, training, data_format, tokens, statistics, devices, learned, repeated
+        request, base_model, source, training, data_format, tokens, statistics, devices, learned, validation, repeated
     )
 
 
@@ -237,7 +240,18 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         validation_tokens=inputs.statistics.validation_tokens,
     )
     notices = (*from_plain(Inspection, inputs.training.inspection).notices, *tokens.notices)
-    return PlanDraft(request, inputs.base_model, inputs.data_format, tokens, statistics, plan, rehearsed, notices)
+    return PlanDraft(
+        request,
+        inputs.base_model,
+        inputs.data_format,
+        tokens,
+        statistics,
+        plan,
+        rehearsed,
+        inputs.training.sha256,
+        inputs.validation.sha256 if inputs.validation is not None else None,
+        notices,
+    )
 
 
 def create_plan(runtime: Runtime, actor: Actor, request: PlanRequest, create_request: CreateRequest) -> Plan:
@@ -267,6 +281,8 @@ def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft
         model_revision=draft.base_model.revision,
         training_file_id=draft.request.training_file_id,
         validation_file_id=draft.request.validation_file_id,
+        training_sha256=draft.training_sha256,
+        validation_sha256=draft.validation_sha256,
         data_format=to_plain(draft.data_format),
         statistics=to_plain(draft.statistics),
         plan=to_plain(draft.plan),

@@ -14,9 +14,24 @@ import orjson
 
 from core.errors import InvalidModelError, ModelNotFoundError
 from core.registry import hub
+from core.registry.fingerprint import fingerprint
 from planner import catalogue
 
+FINGERPRINT_LENGTH = 64  # a SHA-256 in hexadecimal
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A base model as it was at one time. `revision`: its commit on the hub, or its directory's fingerprint."""
+
+    id: str
+    revision: str | None  # None: as it is now
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it was a directory of the models folder: a commit of the hub is shorter than a fingerprint."""
+        return self.revision is not None and len(self.revision) == FINGERPRINT_LENGTH
 
 
 @dataclass(frozen=True)
@@ -25,9 +40,14 @@ class BaseModel:
 
     id: str  # what the user wrote, and what an adapter's configuration names unless `hub_id` is known
     hub_id: str | None
-    revision: str | None
+    revision: str  # the hub's commit, or the directory's fingerprint
     directory: Path
     config: Mapping[str, Any]
+
+    @property
+    def hub_revision(self) -> str | None:
+        """The commit, of a model of the hub."""
+        return None if ModelRef(self.id, self.revision).is_local else self.revision
 
     @property
     def has_weights(self) -> bool:
@@ -47,17 +67,53 @@ def find_base_model(models_dir: Path, model_id: str) -> BaseModel:
             code="model_not_tunable",
             param="model",
         )
-    if not MODEL_ID.fullmatch(model_id) or ".." in model_id:
-        raise ModelNotFoundError(_unknown(model_id), param="model")
-    entry = catalogue.find_model(model_id)
-    hub_id = entry.hub_id if entry else model_id if "/" in model_id else None
-    local = _local(models_dir, entry.id if entry else model_id)
+    hub_id, local = _places(models_dir, model_id)
     if local is not None:
         return _read(model_id, hub_id, None, local)
     if hub_id is None:
         raise ModelNotFoundError(_unknown(model_id), param="model")
     directory, revision = hub.fetch_metadata(hub_id)
     return _read(model_id, hub_id, revision, directory)
+
+
+def find_planned_model(models_dir: Path, planned: ModelRef) -> BaseModel:
+    """The base model at the revision that was planned, and no other.
+
+    Raises what `find_base_model` raises, and InvalidModelError where that revision cannot be had any more.
+    """
+    if planned.revision is None:
+        return find_base_model(models_dir, planned.id)
+    hub_id, local = _places(models_dir, planned.id)
+    if not planned.is_local:
+        if hub_id is None:
+            raise ModelNotFoundError(_unknown(planned.id), param="model")
+        directory = hub.fetch_planned_metadata(hub_id, planned.revision)
+        return _read(planned.id, hub_id, planned.revision, directory)
+    if local is None:
+        raise _changed(planned, f"the folder {planned.id!r} is not on this worker's machine any more")
+    found = _read(planned.id, hub_id, None, local)
+    if found.revision != planned.revision:
+        raise _changed(planned, f"its files on this worker's machine are now {found.revision[:12]}")
+    return found
+
+
+def _places(models_dir: Path, model_id: str) -> tuple[str | None, Path | None]:
+    """The hub's id and the directory of a model, where it has them. Raises ModelNotFoundError."""
+    if not MODEL_ID.fullmatch(model_id) or ".." in model_id:
+        raise ModelNotFoundError(_unknown(model_id), param="model")
+    entry = catalogue.find_model(model_id)
+    hub_id = entry.hub_id if entry else model_id if "/" in model_id else None
+    return hub_id, _local(models_dir, entry.id if entry else model_id)
+
+
+def _changed(planned: ModelRef, finding: str) -> InvalidModelError:
+    return InvalidModelError(
+        f"The base model {planned.id!r} is not the one that was planned: the plan is for its files with the "
+        f"fingerprint {str(planned.revision)[:12]}, and {finding}. Put the planned files back, "
+        "or plan and start a new job.",
+        code="model_changed",
+        param="model",
+    )
 
 
 def local_model_ids(models_dir: Path) -> list[str]:
@@ -82,6 +138,12 @@ def _local(models_dir: Path, model_id: str) -> Path | None:
 
 
 def _read(model_id: str, hub_id: str | None, revision: str | None, directory: Path) -> BaseModel:
+    if not (directory / "config.json").is_file():
+        raise InvalidModelError(
+            f"The model {model_id!r} has no config.json. Name a model in the layout of transformers.",
+            code="no_configuration",
+            param="model",
+        )
     weights = {path.suffix for path in directory.iterdir()}
     if revision is None and ".safetensors" not in weights:
         pickled = weights & {".bin", ".pt", ".pth"}
@@ -101,4 +163,4 @@ def _read(model_id: str, hub_id: str | None, revision: str | None, directory: Pa
         config = orjson.loads((directory / "config.json").read_bytes())
     except orjson.JSONDecodeError as error:
         raise InvalidModelError(f"config.json of {model_id!r} is not JSON: {error}.", param="model") from None
-    return BaseModel(model_id, hub_id, revision, directory, config)
+    return BaseModel(model_id, hub_id, revision or fingerprint(directory), directory, config)

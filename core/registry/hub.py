@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from core.errors import InvalidModelError, ModelNotFoundError, ServiceUnavailableError
@@ -54,6 +55,12 @@ def fetch_metadata(hub_id: str) -> tuple[Path, str]:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=METADATA)), revision
 
 
+def fetch_planned_metadata(hub_id: str, revision: str) -> Path:
+    """The same at one commit, as it was planned. Raises as `base_models` says."""
+    with _explained(hub_id), _still_there(hub_id, revision):
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=METADATA))
+
+
 def fetch_headers(hub_id: str, revision: str | None) -> dict[str, StoredTensor]:
     """Names, types and shapes of all tensors, by range requests for the heads of the files.
 
@@ -78,8 +85,24 @@ def _tensors(read: Any) -> dict[str, StoredTensor]:  # a class that the library 
 
 def fetch_weights(hub_id: str, revision: str | None) -> Path:
     """The whole model at one commit, safetensors only. Raises as `base_models` says."""
-    with _explained(hub_id):
+    with _explained(hub_id), _still_there(hub_id, revision or "main"):
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=WEIGHTS))
+
+
+@contextmanager
+def _still_there(hub_id: str, revision: str) -> Iterator[None]:
+    """Say what the hub has in place of a commit that it has no longer."""
+    try:
+        yield
+    except RevisionNotFoundError:
+        newest = HfApi().model_info(hub_id, timeout=CONNECT_SECONDS).sha or "unknown"
+        raise InvalidModelError(
+            f"The base model {hub_id!r} was planned at the commit {revision[:12]}, which the hub no longer has; "
+            f"its newest is {newest[:12]}. Plan and start a new job for that one, or have its "
+            "owner bring the old one back.",
+            code="model_changed",
+            param="model",
+        ) from None
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def stored_tensors(base_model: BaseModel) -> Mapping[str, StoredTensor]:
     """Every tensor of the checkpoint by name. Raises InvalidModelError, ServiceUnavailableError."""
     if not base_model.has_weights:
         assert base_model.hub_id is not None, "a model without weights came from the hub"
-        return _on_hub(base_model.hub_id, base_model.revision)
+        return _on_hub(base_model.hub_id, base_model.hub_revision)
     files = sorted(base_model.directory.glob("*.safetensors"))
     return _in_directory(base_model.directory, tuple((file.name, file.stat().st_mtime_ns) for file in files))
 

@@ -66,6 +66,7 @@ def test_service_is_confined(name: str) -> None:
 def test_variables_are_settings(name: str) -> None:
     known = {f"TUNEWRIGHT_{field.upper()}" for field in Settings.model_fields}
     ours = {variable for variable in SERVICES[name]["environment"] if variable.startswith("TUNEWRIGHT_")}
+    assert known - ours == {"TUNEWRIGHT_DATA_DIR", "TUNEWRIGHT_LIVENESS_FILE"}  # the image's, and a supervisor's
     assert ours <= known
 
 

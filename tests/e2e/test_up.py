@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.people import follow_link
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -113,12 +114,13 @@ def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:
     assert {"api", "maintenance"} <= alive  # each says that it lives
 
     with httpx.Client(base_url=up.url) as browser:
-        assert browser.get(up.link).status_code == 303
+        assert follow_link(browser, up.link).status_code == 303
         assert browser.get("/v1/account").status_code == 200
     assert httpx.get(up.link).status_code == 403
 
     fresh = run("link", "--data", str(up.data_dir))
-    assert httpx.get(fresh.stdout.strip()).status_code == 303
+    with httpx.Client(base_url=up.url) as browser:
+        assert follow_link(browser, fresh.stdout.strip()).status_code == 303
 
     key = run("keys", "create", "--data", str(up.data_dir))
     secret = key.stdout.removesuffix("\n")

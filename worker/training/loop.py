@@ -221,7 +221,7 @@ def summarize(
     root = Path(current.request.run_directory)
     return ResultReport(
         files={name: str(path.relative_to(root)) for name, path in exported.files.items()},
-        trained_tokens=current.state.tokens,
+        processed_tokens=current.state.tokens,
         steps=current.state.step,
         published_step=published,
         train_seconds=train_seconds,

@@ -93,7 +93,7 @@ class Run:
                 grad_norm=grad_norm,
                 tokens_per_second=tokens_per_second,
                 memory_bytes=self.watch.current_bytes(),
-                trained_tokens=self.state.tokens,
+                processed_tokens=self.state.tokens,
                 epoch=row.step / self.steps_per_epoch,
                 valid_loss=row.valid_loss,
                 valid_mean_token_accuracy=row.valid_mean_token_accuracy,

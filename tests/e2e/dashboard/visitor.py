@@ -49,6 +49,8 @@ class Visitor:
         visitor = cls(service, context, context.new_page())
         visitor.watch(visitor.page)
         visitor.page.goto(link)
+        visitor.page.get_by_role("button", name="Sign in here").click()
+        visitor.page.wait_for_url(f"{service.base_url}/")
         try:
             yield visitor
         finally:

@@ -12,6 +12,7 @@ from core.accounts import service as accounts
 from core.accounts.models import User
 from core.settings import Settings
 from tests.integration.api.server import Service, Tenant, running_application
+from tests.people import follow_link
 from tests.tiny_models import LLAMA_70B, derive_model, make_tiny_model
 
 
@@ -94,5 +95,5 @@ def browser(service: Service, rich: Tenant) -> Iterator[httpx.Client]:
     with service.runtime.database.transaction() as session:
         token = accounts.create_sign_in_link(session, session.get_one(User, rich.user_id), 60)
     with httpx.Client(base_url=service.base_url, headers={"sec-fetch-site": "same-origin"}, timeout=30) as client:
-        client.get(f"/sign-in?token={token}")
+        follow_link(client, f"/sign-in?token={token}")
         yield client

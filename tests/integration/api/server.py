@@ -149,7 +149,7 @@ class Service:
             progress.PublishedFile(name, store.put(f"jobs/{held.job_id}/{name}", [content]))
             for name, content in contents.items()
         ]
-        outcome = progress.Outcome(published, trained_tokens=256, message="All good")
+        outcome = progress.Outcome(published, processed_tokens=256, message="All good")
         self.runtime.database.run(lambda session: progress.succeed(session, held, outcome))
 
 

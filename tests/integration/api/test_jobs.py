@@ -231,7 +231,7 @@ def test_finished_job_shows_its_model_files_and_price(
     service.finish(held)
 
     job = jobs.retrieve(job_id)
-    assert (job.status, job.trained_tokens) == ("succeeded", 256)
+    assert (job.status, job.processed_tokens) == ("succeeded", 256)
     assert job.fine_tuned_model is not None
     assert job.fine_tuned_model.startswith("ft:tiny:")
     assert job.finished_at is not None

@@ -33,6 +33,8 @@ def test_signed_in_reader_tries_a_request(service: Service, tenant: Tenant, chro
     page.on("request", lambda request: requested.append(request.url))
 
     page.goto(f"{service.base_url}/sign-in?token={token}")
+    page.get_by_role("button", name="Sign in here").click()
+    page.wait_for_url(f"{service.base_url}/")
     assert page.url == f"{service.base_url}/"
     page.goto(f"{service.base_url}/docs")
     operation = page.locator("#operations-Account-retrieve_account")

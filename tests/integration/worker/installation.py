@@ -62,8 +62,8 @@ class Installation:
     runtime: Runtime
     actor: Actor
 
-    def submit(self, rows: Sequence[dict[str, Any]], wishes: Wishes) -> str:
-        """Upload rows and create a job on the tiny model; its id."""
+    def submit(self, rows: Sequence[dict[str, Any]], wishes: Wishes, model: str = "tiny") -> str:
+        """Upload rows and create a job on the model; its id."""
         content = "\n".join(json.dumps(row) for row in rows).encode()
         organization_id = self.actor.organization_id
         upload = files.store_upload(self.runtime, organization_id, "rows.jsonl", [content])
@@ -73,7 +73,7 @@ class Installation:
         inspecting.ensure_inspected(self.runtime, upload.id)
         said = WorkerReport("worker-test", "here", os.getpid(), CPU, None, None, {}, None)
         self.runtime.database.run(lambda session: fleet.report(session, said))
-        draft = plans.draft_plan(self.runtime, self.actor, PlanRequest("tiny", upload.id, wishes=wishes))
+        draft = plans.draft_plan(self.runtime, self.actor, PlanRequest(model, upload.id, wishes=wishes))
         create = CreateRequest(self.actor.credential, "/jobs", new_id("body-"), None, False, 60)
         request = JobRequest(draft=draft, seed=7)
         return self.runtime.database.run(

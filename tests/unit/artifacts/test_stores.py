@@ -179,14 +179,25 @@ def test_stores_can_key_a_cache(store: ArtifactStore) -> None:
 
 
 def test_a_presigned_link_downloads_under_the_given_name(bucket: object, s3_endpoint: str) -> None:
-    store = S3Store(BUCKET, prefix="production", endpoint_url=s3_endpoint)
+    store = S3Store(
+        BUCKET,
+        prefix="production",
+        endpoint_url=s3_endpoint,
+        public_endpoint_url=s3_endpoint.replace("127.0.0.1", "localhost"),
+    )
     store.put("org/adapter", [b"weights"])
     url = store.download_url("org/adapter", 'my "fine" modèle.zip', 60)
     answer = httpx.get(str(url))
+    assert answer.url.host == "localhost"
     assert answer.content == b"weights"
     disposition = answer.headers["content-disposition"]
     assert disposition.startswith('attachment; filename="my _fine_ mod_le.zip"')
     assert "filename*=UTF-8''my%20%22fine%22%20mod%C3%A8le.zip" in disposition
+
+
+def test_an_endpoint_that_may_be_private_gives_no_links(bucket: object, s3_endpoint: str) -> None:
+    assert S3Store(BUCKET, endpoint_url=s3_endpoint).download_url("a", "a.zip", 60) is None
+    assert str(S3Store(BUCKET).download_url("a", "a.zip", 60)).startswith("https://artifacts.s3.amazonaws.com/")
 
 
 def test_a_directory_has_no_links(tmp_path: Path) -> None:

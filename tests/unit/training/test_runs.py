@@ -51,7 +51,7 @@ def test_each_method_trains_exports_and_verifies(
     assert phases[-2:] == [Phase.EXPORTING, Phase.VERIFYING]
     steps = [report for report in finished.of(MetricsReport) if report.train_loss is not None]
     assert [report.step for report in steps] == list(range(1, 11))  # 18 rows, 4 a step, 2 epochs
-    assert steps[-1].trained_tokens == result.trained_tokens > 0
+    assert steps[-1].processed_tokens == result.processed_tokens > 0
     assert result.final_valid_loss is not None
     assert result.initial_valid_loss is not None
     assert result.final_valid_loss < result.initial_valid_loss
@@ -129,7 +129,7 @@ def test_packing_trains_every_row(tiny_model: Path, conversations: Path, tmp_pat
     finished, result, _ = succeed(request_for(tiny_model, conversations, tmp_path / "packed", setup))
     plain = setup_for(Method.LORA)
     _, unpacked, _ = succeed(request_for(tiny_model, conversations, tmp_path / "plain", plain))
-    assert result.trained_tokens == unpacked.trained_tokens
+    assert result.processed_tokens == unpacked.processed_tokens
     assert finished.of(MetricsReport)[-1].total_steps < 18
 
 
