@@ -149,6 +149,7 @@ def retrieve_file_content(request: Request, runtime: RuntimeDep, actor: ActorDep
         "model_not_found",
         "unsafe_weights",
         "model_gated",
+        "metadata_too_large",
         "hub_unreachable",
         "store_unavailable",
     ),

@@ -124,6 +124,12 @@ _SHOWN: tuple[TunewrightError, ...] = (
         param="model",
     ),
     InvalidModelError(
+        "The configuration and tokenizer files of 'acme/large' are not fetched: vocab.json has 400,000,000 bytes, and "
+        "67,108,864 are read.",
+        code="metadata_too_large",
+        param="model",
+    ),
+    InvalidModelError(
         "The safetensors headers of 'acme/torn' cannot be read: the file is truncated.",
         code="unreadable_weights",
         param="model",
@@ -279,6 +285,7 @@ PLANNING = (
     "invalid_dataset",
     "unsafe_weights",
     "model_gated",
+    "metadata_too_large",
     "quantized_weights",
     "weights_mismatch",
     "unreadable_weights",

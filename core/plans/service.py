@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core.accounts.limits import check_limit, limits_of
+from core.accounts.models import Scope
 from core.accounts.service import Actor
 from core.datasets import hub_files, inspecting
 from core.datasets import service as files
@@ -346,7 +347,8 @@ def inspect(
     structure = files.inspection_of(file)
     tokens = None
     if model_id is not None and file.status is FileStatus.PROCESSED:
-        base_model = find_base_model(runtime.settings.resolved_models_dir, model_id)
+        may_fetch = actor.scope.includes(Scope.WRITE)  # a question that only reads should not bring anything here
+        base_model = find_base_model(runtime.settings.resolved_models_dir, model_id, may_fetch=may_fetch)
         longest = min(max_length or LONGEST, int(base_model.config.get("max_position_embeddings") or LONGEST))
         mapping = data_format or _detected(file, "file_id")
         tokens = measure(runtime, base_model, file, mapping, chat_template, longest if longest < LONGEST else None)
