@@ -12,8 +12,7 @@ from core.db.base import utc_now
 from core.fleet.programs import report_sweep
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints
-from core.plans import rehearsals
-from core.plans import service as plans
+from core.plans import idle, rehearsals
 from core.queue.messages import (
     FETCH_FILE,
     INSPECT_FILE,
@@ -104,7 +103,7 @@ def tidy(runtime: Runtime) -> None:
     oldest = utc_now() - timedelta(seconds=settings.retry_window_seconds)
     runtime.database.run(lambda session: forget_before(session, oldest))
     runtime.database.run(lambda session: rehearsals.forget_old(session, utc_now()))
-    while runtime.database.run(lambda session: plans.forget_idle(session, settings)):
+    while runtime.database.run(lambda session: idle.forget_idle(session, settings)):
         pass
 
 

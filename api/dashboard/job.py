@@ -14,7 +14,7 @@ from api.dashboard.held_out import held_out_of
 from api.dashboard.memory_bar import LABELS, draw
 from api.dashboard.page import page_router, see_other, show
 from api.dashboard.snippets import snippets_for
-from api.dashboard.wishes import COLUMN_PREFIX, ROLES, WISHES, exact_match_fields, new_address, planned_values
+from api.dashboard.wishes import COLUMN_PREFIX, ROLES, SKIP, WISHES, exact_match_fields, new_address, planned_values
 from api.deps import ActorDep, RuntimeDep
 from api.forms import check_form
 from api.wording import iso
@@ -126,6 +126,7 @@ def _as_fields(job: Job, plan: TrainingPlan) -> dict[str, str]:
         "file": job.training_file_id,
         "validation_file": job.validation_file_id,
         "shape": data_format.shape,
+        SKIP: "true" if data_format.skip_broken_rows else None,
         **{COLUMN_PREFIX + role: data_format.columns.get(role) for role in ROLES[data_format.shape]},
         **{
             wish.name: planned.get(wish.name)

@@ -18,12 +18,12 @@ from planner.plans import TrainingPlan
 COLUMN_PREFIX = "column_"
 # Each role that a shape's rows may have. The first are needed: as many as `NEEDED` says, else one.
 ROLES = {
-    "messages": ("messages",),
-    "sharegpt": ("conversations",),
-    "prompt_completion": ("prompt", "completion", "system"),
-    "question_answer": ("question", "answer", "system"),
-    "alpaca": ("instruction", "output", "input", "system"),
-    "preference": ("chosen", "rejected", "prompt", "system"),
+    "messages": ("messages", "system", "label"),
+    "sharegpt": ("conversations", "system", "label"),
+    "prompt_completion": ("prompt", "completion", "system", "input", "context", "history", "label"),
+    "question_answer": ("question", "answer", "system", "input", "context", "history", "label"),
+    "alpaca": ("instruction", "output", "input", "context", "history", "system", "label"),
+    "preference": ("chosen", "rejected", "prompt", "system", "input", "context", "history"),
     "text": ("text",),
 }
 NEEDED = {"prompt_completion": 2, "question_answer": 2, "alpaca": 2}
@@ -125,7 +125,8 @@ _HYPERPARAMETERS = ("n_epochs", "batch_size")
 _EXACT_MATCH = tuple(wish.name for wish in WISHES["Evaluation"] if wish.name.startswith("exact_match."))
 _START = ("suffix", "credit_code")
 _TEXTS = ("validation_file", *_START)
-_DATA = ("file", "validation_file", "shape")
+SKIP = "skip_broken_rows"
+_DATA = ("file", "validation_file", "shape", SKIP)
 _INNER = (*_ADAPTER, *_HYPERPARAMETERS, *_EXACT_MATCH)
 _TOP = (*(name for name in WISH_NAMES if name not in _INNER), *_TEXTS)
 
@@ -174,8 +175,13 @@ def body_of(fields: Mapping[str, str]) -> PlanCreate:
                 param="exact_match.extract",
             )
         body["exact_match"] = {name.removeprefix("exact_match."): value for name, value in exact_match.items()}
+    data_format: dict[str, object] = {}
     if "shape" in fields:
-        body["format"] = {"shape": fields["shape"], "columns": _columns(fields)}
+        data_format = {"shape": fields["shape"], "columns": _columns(fields)}
+    if SKIP in fields:
+        data_format[SKIP] = fields[SKIP] == "true"
+    if data_format:
+        body["format"] = data_format
     try:
         return PlanCreate.model_validate(body)
     except ValidationError as error:

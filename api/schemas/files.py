@@ -13,7 +13,7 @@ from core.datasets.hub_files import source_of
 from core.datasets.inspection import RowIssue
 from core.datasets.measurement import RenderedRow, TokenInspection
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
-from core.datasets.notices import Notice
+from core.datasets.notices import Notice, combined
 from core.plans.service import FileInspection
 
 WireStatus = Literal["uploaded", "processed", "error"]
@@ -86,6 +86,7 @@ class RowErrorObject(ResponseBody):
     message: str
     fix: str
     param: str | None
+    excerpt: str = Field(description="How the row begins.")
 
 
 class PreviewTurn(ResponseBody):
@@ -174,9 +175,14 @@ class InspectionObject(ResponseBody):
     format_problem: str | None
     container: str | None = Field(examples=["jsonl"])
     columns: list[str]
+    samples: dict[str, list[str]] = Field(description="The first different values of each column, cut.")
+    other_columns: list[str] = Field(
+        description="What a table's columns are called if its first row is not what it was taken for, names or data."
+    )
     rows: int
     errors: list[RowErrorObject] = Field(description="The first of `error_count`.")
     error_count: int
+    can_skip_broken_rows: bool = Field(description="Whether a job may leave them out, as `format` can say.")
     duplicates: int = Field(description="Rows that repeat an earlier one.")
     duplicate_rows: list[int] = Field(description="The first of them.")
     untrainable_rows: int = Field(description="Rows in which no model would be trained.")
@@ -247,9 +253,12 @@ def show_inspection(inspected: FileInspection, model: str | None) -> InspectionO
             format_problem=None,
             container=None,
             columns=[],
+            samples={},
+            other_columns=[],
             rows=0,
             errors=[],
             error_count=0,
+            can_skip_broken_rows=False,
             duplicates=0,
             duplicate_rows=[],
             untrainable_rows=0,
@@ -264,14 +273,17 @@ def show_inspection(inspected: FileInspection, model: str | None) -> InspectionO
         format_problem=found.format_problem or None,
         container=found.container,
         columns=list(found.columns),
+        samples={sample.name: list(sample.values) for sample in found.samples},
+        other_columns=list(found.other_columns),
         rows=found.rows,
         errors=[_row_error(issue) for issue in found.errors],
         error_count=found.error_count,
+        can_skip_broken_rows=found.can_skip,
         duplicates=found.duplicates,
         duplicate_rows=list(found.duplicate_rows),
         untrainable_rows=found.untrainable_rows,
         first_untrainable_rows=list(found.first_untrainable_rows),
-        notices=show_notices((*found.notices, *(tokens.notices if tokens else ()))),
+        notices=show_notices(combined(found.notices, tokens.notices if tokens else ())),
         preview=[_preview(example) for example in found.preview],
     )
 
@@ -307,7 +319,7 @@ def show_notices(notices: Iterable[Notice]) -> list[NoticeObject]:
 
 
 def _row_error(issue: RowIssue) -> RowErrorObject:
-    return RowErrorObject(row=issue.row, message=issue.message, fix=issue.fix, param=issue.param)
+    return RowErrorObject(row=issue.row, message=issue.message, fix=issue.fix, param=issue.param, excerpt=issue.excerpt)
 
 
 def _preview(example: Example) -> PreviewRow:

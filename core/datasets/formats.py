@@ -1,6 +1,5 @@
 """Rows of a known format as examples."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,10 +17,6 @@ __all__ = ["UNDESIRED", "RowError", "plain_conversation", "to_example"]
 
 UNDESIRED = "undesired_answers"
 _UNDESIRED_MESSAGE = "the answer is labelled as undesired, so supervised training leaves it out."
-_TEMPLATE_MARK = re.compile(
-    r"<\|im_start\|>(?:system|user|assistant)|<\|start_header_id\|>|<start_of_turn>|<\|turn>|\[INST\]|<\|(?:user|assistant)\|>"
-    r"|<｜(?:User|Assistant)｜>|<\|start\|>(?:system|user|assistant)"
-)
 # A row with one of these holds more than its conversation.
 _BESIDE = frozenset({*MEDIA_COLUMNS, "tools", "functions"}.union(*USUAL_COLUMNS.values()))
 
@@ -42,26 +37,12 @@ def to_example(row: Mapping[str, Any], number: int, data_format: DataFormat) -> 
     else:
         messages = _conversation(row, number, data_format)
     messages = _with_system(messages, row, number, columns)
-    notices: tuple[tuple[str, str], ...] = _rendered_already(messages) if data_format.shape in PAIR_ROLES else ()
+    notices: tuple[tuple[str, str], ...] = ()
     if data_format.shape != PREFERENCE and _is_undesired(row, number, columns):
         messages = tuple(replace(message, trained=False) for message in messages)
-        notices = (*notices, (UNDESIRED, _UNDESIRED_MESSAGE))
+        notices = ((UNDESIRED, _UNDESIRED_MESSAGE),)
     reference = read_text(row, number, columns["reference"]) if "reference" in columns else None
     return Example(number, messages, tools=read_tools(row, number), reference=reference, notices=notices)
-
-
-def _rendered_already(messages: tuple[Message, ...]) -> tuple[tuple[str, str], ...]:
-    """A notice where the prompt of a pair has the marks of a chat template, which would be put around it again."""
-    found = next((mark for message in messages if (mark := _TEMPLATE_MARK.search(message.content))), None)
-    if found is None:
-        return ()
-    return (
-        (
-            "already_rendered",
-            f"the row holds marks of a chat template ({found[0]}), and is put into the model's template again. Give "
-            "the turns as `messages`, or the whole of each row as `text`.",
-        ),
-    )
 
 
 def _conversation(row: Mapping[str, Any], number: int, data_format: DataFormat) -> tuple[Message, ...]:

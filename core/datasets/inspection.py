@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 MIN_EXAMPLES = 2
+SKIP_ADVICE = ' Mend them, or leave them out with "format": {"skip_broken_rows": true}.'
 _DETECTION_ROWS = 100
 _PREVIEW_ROWS = 5
 _SAMPLED_ROWS = 20
@@ -86,6 +87,16 @@ class Inspection:
     samples: tuple[ColumnSample, ...] = ()
     other_columns: tuple[str, ...] = ()
     is_cut_short: bool = False
+
+    @property
+    def can_skip(self) -> bool:
+        """Whether there are broken rows and the others can be used without them."""
+        return 0 < self.error_count < self.rows and not self.is_cut_short
+
+    @property
+    def way_on(self) -> str:
+        """What to do about broken rows beside mending them; "" where there is nothing else."""
+        return SKIP_ADVICE if self.can_skip else ""
 
     def require_format(self) -> DataFormat:
         """The detected format. Raises InvalidDatasetError (`unknown_format`)."""
@@ -253,21 +264,24 @@ def overlap(train: Iterable[Example], validation: Iterable[Example]) -> Overlap:
     return Overlap(len(rows), tuple(rows[:_SHOWN_ROWS]))
 
 
-def check_structure(inspection: Inspection, *, param: str | None = None) -> None:
+def check_structure(inspection: Inspection, *, skip_broken_rows: bool = False, param: str | None = None) -> None:
     """Refuse a file whose rows cannot be trained on by any model. Raises InvalidDatasetError.
+
+    `skip_broken_rows`: rows that cannot be used are left out, so they are none.
 
     Codes: `invalid_dataset` (broken rows), `unknown_format`, `too_few_examples`, `no_trainable_tokens`.
     """
-    if inspection.error_count:
+    if inspection.error_count and not (skip_broken_rows and inspection.can_skip):
         shown = " ".join(str(issue) for issue in inspection.errors[:3])
         more = f" And {inspection.error_count - 3} more." if inspection.error_count > 3 else ""
-        message = f"{inspection.error_count} of {inspection.rows} rows cannot be used. {shown}{more}"
+        message = f"{inspection.error_count} of {inspection.rows} rows cannot be used. {shown}{more}{inspection.way_on}"
         raise InvalidDatasetError(message, param=param)
     inspection.require_format()
-    _check_count(inspection.rows, param)
-    if inspection.untrainable_rows == inspection.rows:
+    good_rows = inspection.rows - inspection.error_count
+    _check_count(good_rows, param)
+    if inspection.untrainable_rows == good_rows:
         raise InvalidDatasetError(
-            f"None of the {inspection.rows} rows holds anything to train: no assistant message with text and a weight "
+            f"None of the {good_rows} rows holds anything to train: no assistant message with text and a weight "
             "other than 0, no completion, no text. Add the answers the model should learn.",
             code="no_trainable_tokens",
             param=param,

@@ -9,7 +9,7 @@ from pathlib import Path
 from core.datasets.accounting import row_shape
 from core.datasets.encoding import Encoder, Segment
 from core.datasets.examples import DataFormat, EncodedExample, Example, RowNote
-from core.datasets.notices import Notice
+from core.datasets.notices import Notice, NoticeCollector, combined
 from core.datasets.noticing import ContentWatch, NoticeBoard
 from core.datasets.reading import read_examples
 from planner.statistics import DatasetStatistics
@@ -90,7 +90,8 @@ def measure_tokens(
     Totals of a sample are scaled to all rows. Raises InvalidDatasetError (RowError) for a row that cannot be encoded.
     """
     sample = _Sample(encoder, max_length, sample_rows, seed)
-    for example in read_examples(path, data_format):
+    noticed = NoticeCollector()
+    for example in read_examples(path, data_format, noticed):
         sample.take(example)
     measured = sample.finish()
     scale = sample.rows / max(1, len(measured))
@@ -122,7 +123,7 @@ def measure_tokens(
         eos_trained=len(cut) == len(endless) and any(one.ends for one in measured),
         rows_without_eos=round(scale * len(endless)),
         preview=tuple(_rendered(encoder, example, max_length) for example in sample.first),
-        notices=sample.notices(),
+        notices=combined(noticed.notices(), sample.notices()),
         chat_template=encoder.chat_template_name,
     )
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core.accounts.limits import check_limit, limits_of
 from core.accounts.models import Scope
 from core.accounts.service import Actor
 from core.datasets import hub_files, inspecting
@@ -26,7 +25,7 @@ from core.datasets.inspection import (
     check_trainable,
 )
 from core.datasets.models import FileStatus, StoredFile
-from core.datasets.notices import Notice
+from core.datasets.notices import Notice, combined
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
 from core.errors import (
@@ -41,7 +40,7 @@ from core.errors import (
 )
 from core.fleet import service as fleet
 from core.ids import new_id
-from core.plans import history, queries, rehearsals
+from core.plans import history, idle, rehearsals
 from core.plans.measuring import measure, overlapping_rows
 from core.plans.models import Plan
 from core.plans.params import param_of
@@ -49,7 +48,6 @@ from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
 from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
-from core.settings import Settings
 from planner import policy
 from planner.candidates import DerivedMemory, Known, MemorySource
 from planner.devices import Device
@@ -66,7 +64,6 @@ from planner.statistics import DatasetStatistics
 from planner.throughput import SAMPLES, Answering
 
 INSPECTION_RETRY_SECONDS = 2
-FORGOTTEN_AT_ONCE = 500  # plans, in one transaction
 LONGEST = 2**31  # tokens: longer than any model reads
 
 
@@ -78,6 +75,7 @@ class PlanRequest:
     training_file_id: str
     validation_file_id: str | None = None
     data_format: DataFormat | None = None
+    skip_broken_rows: bool = False  # leave out rows that cannot be used
     wishes: Wishes = field(default_factory=Wishes)
     chat_template: str | None = None  # a named one; None: the model's own, else what suits the rows
     exact_match: ExactMatch | None = None
@@ -151,14 +149,16 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
     model without a formula is rehearsed, and ServiceUnavailableError where no worker has reported.
     """
     request = with_files(runtime, actor, request)
-    training = _usable_file(runtime, actor, request.training_file_id, "training_file")
+    reads_broken = request.data_format is not None or request.skip_broken_rows
+    training = _usable_file(runtime, actor, request.training_file_id, "training_file", reads_broken)
     validation = (
-        _usable_file(runtime, actor, request.validation_file_id, "validation_file")
+        _usable_file(runtime, actor, request.validation_file_id, "validation_file", reads_broken)
         if request.validation_file_id
         else None
     )
     base_model = find_base_model(runtime.settings.resolved_models_dir, request.model)
-    data_format = request.data_format or _detected(training, "training_file")
+    skip = request.skip_broken_rows
+    data_format = _format_of(training, request.data_format, skip, "training_file")
     if request.exact_match is not None:
         data_format = _with_reference(training, data_format, request.exact_match)
     tokens = measure(runtime, base_model, training, data_format, request.chat_template)
@@ -166,7 +166,7 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
     statistics, repeated = tokens.statistics, None
     if validation is not None:
         if request.data_format is None:
-            _check_same_layout(data_format, _detected(validation, "validation_file"))
+            _check_same_layout(data_format, _format_of(validation, None, skip, "validation_file"))
         held_out = measure(runtime, base_model, validation, data_format, request.chat_template)
         statistics = statistics.with_validation(held_out.statistics)
         repeated = overlapping_rows(runtime, training, validation, data_format, data_format)
@@ -240,7 +240,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         validation_examples=inputs.statistics.validation_examples,
         validation_tokens=inputs.statistics.validation_tokens,
     )
-    notices = (*from_plain(Inspection, inputs.training.inspection).notices, *tokens.notices)
+    notices = combined(from_plain(Inspection, inputs.training.inspection).notices, tokens.notices)
     return PlanDraft(
         request,
         inputs.base_model,
@@ -272,9 +272,7 @@ def create_plan(runtime: Runtime, actor: Actor, request: PlanRequest, create_req
 
 def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft) -> Plan:
     """Keep a draft, with a quote that stands for a while. Raises LimitReachedError where too many idle ones are."""
-    limits = limits_of(session, runtime.settings, actor.organization_id)
-    advice = "Those that no job uses are forgotten by themselves; try again later."
-    check_limit("plans", queries.count_idle(session, actor.organization_id) + 1, limits.plans, advice)
+    idle.check_room(session, runtime.settings, actor.organization_id)
     row = Plan(
         id=new_id("plan_"),
         organization_id=actor.organization_id,
@@ -298,12 +296,6 @@ def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft
     session.add(row)
     session.flush()
     return row
-
-
-def forget_idle(session: Session, settings: Settings) -> int:
-    """Drop some of the plans whose quotes ended long ago and that no job uses; returns how many."""
-    expired_before = utc_now() - timedelta(seconds=settings.plan_retention_seconds)
-    return queries.delete_idle(session, expired_before=expired_before, limit=FORGOTTEN_AT_ONCE)
 
 
 def get_plan(session: Session, actor: Actor, plan_id: str) -> Plan:
@@ -336,6 +328,7 @@ def inspect(
     chat_template: str | None = None,
     max_length: int | None = None,
     validation_file_id: str | None = None,
+    skip_broken_rows: bool = False,
 ) -> FileInspection:
     """What is in a file and, with a model, its tokens, in the format that is detected unless one is given.
 
@@ -346,21 +339,25 @@ def inspect(
     file = _inspected_file(runtime, actor, file_id, "file_id")
     structure = files.inspection_of(file)
     tokens = None
-    if model_id is not None and file.status is FileStatus.PROCESSED:
+    is_readable = file.status is FileStatus.PROCESSED or (
+        structure is not None and (data_format is not None or skip_broken_rows)
+    )
+    if model_id is not None and is_readable:
         may_fetch = actor.scope.includes(Scope.WRITE)  # a question that only reads should not bring anything here
         base_model = find_base_model(runtime.settings.resolved_models_dir, model_id, may_fetch=may_fetch)
         longest = min(max_length or LONGEST, int(base_model.config.get("max_position_embeddings") or LONGEST))
-        mapping = data_format or _detected(file, "file_id")
+        mapping = _format_of(file, data_format, skip_broken_rows, "file_id")
         tokens = measure(runtime, base_model, file, mapping, chat_template, longest if longest < LONGEST else None)
     repeated = None
-    if validation_file_id is not None and file.status is FileStatus.PROCESSED:
-        held_out = _usable_file(runtime, actor, validation_file_id, "validation_file")
+    if validation_file_id is not None and is_readable:
+        reads_broken = data_format is not None or skip_broken_rows
+        held_out = _usable_file(runtime, actor, validation_file_id, "validation_file", reads_broken)
         repeated = overlapping_rows(
             runtime,
             file,
             held_out,
-            data_format or _detected(file, "file_id"),
-            data_format or _detected(held_out, "validation_file"),
+            _format_of(file, data_format, skip_broken_rows, "file_id"),
+            _format_of(held_out, data_format, skip_broken_rows, "validation_file"),
         )
     return FileInspection(file, structure, tokens, repeated)
 
@@ -398,7 +395,8 @@ def _inspected_file(runtime: Runtime, actor: Actor, file_id: str, param: str) ->
     return file
 
 
-def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> StoredFile:
+def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str, reads_broken: bool) -> StoredFile:
+    """The file, inspected. `reads_broken`: one with broken rows is read too, as the request says how."""
     with runtime.database.read() as session:
         files.stored_file(session, actor.organization_id, file_id, param=param)
     file = _inspected_file(runtime, actor, file_id, param)
@@ -409,17 +407,24 @@ def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> St
             param=param,
             retry_after_seconds=INSPECTION_RETRY_SECONDS,
         )
-    if file.status is FileStatus.ERROR:
+    found = files.inspection_of(file)
+    if file.status is FileStatus.ERROR and not (reads_broken and found):
+        way_on = found.way_on if found else ""
         raise InvalidDatasetError(
-            f"The file {file.filename!r} cannot be used: {file.status_details}", code="invalid_dataset", param=param
+            f"The file {file.filename!r} cannot be used: {file.status_details}{way_on}",
+            code="invalid_dataset",
+            param=param,
         )
     return file
 
 
-def _detected(file: StoredFile, param: str) -> DataFormat:
-    inspection = from_plain(Inspection, file.inspection)
-    check_structure(inspection, param=param)
-    return inspection.require_format()
+def _format_of(file: StoredFile, given: DataFormat | None, skip_broken_rows: bool, param: str) -> DataFormat:
+    """The format that is given, or else the one that was found in the file. Raises InvalidDatasetError."""
+    if given is None:
+        inspection = from_plain(Inspection, file.inspection)
+        check_structure(inspection, skip_broken_rows=skip_broken_rows, param=param)
+        given = inspection.require_format()
+    return replace(given, skip_broken_rows=skip_broken_rows)
 
 
 def _check_same_layout(training: DataFormat, validation: DataFormat) -> None:

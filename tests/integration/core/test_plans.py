@@ -7,7 +7,7 @@ import pytest
 
 from core.db.base import utc_now
 from core.db.session import Database
-from core.plans import queries, service
+from core.plans import idle, queries
 from core.plans.models import Plan
 from tests.integration.core.books import create_job, open_organization, open_runtime, save_plan
 
@@ -15,7 +15,7 @@ from tests.integration.core.books import create_job, open_organization, open_run
 def test_idle_plans_are_forgotten_and_others_stay(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "FORGOTTEN_AT_ONCE", 2)
+    monkeypatch.setattr(idle, "FORGOTTEN_AT_ONCE", 2)
     owner, runtime = open_organization(database, credits_granted=100), open_runtime(database, tmp_path)
     with database.transaction() as session:
         old = [save_plan(session, owner, 10) for _ in range(5)]
@@ -26,7 +26,7 @@ def test_idle_plans_are_forgotten_and_others_stay(
     with database.read() as session:
         assert queries.count_idle(session, owner.organization_id) == 6
     forgotten = []
-    while count := database.run(lambda session: service.forget_idle(session, runtime.settings)):
+    while count := database.run(lambda session: idle.forget_idle(session, runtime.settings)):
         forgotten.append(count)
     assert forgotten == [2, 2, 1]
     with database.read() as session:

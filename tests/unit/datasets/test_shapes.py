@@ -292,17 +292,16 @@ def test_a_column_mapped_to_nothing_is_not_read() -> None:
     assert [message.content for message in example.messages] == ["q", "a"]
 
 
-def test_undesired_answers_and_rendered_pairs_are_said(tmp_path: Path) -> None:
+def test_undesired_answers_are_said(tmp_path: Path) -> None:
     path = tmp_path / "x"
     rows = [
-        {"prompt": "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", "completion": "a", "label": True},
+        {"prompt": "q", "completion": "a", "label": True},
         {"prompt": "q", "completion": "a", "label": False},
         {"prompt": "q", "completion": "b", "label": False},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = inspect_file(path)
     assert [(notice.code, notice.rows, notice.first_row) for notice in found.notices] == [
-        ("already_rendered", 1, 1),
         ("undesired_answers", 2, 2),
     ]
     assert found.untrainable_rows == 2
