@@ -122,8 +122,8 @@ def test_a_store_that_is_away_is_not_the_files_fault(runtime: Runtime, owner: Ow
 
 @pytest.mark.parametrize(
     "content",
-    [b"PAR1" + b"\xff\xfe" * 600 + b"PAR1", b"\x1f\x8b\x08\x00" + b"\xff" * 60, b"\xf0\x28\x8c\x28" * 9, b"[" * 90_000],
-    ids=["parquet", "gzip", "not UTF-8", "deep"],
+    [b"PAR1" + b"\xff\xfe" * 600 + b"PAR1", b"\x1f\x8b\x08\x00" + b"\xff" * 60, b"[" * 90_000],
+    ids=["parquet", "gzip", "deep"],
 )
 def test_damaged_files_are_errors_with_a_sentence(runtime: Runtime, owner: Owner, content: bytes) -> None:
     file_id = upload(runtime, owner, content)
