@@ -8,7 +8,7 @@ from core.errors import InvalidRequestError
 from core.jobs.service import JobRequest
 from core.plans.service import PlanRequest
 from planner.plans import Priority, Wishes
-from planner.setup import InitLoraWeights, Method
+from planner.setup import CheckpointSelection, InitLoraWeights, Method
 
 _KINDS = {
     "messages": DataKind.CHAT,
@@ -117,6 +117,7 @@ def _wishes(body: PlanCreate) -> Wishes:
         warmup_ratio=body.warmup_ratio,
         weight_decay=body.weight_decay,
         validation_split=body.validation_split,
+        checkpoint_selection=CheckpointSelection(body.checkpoint_selection) if body.checkpoint_selection else None,
         early_stopping_patience=body.early_stopping_patience,
         priority=Priority(body.priority),
     )

@@ -13,6 +13,7 @@ _CGROUP_V2_USE = Path("/sys/fs/cgroup/memory.current")
 _CGROUP_V1_LIMIT = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _CGROUP_V1_USE = Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(gib|gb|g)$", re.IGNORECASE)
+_TOO_OLD = re.compile(r"\b(v100s?|titan ?(v|xp?)|p100|p40|p4|gtx ?(9|10)\d\d|m[46]0|k80|k40)\b", re.IGNORECASE)
 _UNITS = {"gib": GIB, "g": GIB, "gb": 10**9}
 
 
@@ -142,6 +143,11 @@ def parse_gpu(text: str) -> Device:
     if text.strip().lower() == "cpu":
         return read_cpu()
     gpu = find_gpu(text)
+    if gpu is None and _TOO_OLD.search(text):
+        raise InvalidSetupError(
+            f"{text} has a compute capability below 7.5, for which PyTorch has no kernels. The oldest GPUs that can "
+            "train are the T4 and the RTX 20 series."
+        )
     if gpu is None:
         raise InvalidSetupError(
             f"{text!r} is neither a size such as 24GiB nor a known GPU. Known: {', '.join(g.id for g in gpus())}."

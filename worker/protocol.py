@@ -13,6 +13,7 @@ from core.datasets.final_answers import ExactMatch
 from core.db.plain import from_plain
 from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
+from core.jobs.verdict import Verdict
 from planner.setup import Hyperparameters, TrainingSetup
 
 STOPPED_EXIT_CODE = 75  # the child obeyed SIGTERM: it wrote a checkpoint and left (EX_TEMPFAIL in sysexits.h)
@@ -142,6 +143,7 @@ class ResultReport:
     initial_valid_loss: float | None
     final_valid_loss: float | None
     evaluation: Evaluation | None = None
+    verdict: Verdict | None = None
     type: Literal["result"] = "result"
 
 
@@ -189,4 +191,6 @@ def decode_report(data: dict[str, object]) -> Report:
     """The report that `encode_report` wrote. Raises KeyError, TypeError or ValueError for anything else."""
     if data.get("evaluation") is not None:
         data = {**data, "evaluation": from_plain(Evaluation, data["evaluation"])}
+    if data.get("verdict") is not None:
+        data = {**data, "verdict": from_plain(Verdict, data["verdict"])}
     return _REPORTS[str(data["type"])](**data)  # type: ignore[arg-type]

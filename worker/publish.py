@@ -16,7 +16,9 @@ def publish(runtime: Runtime, lease: Lease, job: Job, directory: Path, result: R
         PublishedFile(name, runtime.store.put_file(f"{prefix}/{name}", directory / path))
         for name, path in result.files.items()
     ]
-    return Outcome(files, result.processed_tokens, _summary(result), result.step_seconds, result.evaluation)
+    return Outcome(
+        files, result.processed_tokens, _summary(result), result.step_seconds, result.evaluation, result.verdict
+    )
 
 
 def withdraw(runtime: Runtime, outcome: Outcome) -> None:

@@ -16,7 +16,7 @@ from core.accounts.service import Actor
 from core.datasets import service as files
 from core.datasets.inspection import Overlap
 from core.datasets.models import FilePurpose, StoredFile
-from core.datasets.notices import Notice, combined
+from core.datasets.notices import Notice
 from core.datasets.row_errors import RowError, UnreadableRestError
 from core.datasets.samples import sample_path
 from core.errors import PermissionDeniedError, TunewrightError
@@ -53,8 +53,7 @@ class Inspected:
     @property
     def notices(self) -> tuple[Notice, ...]:
         """What is worth knowing about it."""
-        structure, tokens = (self.found.structure, self.found.tokens) if self.found else (None, None)
-        return combined(structure.notices if structure else (), tokens.notices if tokens else ())
+        return self.found.notices if self.found else ()
 
     @property
     def can_skip(self) -> bool:

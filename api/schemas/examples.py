@@ -27,6 +27,7 @@ PLAN_EXAMPLE: JsonDict = {
     "gradient_accumulation_steps": 1,
     "gradient_checkpointing": False,
     "torch_compile": False,
+    "checkpoint_selection": "best",
     "early_stopping_patience": None,
     "optimizer": "adamw_torch_fused",
     "packing": False,
@@ -89,7 +90,7 @@ PLAN_EXAMPLE: JsonDict = {
         "The learning rate rises over 8 of 76 steps to 0.0013 and falls on a cosine; that peak is usual for adapters "
         "at a hidden size of 576.",
         "8 rows of 160 are held out to measure on, the same in every run on this file; fewer than 20 are too few to "
-        "tell two runs apart.",
+        "tell two runs apart. The model of the lowest loss among the evaluations is published.",
         "AMD EPYC 9454P: 1.4 GiB predicted plus 0.3 GiB kept as bound, of 28.0 GiB free now.",
         "About 30 s at 600 credits an hour is 6; the quote of 7 covers 38 s, and only what is used is charged.",
     ],
@@ -196,6 +197,7 @@ JOB_EXAMPLE: JsonDict = {
     "gradient_accumulation_steps": 1,
     "gradient_checkpointing": False,
     "torch_compile": False,
+    "checkpoint_selection": "best",
     "early_stopping_patience": None,
     "chat_template": None,
     "exact_match": None,
@@ -221,7 +223,10 @@ JOB_EXAMPLE: JsonDict = {
             "exact_match": None,
         },
         "answers": 4,
+        "base": "16-bit",
+        "valid_loss_on_16bit_base": None,
     },
+    "verdict": None,
     "plan": "plan_01JDZ5T0Q6W2N8V4K7R3M9X1YB",
     "quote": {
         "credits": 7,

@@ -13,7 +13,7 @@ from core.datasets.hub_files import source_of
 from core.datasets.inspection import RowIssue
 from core.datasets.measurement import RenderedRow, TokenInspection
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
-from core.datasets.notices import Notice, combined
+from core.datasets.notices import Notice
 from core.plans.service import FileInspection
 
 WireStatus = Literal["uploaded", "processed", "error"]
@@ -283,7 +283,7 @@ def show_inspection(inspected: FileInspection, model: str | None) -> InspectionO
         duplicate_rows=list(found.duplicate_rows),
         untrainable_rows=found.untrainable_rows,
         first_untrainable_rows=list(found.first_untrainable_rows),
-        notices=show_notices(combined(found.notices, tokens.notices if tokens else ())),
+        notices=show_notices(inspected.notices),
         preview=[_preview(example) for example in found.preview],
     )
 

@@ -14,7 +14,7 @@ from core.plans.service import notices_of, training_plan
 from planner.devices import Device
 from planner.memory import MemoryEstimate
 from planner.plans import Alternative, Quote, TrainingPlan
-from planner.setup import Method
+from planner.setup import CheckpointSelection, Method
 from planner.statistics import DatasetStatistics
 
 
@@ -126,6 +126,7 @@ class PlanObject(ResponseBody):
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     torch_compile: bool
+    checkpoint_selection: CheckpointSelection
     early_stopping_patience: int | None
     optimizer: str
     packing: bool
@@ -186,6 +187,7 @@ def show_plan(row: Plan) -> PlanObject:
         gradient_accumulation_steps=setup.gradient_accumulation_steps,
         gradient_checkpointing=setup.gradient_checkpointing,
         torch_compile=setup.torch_compile,
+        checkpoint_selection=plan.hyperparameters.checkpoint_selection,
         early_stopping_patience=plan.hyperparameters.early_stopping_patience,
         optimizer=setup.optimizer,
         packing=setup.packing,

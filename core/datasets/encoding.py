@@ -267,9 +267,10 @@ def _mark(rendering: Rendering, encoding: Encoding, *, has_added_tokens: bool) -
 
 def _doubled(prepared: _Prepared, encoding: Encoding) -> int:
     """1 where the tokenizer puts before the text the very token that the text begins with, else 0: BOS stands once."""
+    if not prepared.adds_special_tokens:
+        return 0
     ids = encoding.ids
-    is_doubled = prepared.adds_special_tokens and len(ids) > 1 and ids[0] == ids[1] and encoding.special_tokens_mask[0]
-    return int(bool(is_doubled))
+    return int(len(ids) > 1 and ids[0] == ids[1] and encoding.special_tokens_mask[0] == 1)
 
 
 def _is_crossed(encoding: Encoding, position: int) -> bool:

@@ -13,10 +13,11 @@ from core.datasets.detection import complete_format, detect_format
 from core.datasets.examples import DataFormat, Example
 from core.datasets.formats import plain_conversation, to_example
 from core.datasets.measurement import TokenHistogram, TokenInspection, measure_tokens
-from core.datasets.notices import Notice, NoticeCollector
+from core.datasets.notices import Notice, NoticeCollector, combined
 from core.datasets.previews import ColumnSample, ColumnSamples, clipped, excerpt
 from core.datasets.reading import Layout, detect_layout, scan_rows
 from core.datasets.row_errors import RowError, UnreadableRestError
+from core.datasets.unread import COLUMN_NOT_READ, UnreadColumns
 from core.datasets.values import is_blank
 from core.errors import InvalidDatasetError
 
@@ -26,6 +27,7 @@ __all__ = [
     "RowIssue",
     "TokenHistogram",
     "TokenInspection",
+    "all_notices",
     "check_structure",
     "check_trainable",
     "fingerprint",
@@ -124,6 +126,7 @@ class _Survey:
         self.first_untrainable: list[int] = []
         self.columns = ColumnSamples()
         self.notices = NoticeCollector()
+        self.unread = UnreadColumns(data_format) if data_format else None
         self.is_cut_short = False
         self.preview: list[Example] = []
         self.fingerprints = array("q")
@@ -140,6 +143,7 @@ class _Survey:
             return
         plain = plain_conversation(row, self.data_format) if len(self.preview) == _PREVIEW_ROWS else None
         if plain is not None:
+            self._look(row, number)
             answers = (text for role, text in zip(plain[::2], plain[1::2], strict=True) if role == "assistant")
             self._count(number, hash((None, *plain)), any(text and not text.isspace() for text in answers))
             return
@@ -150,9 +154,14 @@ class _Survey:
             return
         for code, message in example.notices:
             self.notices.add(code, message, number)
+        self._look(row, number)
         if len(self.preview) < _PREVIEW_ROWS:
             self.preview.append(clipped(example))
         self._count(number, fingerprint(example), _is_trainable(example))
+
+    def _look(self, row: Mapping[str, Any], number: int) -> None:
+        if self.unread:
+            self.unread.take(row, number)
 
     def _count(self, row: int, mark: int, is_trainable: bool) -> None:
         if not is_trainable:
@@ -212,11 +221,19 @@ def inspect_file(path: Path, *, data_format: DataFormat | None = None, max_error
         first_untrainable_rows=tuple(survey.first_untrainable),
         preview=tuple(survey.preview),
         format_problem=problem,
-        notices=survey.notices.notices(),
+        notices=(*survey.notices.notices(), *(survey.unread.notices() if survey.unread else ())),
         samples=survey.columns.samples(),
         other_columns=layout.table.other_names if layout.table else (),
         is_cut_short=survey.is_cut_short,
     )
+
+
+def all_notices(structure: Inspection | None, tokens: TokenInspection | None) -> tuple[Notice, ...]:
+    """All that was noticed in a file; of the columns, as they are read for these tokens."""
+    found = structure.notices if structure else ()
+    if tokens is None:
+        return found
+    return combined((notice for notice in found if notice.code != COLUMN_NOT_READ), tokens.notices)
 
 
 def _detect(path: Path, layout: Layout) -> tuple[DataFormat | None, str]:

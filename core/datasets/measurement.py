@@ -12,6 +12,7 @@ from core.datasets.examples import DataFormat, EncodedExample, Example, RowNote
 from core.datasets.notices import Notice, NoticeCollector, combined
 from core.datasets.noticing import ContentWatch, NoticeBoard
 from core.datasets.reading import read_examples
+from core.datasets.unread import UnreadColumns
 from planner.statistics import DatasetStatistics
 
 __all__ = ["RenderedRow", "TokenHistogram", "TokenInspection", "measure_tokens"]
@@ -20,7 +21,7 @@ _PREVIEW_ROWS = 5
 _PREVIEW_CHARACTERS = 4000
 _SHOWN_ROWS = 20
 _LONGEST_ROWS = 8
-_BATCH = 256
+_BATCH, _BATCH_CHARACTERS = 1024, 4 * 1024**2
 _SMALLEST_BUCKET = 16
 _MOST_SHAPES = 20_000
 
@@ -90,8 +91,8 @@ def measure_tokens(
     Totals of a sample are scaled to all rows. Raises InvalidDatasetError (RowError) for a row that cannot be encoded.
     """
     sample = _Sample(encoder, max_length, sample_rows, seed)
-    noticed = NoticeCollector()
-    for example in read_examples(path, data_format, noticed):
+    noticed, unread = NoticeCollector(), UnreadColumns(data_format)
+    for example in read_examples(path, data_format, noticed, unread.take):
         sample.take(example)
     measured = sample.finish()
     scale = sample.rows / max(1, len(measured))
@@ -123,7 +124,7 @@ def measure_tokens(
         eos_trained=len(cut) == len(endless) and any(one.ends for one in measured),
         rows_without_eos=round(scale * len(endless)),
         preview=tuple(_rendered(encoder, example, max_length) for example in sample.first),
-        notices=combined(noticed.notices(), sample.notices()),
+        notices=combined(noticed.notices(), unread.notices(), sample.notices()),
         chat_template=encoder.chat_template_name,
     )
 
@@ -148,6 +149,7 @@ class _Sample:
         self._random = random.Random(seed)
         self._slots: list[_Measured | None] = []
         self._pending: list[tuple[int, Example]] = []
+        self._pending_characters = 0
         self._longest: list[tuple[int, int, Example]] = []
         self._shapes: dict[object, _Shape] = {}
         self._unseen: list[Example] = []  # the first of their shape, and not in the sample
@@ -167,7 +169,8 @@ class _Sample:
             slot = self._random.randrange(self.rows)
         if slot < self._size:
             self._pending.append((slot, example))
-            if len(self._pending) == _BATCH:
+            self._pending_characters += _characters(example)
+            if len(self._pending) == _BATCH or self._pending_characters >= _BATCH_CHARACTERS:
                 self._measure_pending()
         if self._encoder.has_chat_template and example.text is None:
             self._look(example, is_sampled=slot < self._size)
@@ -214,7 +217,7 @@ class _Sample:
             self._slots[slot] = self._measure(one)
             if one.notes and (shape := self._shapes.get(row_shape(example))):
                 shape.notes = one.notes
-        self._pending = []
+        self._pending, self._pending_characters = [], 0
 
     def _measure(self, encoded: EncodedExample) -> _Measured:
         stops = self._encoder.stop_token_ids

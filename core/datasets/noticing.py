@@ -11,6 +11,7 @@ from core.datasets.notices import Notice
 
 __all__ = ["ContentWatch", "NoticeBoard"]
 
+ALREADY_RENDERED = "already_rendered"
 # How templates in use open a turn. A message that begins like that was rendered before it came here.
 _TURN = re.compile(
     r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>)?\s*"
@@ -47,9 +48,11 @@ class ContentWatch:
 
     def notes(self, example: Example) -> Iterator[RowNote]:
         """What is worth saying about this row."""
-        if any(_TURN.match(message.content) for message in example.messages):
+        if any(code == ALREADY_RENDERED for code, _ in example.notices):
+            pass  # said where rows are read
+        elif any(_TURN.match(message.content) for message in example.messages):
             yield RowNote(
-                "already_rendered",
+                ALREADY_RENDERED,
                 "A message begins with the marks of a chat template: it was rendered already and is rendered again. "
                 "Give the plain text of each turn.",
             )

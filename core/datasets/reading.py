@@ -1,7 +1,7 @@
 """Rows of a data file, one at a time, whatever holds them."""
 
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,13 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         yield number, row
 
 
-def read_examples(path: Path, data_format: DataFormat, notices: NoticeCollector | None = None) -> Iterator[Example]:
-    """Every row as an example; what is worth knowing about them goes into `notices`.
+def read_examples(
+    path: Path,
+    data_format: DataFormat,
+    notices: NoticeCollector | None = None,
+    look: Callable[[Row, int], None] | None = None,
+) -> Iterator[Example]:
+    """Every row as an example; what is worth knowing about them goes into `notices`. `look` is shown each that is read.
 
     Raises InvalidDatasetError (RowError for a single row) at the first that is broken, unless the format says that
     broken rows are left out.
@@ -94,6 +99,8 @@ def read_examples(path: Path, data_format: DataFormat, notices: NoticeCollector 
             continue
         for code, message in example.notices:
             notices.add(code, message, number)
+        if look:
+            look(row, number)
         yield example
 
 

@@ -23,7 +23,7 @@ __all__ = ["Renderer"]
 # For each row. A conversation of hundreds of turns is rendered anew for each of them and takes a second or two.
 _LIMITS = Limits(cpu_seconds=10, wall_seconds=120, memory_bytes=1024**3)
 _MOST_CHILDREN = 4  # of one process
-_ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 512, 8 * 1024**2
+_ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 1024, 8 * 1024**2
 
 
 class Renderer:

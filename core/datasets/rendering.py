@@ -3,6 +3,7 @@
 Everything goes in and out as plain data, and many rows go at once: a round trip costs more than most renderings.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +21,7 @@ __all__ = ["ANSWER_LOST", "RenderTask", "probe", "render_prompt", "render_rows",
 # Templates add a sentence or two, and escapes multiply a text; more than this is not a rendering of the row.
 _ADDED_CHARACTERS = 64 * 1024
 _GROWTH = 16
+_BATCH_CPU_SECONDS = 120  # for all rows of one call
 _REMEMBERED_SHAPES = 4096
 ANSWER_LOST = "template_loses_answer"
 
@@ -50,7 +52,10 @@ def render_rows(task: RenderTask, examples: Sequence[Example]) -> Iterator[dict[
 
     Last of all `error` with the fields of the first RowError. Raises InvalidModelError.
     """
+    started = time.process_time()
     for example in examples:
+        if time.process_time() - started > _BATCH_CPU_SECONDS:
+            raise too_demanding(f"{len(examples)} rows need more than {_BATCH_CPU_SECONDS} s of CPU time")
         compiled = _compiled(task, for_tools=bool(example.tools))
         try:
             lost = _lost(compiled, example)

@@ -59,6 +59,7 @@ class Job(Base):
     result_file_id: Mapped[str | None] = mapped_column(Id)
     held_out: Mapped[dict[str, Any] | None]  # core.jobs.evaluation.HeldOut, once its rows are read
     evaluation: Mapped[dict[str, Any] | None]  # core.jobs.evaluation.Evaluation, once it has succeeded
+    verdict: Mapped[dict[str, Any] | None]  # core.jobs.verdict.Verdict, once it has succeeded
     charged_credits: Mapped[int | None] = mapped_column(BigInteger)
     deleted_at: Mapped[datetime | None]  # what the books refer to stays; nobody is shown it
 

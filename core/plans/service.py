@@ -21,11 +21,12 @@ from core.datasets.inspection import (
     Inspection,
     Overlap,
     TokenInspection,
+    all_notices,
     check_structure,
     check_trainable,
 )
 from core.datasets.models import FileStatus, StoredFile
-from core.datasets.notices import Notice, combined
+from core.datasets.notices import Notice
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
 from core.errors import (
@@ -132,6 +133,11 @@ class FileInspection:
     structure: Inspection | None
     tokens: TokenInspection | None
     overlap: Overlap | None = None
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What was noticed in it, with a model also of its template and tokenizer."""
+        return all_notices(self.structure, self.tokens)
 
 
 def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraft:
@@ -240,7 +246,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         validation_examples=inputs.statistics.validation_examples,
         validation_tokens=inputs.statistics.validation_tokens,
     )
-    notices = combined(from_plain(Inspection, inputs.training.inspection).notices, tokens.notices)
+    notices = all_notices(from_plain(Inspection, inputs.training.inspection), tokens)
     return PlanDraft(
         request,
         inputs.base_model,

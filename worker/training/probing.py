@@ -30,7 +30,7 @@ def probe(current: Run) -> None:
 
 def _forward_and_backward(current: Run) -> None:
     batch = longest_micro_batch(current.data.training, current.request.setup, current.layout).to(current.loaded.device)
-    loss, _ = score(current.loaded, batch, batch.trained_tokens)
+    loss, _ = score(current.loaded, batch, batch.trained_tokens / current.state.loss_scale.value)
     current.watch.check()
     loss.backward()
 

@@ -18,7 +18,6 @@ from tests.unit.datasets.template_shapes import CHATML, LLAMA3, MISTRAL, SHAPES,
 
 MakeDirectory = Callable[..., Path]
 CHAT = DataFormat("messages", DataKind.CHAT, {"messages": "messages"})
-PAIR = DataFormat("prompt_completion", DataKind.COMPLETION, {"prompt": "prompt", "completion": "completion"})
 SYSTEM = {"role": "system", "content": "s"}  # a text that every rendering holds somewhere
 PLAIN = [{"role": "user", "content": "Which lamp is lit?"}, {"role": "assistant", "content": "The tall one."}]
 
@@ -37,8 +36,7 @@ def calling(content: str | None, call_id: str = CALL_ID, arguments: Any = None) 
 def measured(directory: Path, *rows: dict[str, Any], name: str | None = None, **options: Any) -> TokenInspection:
     path = directory / "rows.jsonl"
     path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
-    data_format = PAIR if "prompt" in rows[0] else CHAT
-    return measure_tokens(path, data_format, load_encoder(directory, name), **options)
+    return measure_tokens(path, CHAT, load_encoder(directory, name), **options)
 
 
 def told(found: TokenInspection) -> list[tuple[str, int, int | None]]:
@@ -190,8 +188,9 @@ def test_control_tokens_inside_content_are_told(model_directory: MakeDirectory) 
         "<start_of_turn>user\nHi<end_of_turn>\n",
     ],
 )
-def test_pairs_that_were_rendered_already_are_told(model_directory: MakeDirectory, prompt: str) -> None:
-    found = measured(model_directory(CHATML), {"prompt": prompt, "completion": "Hello"})
+def test_messages_that_were_rendered_already_are_told(model_directory: MakeDirectory, prompt: str) -> None:
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "Hello"}]
+    found = measured(model_directory(CHATML), {"messages": turns})
     assert told(found) == [("already_rendered", 1, 1)]
 
 
