@@ -294,10 +294,21 @@ def _estimate_anew(
 
 def quote_for(prices: Mapping[str, int], device: Device, seconds: float) -> Quote:
     """Whole credits for the predicted time and its margin, rounded up. Raises InvalidSetupError without a price."""
-    rate = prices.get(device.device_class, prices.get("default"))
-    if rate is None:
-        raise InvalidSetupError(f"The price list has neither {device.device_class!r} nor 'default'.")
+    rate = hourly_rate(prices, device)
     margin = seconds * c.CREDIT_MARGIN
     predicted = math.ceil(rate * seconds / SECONDS_PER_HOUR)
     total = math.ceil(rate * (seconds + margin) / SECONDS_PER_HOUR)
     return Quote(rate, seconds, margin, seconds + margin, predicted, total - predicted, total)
+
+
+def hourly_rate(prices: Mapping[str, int], device: Device) -> int:
+    """Credits per hour of a device: its class's price, a MIG slice's share of its card's, or the default.
+
+    Raises InvalidSetupError without a price.
+    """
+    if device.device_class in prices:
+        return prices[device.device_class]
+    of_card = prices.get(device.card_class or "", prices.get("default"))
+    if of_card is None:
+        raise InvalidSetupError(f"The price list has neither {device.device_class!r} nor 'default'.")
+    return math.ceil(of_card * device.card_share)

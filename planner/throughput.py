@@ -92,12 +92,15 @@ class DeviceRates:
 
 
 def device_rates(device: Device) -> DeviceRates:
-    """Rates from the catalogue, by device class; a GPU that is only a size counts as a modest one."""
+    """Rates from the catalogue, by device class; a MIG slice has its share of its card's, and a GPU that is only a
+    size counts as a modest one."""
     if device.kind == "cpu":
         cores = device.cores or 1
         return DeviceRates(c.CPU_FLOPS_PER_CORE * cores, float("inf"), 1.0)
-    known = _rates_by_class().get(device.device_class)
-    return known or DeviceRates(c.UNKNOWN_GPU_FLOPS, c.UNKNOWN_GPU_BANDWIDTH, c.MATRIX_UTILISATION)
+    unknown = DeviceRates(c.UNKNOWN_GPU_FLOPS, c.UNKNOWN_GPU_BANDWIDTH, c.MATRIX_UTILISATION)
+    rates = _rates_by_class().get(device.card_class or device.device_class, unknown)
+    share = device.card_share
+    return replace(rates, flops=share * rates.flops, bandwidth_bytes=share * rates.bandwidth_bytes)
 
 
 @lru_cache(maxsize=1)

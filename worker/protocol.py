@@ -103,6 +103,8 @@ class MemoryReport:
     peak_reserved_bytes: int
     device_bytes: int  # highest use of the device by this process, context included; the peak resident set on a CPU
     versions: dict[str, str]  # of the libraries that decide it
+    is_attributed: bool = True  # else other programs were on the GPU, and `device_bytes` is the least that was ours
+    as_planned: bool = True  # else the run fell back from what was planned, or took no step
     type: Literal["memory"] = "memory"
 
 

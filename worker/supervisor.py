@@ -41,6 +41,7 @@ from planner.policy import step_down
 from planner.setup import TrainingSetup
 from worker import prepare, publish
 from worker.lease_keeper import LeaseKeeper
+from worker.machine import device_again
 from worker.outages import delays, outlast
 from worker.pace import Pace
 from worker.prepare import Prepared
@@ -182,6 +183,9 @@ class Supervisor:
                     self._let_go()
                     return
                 case Exit():
+                    if (problem := device_again(self._device).problem) is not None:
+                        self._let_go(f"{self._device.name} cannot train now: {problem}. Moved back to the queue")
+                        return
                     if not self._start_again(ending):
                         return
                     prepare.restore_checkpoint(self._runtime, self._job, prepared.run_directory)

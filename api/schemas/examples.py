@@ -273,6 +273,8 @@ JOB_EXAMPLE: JsonDict = {
             "peak_reserved_bytes": 640000000,
             "device_bytes": 1303379968,
             "versions": {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "bitsandbytes": "0.50.2"},
+            "is_attributed": True,
+            "as_planned": True,
         },
     },
 }

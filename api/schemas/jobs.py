@@ -183,7 +183,9 @@ class JobMemory(ResponseBody):
     bound: int = Field(description="Bytes kept free on top of the prediction.")
     measured: dict[str, Any] | None = Field(
         description="Peaks measured by the probe or at the end (`when`): peak_allocated_bytes, peak_reserved_bytes, "
-        "device_bytes, and the `versions` of the libraries that decide them; null until then."
+        "device_bytes, and the `versions` of the libraries that decide them; null until then. Without `is_attributed` "
+        "other programs used the GPU, and device_bytes is the least that was the run's; without `as_planned` it fell "
+        "back from its plan. Plans are corrected by neither."
     )
 
 

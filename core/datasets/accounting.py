@@ -117,11 +117,11 @@ def _render(template: ChatTemplate, row: Row) -> str:
 
 
 def _matter(template: ChatTemplate, row: Row, text: str, parts: Sequence[_Part]) -> bool:
-    """Whether the rendering is another one where these parts are other ones, and where they are empty."""
-    for word in (_word(0), ""):
+    """Whether the rendering is another one where these parts are other ones, are empty, and say a word more."""
+    for word, adds in ((_word(0), False), ("", False), (_word(0), True)):
         changed = row
         for part in parts:
-            changed = _changed(changed, part.paths, part.replace, word)
+            changed = _changed(changed, part.paths, part.mark if adds else part.replace, word)
         try:
             if _render(template, changed) == text:
                 return False

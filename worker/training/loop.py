@@ -27,7 +27,7 @@ from worker.training.batches import (
     steps_per_epoch,
 )
 from worker.training.checkpoints import RunState
-from worker.training.compiling import compile_layers, outlast_compiler
+from worker.training.compiling import Compilation, compile_layers, outlast_compiler
 from worker.training.data import load_data
 from worker.training.evaluation import evaluate
 from worker.training.export import Exported, export, pack
@@ -38,7 +38,13 @@ from worker.training.loss_scale import LossScale, unscaled_norm
 from worker.training.memory import MemoryWatch, release
 from worker.training.metrics import MetricsRow
 from worker.training.model_card import model_card
-from worker.training.optimizer import build_optimizer, clip_gradients, set_learning_rate
+from worker.training.optimizer import (
+    NoGradientError,
+    build_optimizer,
+    clip_gradients,
+    require_gradients,
+    set_learning_rate,
+)
 from worker.training.probing import probe
 from worker.training.reporting import Reporter
 from worker.training.resuming import find_checkpoint, fingerprint, publishable, restore, save
@@ -48,6 +54,7 @@ from worker.training.stopping import StopRequested, StopSignal
 from worker.training.verification import VerificationTask, Verifier, compare, fixed_examples
 
 MAX_SKIPPED_IN_A_ROW = 5
+MAX_STILL_IN_A_ROW = 2
 _CHECKPOINT_SHARE = 0.1  # of the job's training time: the longest between two checkpoints of a short job
 _CHECKPOINT_COST = 0.05  # of the training time: what checkpoints inside an epoch may take at most
 _VERIFIED_EXAMPLES = 8
@@ -68,7 +75,7 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
         reporter.enter(Phase.PROBING)
         with stop.interruptible():
             probe(current)
-        reporter.send(current.watch.report("probe"))
+        reporter.send(current.watch.report("probe", as_planned=current.setup == request.setup))
     if checkpoint is not None:  # after the probe, whose optimizer has a state of its own
         restore(current, checkpoint)
         del checkpoint
@@ -102,7 +109,6 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
         if evaluation is not None:
             evaluation = replace(evaluation, valid_loss_on_16bit_base=elsewhere)
         pack(exported, model_card(request, current.state.rows, published, evaluation))
-    reporter.send(current.watch.report("end"))
     return summarize(current, exported, published, train_seconds, evaluation)
 
 
@@ -135,6 +141,8 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
         optimizer=build_optimizer(loaded.parameters, request.setup, request.hyperparameters),
         steps_per_epoch=per_epoch,
         state=RunState(fingerprint=fingerprint(request, data), loss_scale=LossScale.of(setup.dtype)),
+        setup=setup,
+        compilation=Compilation(is_on=setup.torch_compile),
     )
 
 
@@ -190,6 +198,7 @@ def optimizer_step(current: Run, step: Step) -> None:
     current.step_seconds += seconds
     current.report_metrics(row, values[2] if is_finite else None, tokens / seconds)
     _refuse_divergence(current)
+    _refuse_standstill(current, loss=values[0], norm=values[2])
 
 
 def scaled_gradients(current: Run, step: Step, trained: int) -> tuple[list[float], torch.Tensor]:
@@ -200,7 +209,8 @@ def scaled_gradients(current: Run, step: Step, trained: int) -> tuple[list[float
     undo = partial(current.optimizer.zero_grad, set_to_none=True)
     while True:
         try:
-            loss, correct = outlast_compiler(partial(accumulate, current, step, trained), undo, current.reporter)
+            work = partial(accumulate, current, step, trained)
+            loss, correct = outlast_compiler(current.compilation, work, undo, current.reporter)
         except StopRequested:
             undo()
             raise
@@ -216,7 +226,7 @@ def scaled_gradients(current: Run, step: Step, trained: int) -> tuple[list[float
 def accumulate(current: Run, step: Step, trained: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradients of a step, summed over its micro-batches. Returns its loss and how many predictions were right.
 
-    Raises StopRequested behind a micro-batch.
+    Raises StopRequested behind a micro-batch, and NoGradientError.
     """
     loaded, seed = current.loaded, _step_seed(current.request.seed, current.state.step)
     torch.manual_seed(seed)  # dropout is a function of the step, not of what came before
@@ -230,6 +240,7 @@ def accumulate(current: Run, step: Step, trained: int) -> tuple[torch.Tensor, to
         loss += micro_loss.detach() / scale
         correct += hits
         current.stop.check()
+    require_gradients(loaded.parameters)
     return loss, correct
 
 
@@ -315,6 +326,8 @@ def verify(current: Run, exported: Exported, verifier: Verifier) -> float | None
     )
     del current.loaded, current.optimizer  # the device may not hold the model twice
     release()
+    # Before the other process loads its copy: where the driver does not tell the two apart, all of it would be ours.
+    current.reporter.send(current.watch.report("end", as_planned=current.is_as_planned))
     compare(trained.loss, verifier.loss(task))
     return verifier.loss_on_16bit_base() if task.on_16bit_base else None
 
@@ -348,6 +361,17 @@ def _refuse_divergence(current: Run) -> None:
     if skipped >= MAX_SKIPPED_IN_A_ROW:
         message = f"The loss or gradient was not finite in {skipped} steps in a row, up to step {current.state.step}."
         raise _divergence(current, message)
+
+
+def _refuse_standstill(current: Run, *, loss: float, norm: float) -> None:
+    """A gradient of exactly zero is right where every token is predicted for sure, and a fault anywhere else."""
+    current.still_steps = current.still_steps + 1 if norm == 0 and loss != 0 else 0
+    if current.still_steps >= MAX_STILL_IN_A_ROW:
+        raise NoGradientError(
+            f"The gradient of all trained weights was exactly 0 in {current.still_steps} steps in a row, up to step "
+            f"{current.state.step}, at a loss of {loss:.4f}: nothing is learned. Please report this with the model and "
+            "the method."
+        )
 
 
 def _divergence(current: Run, message: str) -> TrainingError:

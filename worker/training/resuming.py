@@ -19,6 +19,7 @@ from worker.training.checkpoints import (
 )
 from worker.training.data import RunData
 from worker.training.metrics import best_evaluation
+from worker.training.optimizer import load_optimizer
 from worker.training.portable import write_portable
 from worker.training.run import Run
 
@@ -38,7 +39,7 @@ def find_checkpoint(current: Run) -> Checkpoint | None:
 def restore(current: Run, checkpoint: Checkpoint) -> None:
     """Put the weights and the optimizer's state of a checkpoint in place."""
     _put_weights(current, checkpoint)
-    current.optimizer.load_state_dict(checkpoint.optimizer())
+    load_optimizer(current.optimizer, checkpoint.optimizer())
 
 
 def publishable(current: Run) -> int:

@@ -123,6 +123,12 @@ def test_results_and_definitions_of_tools_that_a_template_forgets_are_told(model
     assert "the text of tool messages" in found.notices[0].message
 
 
+def test_text_of_which_a_template_shows_the_beginning_only_is_told(model_directory: MakeDirectory) -> None:
+    short = CHATML.source.replace("m['content']", "(m['content'][:9] if m['role'] == 'user' else m['content'])")
+    found = measured(model_directory(CHATML, short), {"messages": PLAIN})
+    assert told(found) == [("content_not_rendered", 1, 1)]
+
+
 def test_other_fields_of_messages_are_told(model_directory: MakeDirectory) -> None:
     named = [{**PLAIN[0], "name": "Ada", "mood": {"a": 1}}, PLAIN[1]]
     found = measured(model_directory(CHATML), {"messages": named})

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load
+from safetensors.torch import load, load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from planner.setup import InitLoraWeights, Method
@@ -327,3 +327,15 @@ def test_a_validation_file_is_what_is_evaluated(tiny_model: Path, conversations:
     assert result.steps == 12  # all 24 rows are trained
     assert result.final_valid_loss is not None
     assert math.isfinite(result.final_valid_loss)
+
+
+def test_a_run_that_learns_nothing_ends_with_a_word_of_it(tmp_path: Path, conversations: Path) -> None:
+    """A projection of zeros hands nothing back to the layers before it."""
+    model = make_tiny_model(tmp_path / "model", tie_word_embeddings=False)
+    weights = load_file(model / "model.safetensors")
+    weights["lm_head.weight"].zero_()
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    finished = run_child(request_for(model, conversations, tmp_path / "run", setup_for(Method.LORA)))
+    (error,) = finished.of(ErrorReport)
+    assert error.code == "no_gradient"
+    assert "exactly 0 in 2 steps in a row, up to step 2" in error.message
