@@ -64,7 +64,6 @@ from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.statistics import DatasetStatistics
 from planner.throughput import SAMPLES, Answering
 
-INSPECTION_RETRY_SECONDS = 2
 LONGEST = 2**31  # tokens: longer than any model reads
 
 
@@ -411,7 +410,7 @@ def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str, reads
             f"The file {file_id} ({file.size_bytes:,} bytes) is still being inspected. Try again in a moment.",
             code="file_not_processed",
             param=param,
-            retry_after_seconds=INSPECTION_RETRY_SECONDS,
+            retry_after_seconds=files.FETCH_RETRY_SECONDS,
         )
     found = files.inspection_of(file)
     if file.status is FileStatus.ERROR and not (reads_broken and found):
