@@ -16,7 +16,7 @@ from core.jobs import service as jobs
 from core.jobs.lease import Lease
 from core.jobs.models import Job
 from core.jobs.service import JobRequest
-from core.jobs.settlement import released_credits, used_credits
+from core.jobs.settlement import due_credits, released_credits, used_credits
 from core.jobs.states import JobStatus
 from core.ledger import service as ledger
 from core.ledger.service import Balance
@@ -120,6 +120,14 @@ def test_what_a_job_is_charged(
         assert (job.charged_credits, released_credits(job)) == (charged, QUOTE - charged)
         assert ledger.balance(session, owner.organization_id) == Balance(100 - charged, 0)
     assert prove(database).faults == ()
+
+
+def test_what_was_used_is_told_where_it_passes_the_quote(database: Database, runtime: Runtime, owner: Owner) -> None:
+    lease = _claimed(database, runtime, owner, (QUOTE + 3) * SECONDS_OF_A_CREDIT)
+    with database.read() as session:
+        job = session.get_one(Job, lease.job_id)
+        quote = small_plan().quote
+        assert (used_credits(job, quote), due_credits(job, quote)) == (QUOTE + 3, QUOTE)
 
 
 def test_a_paused_job_shows_what_it_used_and_keeps_its_hold(database: Database, runtime: Runtime, owner: Owner) -> None:
