@@ -8,7 +8,7 @@ from core.errors import InvalidRequestError
 from core.jobs.service import JobRequest
 from core.plans.service import PlanRequest
 from planner.plans import Priority, Wishes
-from planner.setup import InitLoraWeights, Method
+from planner.setup import CheckpointSelection, InitLoraWeights, Method
 
 _KINDS = {
     "messages": DataKind.CHAT,
@@ -35,6 +35,7 @@ def plan_request(body: PlanCreate) -> PlanRequest:
         training_file_id=body.training_file,
         validation_file_id=body.validation_file,
         data_format=_data_format(body.format) if body.format else None,
+        skip_broken_rows=body.format is not None and body.format.skip_broken_rows,
         wishes=_wishes(body),
         chat_template=body.chat_template,
         exact_match=_exact_match(body.exact_match) if body.exact_match else None,
@@ -54,7 +55,13 @@ def job_request(body: PlanCreate) -> JobRequest:
     )
 
 
-def _data_format(wanted: FormatInput) -> DataFormat:
+def _data_format(wanted: FormatInput) -> DataFormat | None:
+    if wanted.shape is None:
+        if wanted.columns:
+            raise InvalidRequestError(
+                "format.columns mean something only with a format.shape. Send both, or neither.", param="format.shape"
+            )
+        return None
     return DataFormat(wanted.shape, _KINDS[wanted.shape], dict(wanted.columns))
 
 
@@ -110,6 +117,7 @@ def _wishes(body: PlanCreate) -> Wishes:
         warmup_ratio=body.warmup_ratio,
         weight_decay=body.weight_decay,
         validation_split=body.validation_split,
+        checkpoint_selection=CheckpointSelection(body.checkpoint_selection) if body.checkpoint_selection else None,
         early_stopping_patience=body.early_stopping_patience,
         priority=Priority(body.priority),
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from core.jobs.states import JobStatus
+from core.jobs.verdict import VerdictKind
 from core.ledger.models import TransactionKind
 from planner.setup import Method
 from planner.wording import duration, gib
@@ -19,6 +20,14 @@ STATUSES = {
     JobStatus.FAILED: ("Failed", "bad"),
     JobStatus.CANCELLING: ("Cancelling", "warn"),
     JobStatus.CANCELLED: ("Cancelled", "idle"),
+}
+VERDICTS = {
+    VerdictKind.STILL_IMPROVING: ("Still improving", "info"),
+    VerdictKind.CONVERGED: ("Converged", "good"),
+    VerdictKind.OVERFITTED: ("Overfitted", "warn"),
+    VerdictKind.DID_NOT_LEARN: ("Did not learn", "bad"),
+    VerdictKind.MEASURED_ON_TOO_LITTLE: ("Too few rows to tell", "warn"),
+    VerdictKind.NOT_MEASURED: ("Not measured", "idle"),
 }
 PHASES = {
     "loading": "Loading the base model",
@@ -112,6 +121,8 @@ FILTERS: dict[str, Callable[..., str]] = {
     "method": lambda method: METHODS[Method(method)],
     "status": lambda status: STATUSES[status][0],
     "tone": lambda status: STATUSES[status][1],
+    "verdict": lambda kind: VERDICTS[VerdictKind(kind)][0],
+    "verdict_tone": lambda kind: VERDICTS[VerdictKind(kind)][1],
     "phase": lambda phase: PHASES.get(phase) or str(phase).capitalize(),
     "movement": lambda kind: MOVEMENTS[kind],
     "shape": lambda shape: SHAPES.get(shape) or str(shape),

@@ -83,7 +83,7 @@ def measured(title: str, function: LossFunction, hidden: torch.Tensor, head: nn.
         seconds = min(seconds, time.monotonic() - started)
     peak = f"{(torch.cuda.max_memory_allocated() - before) / MIB:,.0f}" if on_gpu else "not measured"
     assert hidden.grad is not None
-    return f"| {title} | {float(loss):.4f} | {float(hidden.grad.float().norm()):.6f} | {1000 * seconds:,.1f} | {peak} |"
+    return f"| {title} | {loss.item():.4f} | {float(hidden.grad.float().norm()):.6f} | {1000 * seconds:,.1f} | {peak} |"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def workers(
         table.add_row(
             row.id,
             row.hostname,
-            device.name,
+            device.name if device.problem is None else f"{device.name}: {device.problem}",
             f"{device.free_bytes / GIB:.1f} of {device.total_bytes / GIB:.1f} GiB",
             row.job_id or "",
             f"{(now - row.heartbeat_at).total_seconds():.0f} s ago",

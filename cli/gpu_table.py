@@ -9,7 +9,7 @@ from cli.plan_view import method_line
 from planner import policy
 from planner.candidates import MemorySource
 from planner.devices import Device
-from planner.errors import DoesNotFitError
+from planner.errors import DoesNotFitError, UnusableDeviceError
 from planner.model_spec import ModelSpec
 from planner.policy import TrainingPlan, Wishes
 from planner.statistics import DatasetStatistics
@@ -34,6 +34,8 @@ def compare(
             chosen = policy.plan(spec, statistics, [device], wishes, prices, memory=memory)
         except DoesNotFitError:
             table.add_row(device.name, gib(device.free_bytes), Text("nothing fits", style="dim"), "", "", "")
+        except UnusableDeviceError:
+            table.add_row(device.name, gib(device.free_bytes), Text("needs bfloat16", style="dim"), "", "", "")
         else:
             table.add_row(*_cells(device, chosen))
     return table

@@ -12,16 +12,17 @@ from cli.data_file import data_file
 from cli.gpu_table import compare
 from cli.plan_view import AlternativeView, PlanView, batch_line, method_line, show_plan
 from cli.terminal import err, out
+from cli.training_workers import sound_devices
 from core.datasets.encoding import load_encoder, resolve_template
 from core.datasets.examples import DataFormat, Example
-from core.datasets.inspection import check_structure, check_trainable, inspect_file, measure_tokens
+from core.datasets.inspection import all_notices, check_structure, check_trainable, inspect_file, measure_tokens
 from core.datasets.reading import read_examples
 from core.errors import InvalidRequestError, ServiceUnavailableError
 from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
 from core.settings_loading import load_settings
 from planner import catalogue, policy
-from planner.devices import Device, device_of, parse_gpu, read_devices
+from planner.devices import Device, device_of, parse_gpu
 from planner.errors import PlannerError, UnsupportedArchitectureError
 from planner.families import FAMILIES
 from planner.model_spec import ModelSpec
@@ -118,7 +119,7 @@ def plan(
 def _devices(gpu: str | None) -> list[Device]:
     if gpu == ALL:
         return [device_of(entry) for entry in catalogue.gpus()]
-    return [parse_gpu(gpu)] if gpu else read_devices()
+    return [parse_gpu(gpu)] if gpu else sound_devices()
 
 
 def _sources(subject: Subject, devices: Sequence[Device], wishes: Wishes) -> tuple[ModelSpec, RehearsedMemory | None]:
@@ -164,6 +165,8 @@ def _read(models_dir: Path, model: str, path: Path | None) -> Subject:
     encoder = load_encoder(directory, resolve_template(directory, data_format, None))
     tokens = measure_tokens(path, data_format, encoder)
     check_trainable(tokens)
+    for notice in all_notices(inspection, tokens):
+        err.print(Text(str(notice), style="yellow"))
     return Subject(base_model.config, tokens.statistics, None)
 
 

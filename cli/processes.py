@@ -50,7 +50,9 @@ def run(
     context: typer.Context,
     device: Annotated[
         str | None,
-        typer.Option(metavar="cpu|cuda:N", help="Train on this one; default: every GPU, else the CPU."),
+        typer.Option(
+            metavar="cpu|cuda:N[:SLICE]|UUID", help="Train on this one; default: every sound GPU, else the CPU."
+        ),
     ] = None,
     maintenance: Annotated[
         bool, typer.Option("--maintenance", help="Inspect files and sweep for what was lost, instead of training.")

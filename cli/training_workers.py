@@ -3,23 +3,34 @@
 import sys
 
 from cli.supervision import Liveness, Program
+from cli.terminal import err
 from core.errors import ServiceUnavailableError
 from core.fleet.service import DRAINED_EXIT_CODE
 from core.settings import Settings
-from planner.devices import read_devices
+from planner.devices import Device, read_all_devices, read_devices
 from planner.errors import DriverError
 
 EXTRA_GRACE_SECONDS = 10.0  # beyond what a worker grants its training child: to write down how the job was left
 
 
 def training_devices() -> list[str]:
-    """`cuda:N` for each GPU, else `cpu`. Raises ServiceUnavailableError where the driver does not answer."""
+    """The address of each sound GPU, else `cpu`. Raises ServiceUnavailableError where no driver or no GPU is sound."""
+    gpus = [device.address for device in sound_devices() if device.kind == "cuda"]
+    return gpus or ["cpu"]
+
+
+def sound_devices() -> list[Device]:
+    """The devices of this machine that can train; of those that cannot, it is said why.
+
+    Raises ServiceUnavailableError where the driver does not answer, or no GPU is sound.
+    """
     try:
-        devices = read_devices()
+        for device in read_all_devices():
+            if device.problem is not None:
+                err.print(f"{device.name} ({device.address}) is left out: {device.problem}.", style="yellow")
+        return read_devices()
     except DriverError as error:
         raise ServiceUnavailableError(str(error)) from None
-    gpus = [f"cuda:{device.index}" for device in devices if device.kind == "cuda"]
-    return gpus or ["cpu"]
 
 
 def training_program(device: str, settings: Settings) -> Program:

@@ -3,7 +3,7 @@
     TunewrightError                      500  internal_error
     ├── InvalidRequestError              400  invalid_request_error
     │   ├── InvalidDatasetError          400  invalid_dataset
-    │   │   └── RowError (core.datasets.formats), which knows its row
+    │   │   └── RowError (core.datasets.row_errors), which knows its row
     │   ├── InvalidModelError            400  invalid_model
     │   └── PlanDoesNotFitError          400  plan_does_not_fit
     ├── AuthenticationError              401  invalid_api_key

@@ -7,22 +7,25 @@ from typing import Protocol
 
 from planner import constants as c
 from planner.devices import Device
-from planner.errors import InvalidSetupError
+from planner.errors import InvalidSetupError, UnusableDeviceError
 from planner.memory import NO_CORRECTION, Correction, MemoryEstimate, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.plans import Quote, Wishes
+from planner.precision import BFLOAT16, device_problem, dtype_on, trains_on
 from planner.recipe import (
     Length,
     choose_alpha,
     choose_batch_size,
+    choose_held_out,
     choose_hyperparameters,
     choose_length,
+    choose_packed_batch,
     choose_rank,
     choose_targets,
 )
 from planner.setup import VARLEN_FLASH, Hyperparameters, InitLoraWeights, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
-from planner.throughput import AS_PREDICTED, SAMPLES, Answering, Pace, SpeedEstimate, estimate_speed, truncated_tokens
+from planner.throughput import AS_PREDICTED, SAMPLES, Answering, Pace, SpeedEstimate, estimate_speed, packed_rows
 
 LADDER = (Method.FULL, Method.LORA, Method.QLORA)  # from the least to the most compressed
 OPTIMIZER = "adamw_torch_fused"
@@ -123,7 +126,7 @@ class Question:
         return self.paces.get((device.device_class, method), AS_PREDICTED)
 
 
-def usable_devices(devices: Sequence[Device], wishes: Wishes) -> Sequence[Device]:
+def usable_devices(devices: Sequence[Device], question: Question) -> Sequence[Device]:
     """Those on which the wishes can be fulfilled. Raises InvalidSetupError where none is left.
 
     On a CPU attention runs example by example (worker/training/attention.py), so that compiled code would fit one batch
@@ -131,9 +134,13 @@ def usable_devices(devices: Sequence[Device], wishes: Wishes) -> Sequence[Device
     """
     if not devices:
         raise InvalidSetupError("There is no device to plan for.")
-    if not wishes.torch_compile:
-        return devices
-    usable = [device for device in devices if device.kind == "cuda"]
+    problems = [device_problem(device, question.spec, allowed_methods(question)) for device in devices]
+    usable = [device for device, problem in zip(devices, problems, strict=True) if problem is None]
+    if not usable:
+        raise UnusableDeviceError(" ".join(dict.fromkeys(problem for problem in problems if problem)))
+    if not question.wishes.torch_compile:
+        return usable
+    usable = [device for device in usable if device.kind == "cuda"]
     if not usable:
         raise InvalidSetupError(
             "torch_compile is for GPUs, and there is none to plan for: leave it out.", "torch_compile"
@@ -153,9 +160,9 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
     """Every run worth considering on one device. Lower ranks and 8-bit states only where nothing else fits."""
     length = length_on(question, device.kind)
     sort = replace(device, index=0, uuid="", free_bytes=0)  # all that an estimate looks at
-    for method in allowed_methods(question):
+    for method in (method for method in allowed_methods(question) if trains_on(device, method)):
         hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.wishes)
-        for setup in _variants(question, length, method, _attention(question.spec, device)):
+        for setup in _variants(question, length, method, _attention(question.spec, device), dtype_on(device)):
             combinations = _combinations(question, setup)
             tried = [_estimate(question, device, sort, combined, hyperparameters) for combined in combinations]
             yield from tried
@@ -193,7 +200,9 @@ def _attention(spec: ModelSpec, device: Device | None) -> str:
     return VARLEN_FLASH if fits_kernel and device.compute_capability >= FLASH_CAPABILITY else "sdpa"
 
 
-def _variants(question: Question, length: Length, method: Method, attention: str) -> Iterator[TrainingSetup]:
+def _variants(
+    question: Question, length: Length, method: Method, attention: str, dtype: str = BFLOAT16
+) -> Iterator[TrainingSetup]:
     """Setups of one method from the one that is wanted to the one that needs least."""
     wishes, spec = question.wishes, question.spec
     setup = TrainingSetup(
@@ -202,6 +211,7 @@ def _variants(question: Question, length: Length, method: Method, attention: str
         packing=length.packing,
         attn_implementation=attention,
         optimizer=wishes.optim or OPTIMIZER,
+        dtype=dtype,
         torch_compile=bool(wishes.torch_compile),
     )
     if method is Method.FULL:
@@ -236,26 +246,31 @@ def _variants(question: Question, length: Length, method: Method, attention: str
 def _combinations(question: Question, setup: TrainingSetup) -> Iterator[TrainingSetup]:
     """Micro-batch x accumulation x checkpointing that keep the effective batch."""
     wishes = question.wishes
-    effective = choose_batch_size(_rows(question, setup), setup.method, wishes)
+    rows, effective = _batch(question, setup)
     pinned = wishes.per_device_train_batch_size
+    if effective > rows:  # a step holds no more rows than there are, and neither does memory
+        pinned = min(pinned, rows) if pinned else None
+        effective = pinned * -(-rows // pinned) if pinned else rows
     sizes = [pinned] if pinned else [n for n in range(1, effective + 1) if effective % n == 0]
     checkpointing = (False, True) if wishes.gradient_checkpointing is None else (wishes.gradient_checkpointing,)
     for checkpointed in checkpointing:
-        for rows in sizes[:MOST_SIZES]:
+        for size in sizes[:MOST_SIZES]:
             yield replace(
                 setup,
                 gradient_checkpointing=checkpointed,
-                per_device_train_batch_size=rows,
-                gradient_accumulation_steps=effective // rows,
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=effective // size,
             )
 
 
-def _rows(question: Question, setup: TrainingSetup) -> int:
-    """Rows of one epoch, packed ones counted as such."""
-    examples = question.statistics.examples
-    if setup.packing:
-        return max(1, int(truncated_tokens(question.statistics, setup.max_length) / setup.max_length))
-    return examples
+def _batch(question: Question, setup: TrainingSetup) -> tuple[int, int]:
+    """Rows that an epoch trains, packed ones counted as such, and how many of them an optimizer step is to take."""
+    statistics, wishes = question.statistics, question.wishes
+    trained = max(1, statistics.examples - choose_held_out(statistics, wishes))
+    if not setup.packing:
+        return trained, choose_batch_size(statistics.examples, setup.method, wishes)
+    rows = packed_rows(statistics, setup.max_length, share=trained / max(1, statistics.examples))
+    return rows, choose_packed_batch(statistics, setup.max_length, wishes)
 
 
 def _estimate(
@@ -279,10 +294,21 @@ def _estimate_anew(
 
 def quote_for(prices: Mapping[str, int], device: Device, seconds: float) -> Quote:
     """Whole credits for the predicted time and its margin, rounded up. Raises InvalidSetupError without a price."""
-    rate = prices.get(device.device_class, prices.get("default"))
-    if rate is None:
-        raise InvalidSetupError(f"The price list has neither {device.device_class!r} nor 'default'.")
+    rate = hourly_rate(prices, device)
     margin = seconds * c.CREDIT_MARGIN
     predicted = math.ceil(rate * seconds / SECONDS_PER_HOUR)
     total = math.ceil(rate * (seconds + margin) / SECONDS_PER_HOUR)
     return Quote(rate, seconds, margin, seconds + margin, predicted, total - predicted, total)
+
+
+def hourly_rate(prices: Mapping[str, int], device: Device) -> int:
+    """Credits per hour of a device: its class's price, a MIG slice's share of its card's, or the default.
+
+    Raises InvalidSetupError without a price.
+    """
+    if device.device_class in prices:
+        return prices[device.device_class]
+    of_card = prices.get(device.card_class or "", prices.get("default"))
+    if of_card is None:
+        raise InvalidSetupError(f"The price list has neither {device.device_class!r} nor 'default'.")
+    return math.ceil(of_card * device.card_share)

@@ -57,7 +57,7 @@ def compare_methods(
     bear on full fine-tuning. A method that was not rehearsed, where estimates come from rehearsals, is left out.
     """
     question = Question.of(spec, statistics, wishes, prices, corrections, paces, memory, answering, known)
-    usable = usable_devices(devices, wishes)
+    usable = usable_devices(devices, question)
     outlooks = (_outlook(replace(question, wishes=_pinned(wishes, method)), usable, method) for method in LADDER)
     return tuple(outlook for outlook in outlooks if outlook is not None)
 
@@ -71,6 +71,8 @@ def _outlook(question: Question, devices: Sequence[Device], method: Method) -> M
     try:
         candidates = [candidate for device in devices for candidate in candidates_on(question, device)]
     except InvalidSetupError:
+        return None
+    if not candidates:
         return None
     best: Candidate = choose_run(question, candidates) or max(candidates, key=lambda one: one.headroom_bytes)
     return MethodOutlook(

@@ -1,4 +1,4 @@
-"""The machine: GPUs through NVML, or the CPU with the memory that this process may use."""
+"""The machine: the visible GPUs, or the CPU with the memory that this process may use."""
 
 import os
 import re
@@ -7,20 +7,22 @@ from pathlib import Path
 
 from planner.catalogue import GIB, CatalogueGpu, find_gpu, gpus, match_driver_name
 from planner.errors import DriverError, InvalidSetupError
+from planner.nvml import Gpu, choose_visible, read_gpus, usage
 
 _CGROUP_V2_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CGROUP_V2_USE = Path("/sys/fs/cgroup/memory.current")
 _CGROUP_V1_LIMIT = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _CGROUP_V1_USE = Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(gib|gb|g)$", re.IGNORECASE)
+_TOO_OLD = re.compile(r"\b(v100s?|titan ?(v|xp?)|p100|p40|p4|gtx ?(9|10)\d\d|m[46]0|k80|k40)\b", re.IGNORECASE)
 _UNITS = {"gib": GIB, "g": GIB, "gb": 10**9}
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device that can train. `free_bytes` is what was free when it was read."""
+    """One device that can train: a CPU, a whole GPU or a MIG slice. `free_bytes` is what was free when it was read."""
 
-    index: int
+    index: int  # among the visible devices, as CUDA counts them
     kind: str  # "cuda" or "cpu"
     name: str
     uuid: str
@@ -30,13 +32,56 @@ class Device:
     device_class: str  # stable slug for prices and queues, e.g. "nvidia-a100-80gb" or "cpu"
     cores: int | None = None  # of a CPU
 
+    # Of a MIG slice: its place on its card, the card's own device class, and the share of its compute.
+    slice: int | None = None
+    card_class: str | None = None
+    card_share: float = 1.0
+
+    problem: str | None = None  # why nothing can be trained on it, where it is sick
+
+    @property
+    def address(self) -> str:
+        """How it is named to a worker: "cpu", "cuda:1", or "cuda:1:0" for a card's first slice."""
+        if self.kind == "cpu":
+            return self.kind
+        return f"{self.kind}:{self.index}" + (f":{self.slice}" if self.slice is not None else "")
+
 
 def read_devices() -> list[Device]:
-    """The GPUs that NVML reports, in its order; without a driver or a GPU, the CPU.
+    """The devices that can train: the GPUs that CUDA_VISIBLE_DEVICES leaves, in its order, or without one the CPU.
 
-    Raises DriverError where a driver is installed but does not answer.
+    Raises DriverError where a driver is installed but does not answer, or where no visible GPU is sound.
     """
+    found = read_all_devices()
+    sound = [device for device in found if device.problem is None]
+    if not sound:
+        raise DriverError(" ".join(f"{device.name} ({device.address}): {device.problem}." for device in found))
+    return sound
+
+
+def read_all_devices() -> list[Device]:
+    """The same with those that are sick, which say so in `problem`. Raises DriverError where no driver answers."""
     return _read_gpus() or [read_cpu()]
+
+
+def order_note() -> str | None:
+    """What to know of CUDA_VISIBLE_DEVICES where it counts GPUs that CUDA on its own would count in another order."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    by_index = any(entry.strip().isdecimal() for entry in visible.split(","))
+    if not by_index or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
+        return None
+    if len({gpu.card_name or gpu.name for gpu in read_gpus()}) < 2:
+        return None
+    return (
+        f"CUDA_VISIBLE_DEVICES={visible} is read in the order of nvidia-smi, by PCI bus; the GPUs here differ, and "
+        "CUDA on its own would count the fastest first. Name them by uuid, or set CUDA_DEVICE_ORDER=PCI_BUS_ID."
+    )
+
+
+def process_bytes(uuid: str, process_id: int) -> int | None:
+    """Memory that one process holds on the GPU with this uuid; None where NVML does not say (containers, no driver)."""
+    found = usage(uuid)
+    return None if found is None else found.processes.get(process_id)
 
 
 def read_cpu() -> Device:
@@ -66,59 +111,32 @@ def _cgroup_memory() -> tuple[int | None, int]:
 
 
 def _read_gpus() -> list[Device]:
-    import pynvml  # noqa: PLC0415 - see the import contract: NVML is read here and nowhere else
-
-    try:
-        pynvml.nvmlInit()
-    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
-        return []
-    except pynvml.NVMLError as error:
-        raise DriverError(f"The NVIDIA driver does not start: {error}. Check `nvidia-smi`.") from error
-    try:
-        return [_read_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError as error:
-        raise DriverError(f"The NVIDIA driver stopped answering: {error}. Check `nvidia-smi`.") from error
-    finally:
-        pynvml.nvmlShutdown()
+    entries = choose_visible(read_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return [_device(place, gpu) for place, gpus in enumerate(entries) for gpu in gpus]
 
 
-def process_bytes(uuid: str, process_id: int) -> int | None:
-    """Memory that one process holds on the GPU with this uuid; None where NVML does not say (containers, no driver)."""
-    import pynvml  # noqa: PLC0415 - see the import contract: NVML is read here and nowhere else
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        held = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == process_id]
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
-    return int(held[0]) if held and held[0] is not None else None
-
-
-def _read_gpu(nvml, index: int) -> Device:  # type: ignore[no-untyped-def]  # the module, imported by the caller
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    name = _text(nvml.nvmlDeviceGetName(handle))
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+def _device(place: int, gpu: Gpu) -> Device:
+    """A GPU as a plan sees it. `place`: among the visible ones, as CUDA counts them."""
+    card_class = _device_class(gpu.card_name or gpu.name, gpu.card_bytes or gpu.total_bytes)
+    profile = re.search(r"MIG (\S+)$", gpu.name) if gpu.slice is not None else None
     return Device(
-        index=index,
+        index=place,
         kind="cuda",
-        name=name,
-        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-        total_bytes=int(memory.total),
-        free_bytes=int(memory.free),
-        compute_capability=(int(major), int(minor)),
-        device_class=_device_class(name, int(memory.total)),
+        name=gpu.name,
+        uuid=gpu.uuid,
+        total_bytes=gpu.total_bytes,
+        free_bytes=gpu.free_bytes,
+        compute_capability=gpu.compute_capability,
+        device_class=f"{card_class}-mig-{_slug(profile[1])}" if profile else card_class,
+        slice=gpu.slice,
+        card_class=card_class if profile else None,
+        card_share=gpu.card_share,
+        problem=gpu.problem,
     )
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _device_class(name: str, total_bytes: int) -> str:
@@ -126,8 +144,7 @@ def _device_class(name: str, total_bytes: int) -> str:
     gpu = match_driver_name(name, total_bytes)
     if gpu is not None:
         return f"nvidia-{gpu.id}"
-    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-").removeprefix("nvidia-")
-    return f"nvidia-{words}-{round(total_bytes / GIB)}gb"
+    return f"nvidia-{_slug(name).removeprefix('nvidia-')}-{round(total_bytes / GIB)}gb"
 
 
 def parse_gpu(text: str) -> Device:
@@ -142,6 +159,11 @@ def parse_gpu(text: str) -> Device:
     if text.strip().lower() == "cpu":
         return read_cpu()
     gpu = find_gpu(text)
+    if gpu is None and _TOO_OLD.search(text):
+        raise InvalidSetupError(
+            f"{text} has a compute capability below 7.5, for which PyTorch has no kernels. The oldest GPUs that can "
+            "train are the T4 and the RTX 20 series."
+        )
     if gpu is None:
         raise InvalidSetupError(
             f"{text!r} is neither a size such as 24GiB nor a known GPU. Known: {', '.join(g.id for g in gpus())}."

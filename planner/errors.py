@@ -32,6 +32,10 @@ class InvalidSetupError(PlannerError, ValueError):
         self.wish = wish
 
 
+class UnusableDeviceError(InvalidSetupError):
+    """Raised when no device has the kernels or the number format that the wishes need."""
+
+
 class DoesNotFitError(PlannerError):
     """Raised when nothing that the wishes allow fits any device. The message names the smallest change or GPU."""
 

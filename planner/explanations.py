@@ -10,13 +10,19 @@ from planner.candidates import LADDER, Candidate, Question, allowed_methods
 from planner.memory import Correction
 from planner.model_spec import ModelSpec
 from planner.plans import Alternative, Priority, Wishes
+from planner.precision import FLOAT16
 from planner.recipe import Length, choose_learning_rate, choose_rank, choose_targets
 from planner.schedule import warmup_steps
-from planner.setup import Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.throughput import packed_rows
 
 GIB = 1 << 30
 _SAME_RATE = 0.01  # of the usual rate: a difference that is only rounding
 _HOT = 10  # times the usual rate: beyond what was ever best in published sweeps
+_FLOAT16 = (
+    "{name} has no bfloat16: the base computes in float16, with adapters in float32 and a loss scale that follows the "
+    "gradients, so that small ones are kept. A step whose gradient overflows is taken again at half the scale."
+)
 _COMPILED = (
     "Decoder layers are compiled with torch.compile, as you asked. Memory, time and price are those of the run without "
     "it; compiling takes a few minutes of device time at the start, which a long run earns back."
@@ -48,6 +54,8 @@ def explain(question: Question, candidates: Sequence[Candidate], chosen: Candida
         _memory(chosen),
         _price(chosen),
     ]
+    if chosen.setup.dtype == FLOAT16:
+        sentences.append(_FLOAT16.format(name=chosen.device.name))
     if chosen.setup.torch_compile:
         sentences.append(_COMPILED)
     if chosen.hyperparameters.early_stopping_patience is not None:
@@ -107,7 +115,11 @@ def _method(question: Question, candidates: Sequence[Candidate], chosen: Candida
                 "forgets less and stays small"
             )
             continue
-        least = min((x for x in candidates if x.setup.method is other), key=lambda x: -x.headroom_bytes)
+        tried = [x for x in candidates if x.setup.method is other]
+        if not tried:
+            said.append(f"{NAMES[other]} is not for {device.name}, which computes in float16")
+            continue
+        least = min(tried, key=lambda x: -x.headroom_bytes)
         said.append(
             f"{NAMES[other]} needs at least {gib(least.memory.required_bytes)} and "
             f"{least.device.name} has {gib(least.device.free_bytes)} free"
@@ -174,8 +186,16 @@ def describe_variant(spec: ModelSpec, setup: TrainingSetup) -> list[str]:
 def _batch(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> str:
     setup = chosen.setup
     rows, steps = setup.effective_batch_size, chosen.speed.total_steps
+    what = "rows" if rows > 1 else "row"
+    if setup.packing:
+        each = question.statistics.examples / packed_rows(question.statistics, setup.max_length)
+        what = f"packed {what} of about {each:,.0f} examples"
+    asked = question.wishes.batch_size
+    start = f"{rows} {what} per optimizer step"
+    if not setup.packing and asked is not None and asked > rows:
+        start = f"A batch of {asked:,} is more than there is to train on, so a step takes all {rows:,} rows"
     sentence = (
-        f"{rows} rows per optimizer step, {setup.per_device_train_batch_size} at a time"
+        f"{start}, {setup.per_device_train_batch_size} at a time"
         + (
             f" and {setup.gradient_accumulation_steps} times accumulated"
             if setup.gradient_accumulation_steps > 1
@@ -240,7 +260,9 @@ def _held_out(question: Question, chosen: Candidate) -> str:
             "give a validation_file or a validation_split to measure it."
         )
     few = f"; fewer than {c.TELLING_ROWS} are too few to tell two runs apart" if rows < c.TELLING_ROWS else ""
-    return f"{sentence}{few}."
+    if chosen.hyperparameters.checkpoint_selection is CheckpointSelection.LAST:
+        return f"{sentence}{few}. The last step's model is published, as you asked, whatever its loss."
+    return f"{sentence}{few}. The model of the lowest loss among the evaluations is published."
 
 
 def _rows(count: int) -> str:
@@ -250,7 +272,7 @@ def _rows(count: int) -> str:
 def _early_stop(patience: int) -> str:
     evaluations = "1 evaluation brings" if patience == 1 else f"{patience} evaluations in a row bring"
     return (
-        f"Training ends early when {evaluations} no lower validation loss, and the best one's model is published; "
+        f"Training ends early when {evaluations} no lower validation loss; "
         "time and price are for all epochs, and what is not used is not charged."
     )
 

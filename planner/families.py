@@ -42,6 +42,7 @@ class Family:
     scaled_embedding: bool = False  # embeddings are multiplied before the first layer
     scaled_logits: bool = False  # logits are divided or soft-capped
     softcapped_logits: bool = False  # tanh before the softmax over the vocabulary
+    outgrows_float16: bool = False  # activations above 65,504 (Gemma's: transformers' own documentation of Gemma 2)
     eager_attention_only: bool = False  # soft-capped scores need them materialised
     experts_key: str | None = None
     expert_intermediate_key: str = "intermediate_size"
@@ -156,7 +157,14 @@ _ALL = (
         attention_bias_key="attention_bias",
         windows=True,
     ),
-    Family("gemma", _GEMMA, attention_bias_key="attention_bias", float32_norm_weight=True, scaled_embedding=True),
+    Family(
+        "gemma",
+        _GEMMA,
+        attention_bias_key="attention_bias",
+        float32_norm_weight=True,
+        scaled_embedding=True,
+        outgrows_float16=True,
+    ),
     Family(
         "gemma2",
         {**_GEMMA2, "sliding_window": 4096, "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0},
@@ -169,6 +177,7 @@ _ALL = (
         eager_attention_only=True,
         windows=True,
         full_attention_every=2,
+        outgrows_float16=True,
     ),
     Family(
         "gemma3_text",
@@ -180,6 +189,7 @@ _ALL = (
         scaled_embedding=True,
         windows=True,
         full_attention_every=6,
+        outgrows_float16=True,
     ),
     Family(
         "phi3",

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from planner.devices import Device
 from planner.memory import MemoryEstimate
-from planner.setup import Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, Method, TrainingSetup
 from planner.throughput import SpeedEstimate
 
 
@@ -44,6 +44,7 @@ class Wishes:
     packing: bool | None = None
     torch_compile: bool | None = None  # on GPUs alone
     validation_split: float | None = None  # held out of the training file: a share below 1, or a number of rows
+    checkpoint_selection: CheckpointSelection | None = None
     early_stopping_patience: int | None = None  # evaluations in a row without a lower validation loss
 
     @property

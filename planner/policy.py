@@ -57,7 +57,7 @@ def plan(
     """
     check_wishes(spec, wishes)
     question = Question.of(spec, statistics, wishes, prices, corrections, paces, memory, answering, known)
-    candidates = [each for device in usable_devices(devices, wishes) for each in candidates_on(question, device)]
+    candidates = [each for device in usable_devices(devices, question) for each in candidates_on(question, device)]
     chosen = choose_run(question, candidates)
     if chosen is None:
         raise refusal(question, candidates)

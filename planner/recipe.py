@@ -1,7 +1,7 @@
 """The choices that do not depend on memory: length, rank, batch, epochs, learning rate. Each says why."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner import constants as c
 from planner.adapters import check_adapter
@@ -9,9 +9,9 @@ from planner.errors import InvalidSetupError
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.optimizers import OPTIMIZERS
 from planner.plans import Wishes
-from planner.setup import Hyperparameters, Method
+from planner.setup import CheckpointSelection, Hyperparameters, Method
 from planner.statistics import DatasetStatistics
-from planner.throughput import truncated_tokens
+from planner.throughput import packed_rows
 
 _EPOCHS = ((64, 6), (128, 4), (10_000, 3), (100_000, 2))  # examples below which, epochs; one above
 _COUNTS = (
@@ -84,13 +84,11 @@ def choose_length(spec: ModelSpec, statistics: DatasetStatistics, wishes: Wishes
         )
     rounded = -(-max(1, statistics.longest) // c.LENGTH_STEP) * c.LENGTH_STEP
     length = wishes.max_length or min(rounded, limit)
-    packing = wishes.packing if wishes.packing is not None else False
-    if may_pack and wishes.packing is None:
-        packed = wishes.max_length or min(max(rounded, c.PACKED_LENGTH), limit)
-        rows = truncated_tokens(statistics, packed) / packed
-        packing = rows >= c.PACKED_ROWS_MINIMUM and statistics.tokens / max(1, statistics.examples) < packed / 2
-    if packing and wishes.max_length is None:
-        length = min(max(rounded, c.PACKED_LENGTH), limit)
+    packed = wishes.max_length or min(max(rounded, _packed_length(statistics, wishes)), limit)
+    packing = wishes.packing or (wishes.packing is None and may_pack and _is_worth_packing(statistics, wishes, packed))
+    if packing:
+        length = packed
+        _check_packing(statistics, wishes, packed)
     seen = max(1, len(statistics.token_lengths))
     over = [tokens - length for tokens in statistics.token_lengths if tokens > length]
     scale = statistics.examples / seen
@@ -102,6 +100,48 @@ def choose_length(spec: ModelSpec, statistics: DatasetStatistics, wishes: Wishes
         who = "max_length" if wishes.max_length is not None else "the model's context"
         reason += f"; {who} cuts {cut:,} tokens off {examples:,} examples"
     return Length(length, packing, examples, cut, reason + ".")
+
+
+def _packed_length(statistics: DatasetStatistics, wishes: Wishes) -> int:
+    """Tokens of a row that holds as many examples as an unpacked optimizer step, up to a length that is cheap."""
+    step = _examples_per_step(statistics, wishes) * statistics.tokens / max(1, statistics.examples)
+    return int(min(c.PACKED_LENGTH, step)) // c.LENGTH_STEP * c.LENGTH_STEP
+
+
+def _is_worth_packing(statistics: DatasetStatistics, wishes: Wishes, length: int) -> bool:
+    rows = packed_rows(statistics, length)
+    is_short = statistics.tokens / max(1, statistics.examples) < length / 2
+    return rows >= c.PACKED_ROWS_MINIMUM and is_short and _keeps_steps(statistics, wishes, rows)
+
+
+def _keeps_steps(statistics: DatasetStatistics, wishes: Wishes, rows: int) -> bool:
+    """Whether a packed epoch has about the optimizer steps of one without packing, at one row a step if need be."""
+    return rows >= c.PACKED_STEPS_SHARE * statistics.examples / _examples_per_step(statistics, wishes)
+
+
+def _check_packing(statistics: DatasetStatistics, wishes: Wishes, length: int) -> None:
+    rows, per_step = packed_rows(statistics, length), _examples_per_step(statistics, wishes)
+    if not _keeps_steps(statistics, wishes, rows):
+        raise InvalidSetupError(
+            f"packing puts {statistics.examples:,} examples into {rows:,} rows of {length:,} tokens, so an epoch would "
+            f"have at most {rows:,} optimizer steps, where it has {-(-statistics.examples // per_step):,} without: too "
+            "few to learn from. Leave packing out, or make max_length shorter.",
+            "packing",
+        )
+
+
+def _examples_per_step(statistics: DatasetStatistics, wishes: Wishes) -> int:
+    """Examples of an optimizer step without packing."""
+    unpinned = replace(wishes, per_device_train_batch_size=None)  # which counts packed rows
+    return choose_batch_size(statistics.examples, wishes.method or Method.LORA, unpinned)
+
+
+def choose_packed_batch(statistics: DatasetStatistics, length: int, wishes: Wishes) -> int:
+    """Packed rows of an optimizer step that hold the examples of one without packing."""
+    per_row = statistics.examples / packed_rows(statistics, length)
+    rows = max(1, int(_examples_per_step(statistics, wishes) / per_row))
+    micro = wishes.per_device_train_batch_size
+    return rows if micro is None else micro * max(1, rows // micro)
 
 
 def choose_rank(spec: ModelSpec, statistics: DatasetStatistics, targets: tuple[str, ...]) -> int:
@@ -194,7 +234,7 @@ def choose_hyperparameters(
 ) -> Hyperparameters:
     """Everything that decides the result but not the memory.
 
-    Raises InvalidSetupError where training is to stop early and nothing is evaluated, and what `choose_held_out` does.
+    Raises InvalidSetupError where nothing is evaluated for what needs it, and what `choose_held_out` does.
     """
     defaults = Hyperparameters(n_epochs=1, learning_rate=1e-4)
     warmup = 0.1 if statistics.examples < _SHORT_RUN_EXAMPLES else defaults.warmup_ratio
@@ -206,9 +246,17 @@ def choose_hyperparameters(
         weight_decay=decay if wishes.weight_decay is None else wishes.weight_decay,
         learning_rate_multiplier=wishes.learning_rate_multiplier or 1.0,
         held_out_rows=choose_held_out(statistics, wishes),
+        checkpoint_selection=wishes.checkpoint_selection or CheckpointSelection.BEST,
         early_stopping_patience=wishes.early_stopping_patience,
     )
-    if chosen.early_stopping_patience and not (statistics.validation_examples or chosen.held_out_rows):
+    is_evaluated = bool(statistics.validation_examples or chosen.held_out_rows)
+    if wishes.checkpoint_selection is CheckpointSelection.BEST and not is_evaluated:
+        raise InvalidSetupError(
+            "checkpoint_selection is 'best', but no row is held out to find the best one by. Give a validation_file or "
+            "a validation_split, or leave it out.",
+            "checkpoint_selection",
+        )
+    if chosen.early_stopping_patience and not is_evaluated:
         raise InvalidSetupError(
             f"early_stopping_patience is {chosen.early_stopping_patience}, but nothing is evaluated: of "
             f"{statistics.examples:,} rows none is held out. Give a validation_file or a validation_split, or leave it "

@@ -10,6 +10,7 @@ from planner.devices import Device, device_of
 from planner.errors import DoesNotFitError
 from planner.explanations import NAMES, gib
 from planner.plans import Wishes
+from planner.precision import device_problem
 
 SHORTEST_LENGTH = 128  # tokens; a suggestion below it would help nobody
 
@@ -95,6 +96,8 @@ def _smallest_gpu(question: Question, best: Candidate) -> str | None:
     for gpu in sorted(gpus(), key=lambda gpu: (gpu.memory_gib, gpu.bf16_flops)):
         device = device_of(gpu)
         if device.free_bytes <= best.memory.base_weights_bytes:
+            continue
+        if device_problem(device, question.spec, (best.setup.method,)):
             continue
         if question.memory.estimate(best.setup, device).required_bytes <= device.free_bytes:
             return f"{gpu.title} ({gpu.memory_gib} GB)"

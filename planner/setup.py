@@ -26,6 +26,13 @@ class InitLoraWeights(StrEnum):
     OLORA = "olora"  # the first columns of the base weight's QR decomposition (Buyukakyuz 2024)
 
 
+class CheckpointSelection(StrEnum):
+    """Which step's model a run publishes."""
+
+    BEST = "best"  # that of the lowest validation loss; the last one's where nothing is evaluated
+    LAST = "last"
+
+
 class Loss(StrEnum):
     """How the cross entropy over the vocabulary is computed."""
 
@@ -102,4 +109,5 @@ class Hyperparameters:
     max_grad_norm: float = 1.0
     learning_rate_multiplier: float = 1.0  # what `learning_rate` is of the planner's own, as OpenAI's clients name it
     held_out_rows: int = 0  # of the training file, evaluated and not trained; none where a validation file is given
+    checkpoint_selection: CheckpointSelection = CheckpointSelection.BEST
     early_stopping_patience: int | None = None  # evaluations in a row without a lower validation loss; None: no stop

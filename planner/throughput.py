@@ -1,5 +1,6 @@
 """How fast a run is and how long it takes, from its arithmetic and the device's data sheet."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -91,12 +92,15 @@ class DeviceRates:
 
 
 def device_rates(device: Device) -> DeviceRates:
-    """Rates from the catalogue, by device class; a GPU that is only a size counts as a modest one."""
+    """Rates from the catalogue, by device class; a MIG slice has its share of its card's, and a GPU that is only a
+    size counts as a modest one."""
     if device.kind == "cpu":
         cores = device.cores or 1
         return DeviceRates(c.CPU_FLOPS_PER_CORE * cores, float("inf"), 1.0)
-    known = _rates_by_class().get(device.device_class)
-    return known or DeviceRates(c.UNKNOWN_GPU_FLOPS, c.UNKNOWN_GPU_BANDWIDTH, c.MATRIX_UTILISATION)
+    unknown = DeviceRates(c.UNKNOWN_GPU_FLOPS, c.UNKNOWN_GPU_BANDWIDTH, c.MATRIX_UTILISATION)
+    rates = _rates_by_class().get(device.card_class or device.device_class, unknown)
+    share = device.card_share
+    return replace(rates, flops=share * rates.flops, bandwidth_bytes=share * rates.bandwidth_bytes)
 
 
 @lru_cache(maxsize=1)
@@ -206,9 +210,9 @@ def estimate_speed(
         total_steps=steps,
         loading_seconds=_loading_seconds(spec, setup, device) + _starting_seconds(spec, setup, device),
         training_seconds=training,
-        evaluation_seconds=evaluations(hyperparameters.n_epochs) * evaluated / forward,
+        evaluation_seconds=(evaluations(hyperparameters.n_epochs) + _measured_again(setup)) * evaluated / forward,
         sampling_seconds=_sampling_seconds(spec, setup, device, answered),
-        export_seconds=c.VERIFY_SECONDS + _loading_seconds(spec, setup, device) - c.START_SECONDS,
+        export_seconds=c.VERIFY_SECONDS + _reloading_seconds(spec, setup, device),
     )
 
 
@@ -236,13 +240,17 @@ def _evaluated_tokens(statistics: DatasetStatistics) -> float:
     return statistics.validation_tokens * min(rows, c.MOST_HELD_OUT) / rows
 
 
+def packed_rows(statistics: DatasetStatistics, length: int, share: float = 1.0) -> int:
+    """Rows of `length` tokens that a share of the examples fill when they are packed."""
+    tokens = truncated_tokens(statistics, length) * share
+    return max(1, math.ceil(tokens / (length * (1 - c.PACKING_SHARE))))
+
+
 def total_steps(statistics: DatasetStatistics, setup: TrainingSetup, hyperparameters: Hyperparameters) -> int:
     """Optimizer steps of the whole run."""
     rows = statistics.examples - held_out_examples(statistics, hyperparameters)
     if setup.packing:
-        share = rows / max(1, statistics.examples)
-        tokens = truncated_tokens(statistics, setup.max_length) * share
-        rows = max(1, round(tokens / (setup.max_length * (1 - c.PACKING_SHARE)) + 0.5))
+        rows = packed_rows(statistics, setup.max_length, share=rows / max(1, statistics.examples))
     return max(1, -(-rows // setup.effective_batch_size)) * hyperparameters.n_epochs
 
 
@@ -266,6 +274,24 @@ def _loading_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> f
     seconds = c.START_SECONDS + weights / (c.CPU_LOAD_BYTES if on_cpu else c.GPU_LOAD_BYTES)
     if setup.method is Method.QLORA:
         seconds += weights / (c.CPU_QUANTIZE_BYTES if on_cpu else c.QUANTIZE_BYTES)
+    return seconds
+
+
+def _measured_again(setup: TrainingSetup) -> int:
+    """Passes over the held-out rows on the 16-bit base, of an adapter that was trained on a 4-bit one."""
+    return 1 if setup.method is Method.QLORA else 0
+
+
+def _reloading_seconds(spec: ModelSpec, setup: TrainingSetup, device: Device) -> float:
+    """Time until the export is loaded in the process that proves it, and on the base in 16 bits where it is measured
+    there too."""
+    seconds = _loading_seconds(spec, setup, device) - c.START_SECONDS
+    if _measured_again(setup):
+        seconds += (
+            spec.parameters
+            * DTYPE_BYTES[setup.dtype]
+            / (c.CPU_LOAD_BYTES if device.kind == "cpu" else c.GPU_LOAD_BYTES)
+        )
     return seconds
 
 

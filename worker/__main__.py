@@ -16,7 +16,7 @@ def main() -> None:
     """Run one worker until it is told to stop."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     duty = parser.add_mutually_exclusive_group(required=True)
-    duty.add_argument("--device", metavar="cpu|cuda:N", help="train on this device")
+    duty.add_argument("--device", metavar="cpu|cuda:N[:SLICE]|UUID", help="train on this device")
     duty.add_argument("--maintenance", action="store_true", help="inspect files and sweep for what was lost")
     arguments = parser.parse_args()
 

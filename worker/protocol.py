@@ -13,6 +13,7 @@ from core.datasets.final_answers import ExactMatch
 from core.db.plain import from_plain
 from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
+from core.jobs.verdict import Verdict
 from planner.setup import Hyperparameters, TrainingSetup
 
 STOPPED_EXIT_CODE = 75  # the child obeyed SIGTERM: it wrote a checkpoint and left (EX_TEMPFAIL in sysexits.h)
@@ -86,7 +87,7 @@ class MetricsReport:
     grad_norm: float | None
     tokens_per_second: float  # non-padding tokens
     memory_bytes: int  # allocated on CUDA, resident set on a CPU
-    trained_tokens: int  # non-padding tokens processed so far, over all attempts
+    processed_tokens: int  # non-padding tokens processed so far, over all attempts
     epoch: float
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
@@ -102,6 +103,8 @@ class MemoryReport:
     peak_reserved_bytes: int
     device_bytes: int  # highest use of the device by this process, context included; the peak resident set on a CPU
     versions: dict[str, str]  # of the libraries that decide it
+    is_attributed: bool = True  # else other programs were on the GPU, and `device_bytes` is the least that was ours
+    as_planned: bool = True  # else the run fell back from what was planned, or took no step
     type: Literal["memory"] = "memory"
 
 
@@ -131,7 +134,7 @@ class ResultReport:
     """The run is finished, exported and proven. `files` maps artifact names to paths under the run directory."""
 
     files: dict[str, str]
-    trained_tokens: int
+    processed_tokens: int
     steps: int
     published_step: int  # whose model it is; below `steps` where an earlier one had the lowest validation loss
     train_seconds: float  # of this attempt, loading and export excluded
@@ -142,6 +145,7 @@ class ResultReport:
     initial_valid_loss: float | None
     final_valid_loss: float | None
     evaluation: Evaluation | None = None
+    verdict: Verdict | None = None
     type: Literal["result"] = "result"
 
 
@@ -189,4 +193,6 @@ def decode_report(data: dict[str, object]) -> Report:
     """The report that `encode_report` wrote. Raises KeyError, TypeError or ValueError for anything else."""
     if data.get("evaluation") is not None:
         data = {**data, "evaluation": from_plain(Evaluation, data["evaluation"])}
+    if data.get("verdict") is not None:
+        data = {**data, "verdict": from_plain(Verdict, data["verdict"])}
     return _REPORTS[str(data["type"])](**data)  # type: ignore[arg-type]

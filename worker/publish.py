@@ -16,7 +16,9 @@ def publish(runtime: Runtime, lease: Lease, job: Job, directory: Path, result: R
         PublishedFile(name, runtime.store.put_file(f"{prefix}/{name}", directory / path))
         for name, path in result.files.items()
     ]
-    return Outcome(files, result.trained_tokens, _summary(result), result.step_seconds, result.evaluation)
+    return Outcome(
+        files, result.processed_tokens, _summary(result), result.step_seconds, result.evaluation, result.verdict
+    )
 
 
 def withdraw(runtime: Runtime, outcome: Outcome) -> None:
@@ -26,7 +28,7 @@ def withdraw(runtime: Runtime, outcome: Outcome) -> None:
 
 
 def _summary(result: ResultReport) -> str:
-    trained = f"Trained {result.steps:,} steps on {result.trained_tokens:,} tokens in {result.train_seconds:,.0f} s"
+    trained = f"Trained {result.steps:,} steps on {result.processed_tokens:,} tokens in {result.train_seconds:,.0f} s"
     if result.initial_valid_loss is not None and result.final_valid_loss is not None:
         trained += f"; validation loss went from {result.initial_valid_loss:.3f} to {result.final_valid_loss:.3f}"
     scores = result.evaluation

@@ -42,6 +42,7 @@ from planner.setup import TrainingSetup
 from worker import prepare, publish
 from worker.fetching import FetchStoppedError, InterruptibleFetcher
 from worker.lease_keeper import LeaseKeeper
+from worker.machine import device_again
 from worker.outages import delays, outlast
 from worker.pace import Pace
 from worker.prepare import Prepared
@@ -66,7 +67,7 @@ from worker.watchdog import Watchdog
 GIB = 1024**3
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.5, 30.0
 LOWERED_RATE = 0.25  # of the planned learning rate, after a divergence
-NOT_ON_THE_WIRE = {"type", "trained_tokens"}
+NOT_ON_THE_WIRE = {"type", "processed_tokens"}
 SILENCE_SECONDS = 1.0
 OUT_OF_MEMORY, DIVERGED = "out_of_memory", "loss_diverged"
 STEPPED_DOWN_PHASES = (Phase.PROBING, Phase.TRAINING, None)
@@ -189,6 +190,9 @@ class Supervisor:
                     self._let_go()
                     return
                 case Exit():
+                    if (problem := device_again(self._device).problem) is not None:
+                        self._let_go(f"{self._device.name} cannot train now: {problem}. Moved back to the queue")
+                        return
                     if not self._start_again(ending):
                         return
                     self._restore_checkpoint(prepared)
@@ -299,7 +303,7 @@ class Supervisor:
         for report in reports:
             seconds_left = self._pace.seconds_left(report)
             data = {name: value for name, value in asdict(report).items() if name not in NOT_ON_THE_WIRE}
-            metrics.append(Metrics(data, report.trained_tokens))
+            metrics.append(Metrics(data, report.processed_tokens))
         self._write(
             partial(
                 progress.record_metrics,

@@ -10,6 +10,7 @@ import multiprocessing.forkserver
 import os
 import selectors
 import signal
+import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -32,12 +33,21 @@ def start_fork_server() -> None:
     multiprocessing.forkserver.ensure_running()
 
 
+class ForkServerError(RuntimeError):
+    """Raised when the fork server has no use: it died while it imported, or nothing forked from it can use CUDA."""
+
+
 def warm_up() -> None:
-    """Wait until the fork server's imports are done."""
+    """Wait until the fork server's imports are done. Raises ForkServerError."""
     start_fork_server()
-    process = _context.Process(target=_nothing)
-    process.start()
+    process = _context.Process(target=_prove_cuda_untouched)
+    try:
+        process.start()
+    except (EOFError, OSError) as error:
+        raise ForkServerError("The fork server died while it imported; its traceback is above.") from error
     process.join()
+    if process.exitcode:
+        raise ForkServerError("The fork server has initialised CUDA, which no process forked from it could use then.")
 
 
 class TrainingChild:
@@ -108,8 +118,12 @@ class TrainingChild:
             pass
 
 
-def _nothing() -> None:
-    """What the first fork runs: by then the fork server has imported everything."""
+def _prove_cuda_untouched() -> None:
+    """What the first fork runs, when the fork server has imported everything."""
+    from worker.training.unforked_cuda import can_use_cuda  # noqa: PLC0415 - imports torch, as the fork server has
+
+    if not can_use_cuda():
+        sys.exit(1)
 
 
 def _enter(request: RunRequest, connection: Connection) -> None:

@@ -18,11 +18,13 @@ from core.ids import new_id
 from core.jobs import lease as leases
 from core.queue.messages import RUN_JOB, training_queue
 from core.runtime import Runtime
-from planner.devices import Device, read_devices
+from planner.devices import Device
 from planner.errors import DriverError
 from worker import trainer
 from worker.app import create_app, serve
+from worker.machine import device_again, find_device
 from worker.supervisor import Supervisor
+from worker.trainer import ForkServerError
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 log = structlog.get_logger()
@@ -30,9 +32,13 @@ log = structlog.get_logger()
 
 def run(runtime: Runtime, device_name: str) -> None:
     """Serve the queue of this device's class until told to stop. Raises SystemExit where there is no such device."""
-    device = _device(device_name)
-    if device.kind == "cuda":
-        os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid or str(device.index)
+    device = find_device(device_name)
+    if device.kind == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        # By uuid: CUDA would count by speed where NVML counts by PCI bus, and knows a MIG slice by nothing else.
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # a library that asks for GPUs does not initialise CUDA
     # Threads that spin at OpenMP's barriers for long take the cores from those that still work, as soon as anything
     # else wants a core (6x slower steps by default); threads that never spin cost 15-20% of an idle machine's speed.
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
@@ -79,7 +85,7 @@ class TrainingWorker:
         self._warm.wait()
         settings = self._runtime.settings
         with self._busy:
-            while not self._draining.is_set():
+            while not self._draining.is_set() and self._is_sound():
                 claimed = self._runtime.database.run(
                     lambda session: leases.claim_next(session, settings, self.id, self._device.device_class)
                 )
@@ -87,7 +93,6 @@ class TrainingWorker:
                     return
                 lease, job = claimed
                 structlog.contextvars.bind_contextvars(job_id=job.id)
-                self._device = _device_again(self._device)
                 self._supervisor = Supervisor(self._runtime, lease, job, self._device)
                 if self._draining.is_set():
                     self._supervisor.drain()
@@ -98,6 +103,18 @@ class TrainingWorker:
                     self._supervisor = None
                     structlog.contextvars.unbind_contextvars("job_id")
                     self._beat_once()
+
+    def _is_sound(self) -> bool:
+        """Whether the device can train, as it is read now."""
+        self._notice(device_again(self._device))
+        return self._device.problem is None
+
+    def _notice(self, device: Device) -> None:
+        if device.problem != self._device.problem:
+            log.warning(
+                "device_changed", device=device.name, uuid=device.uuid, problem=device.problem or "none any more"
+            )
+        self._device = device
 
     def drain(self) -> None:
         """Claim no more; stop the running job behind a checkpoint so that another worker can go on with it."""
@@ -115,11 +132,17 @@ class TrainingWorker:
     def stop(self) -> None:
         """Sign off."""
         self._draining.set()
-        self._heartbeat.join(timeout=self._runtime.settings.heartbeat_seconds)
+        if self._heartbeat.is_alive():
+            self._heartbeat.join(timeout=self._runtime.settings.heartbeat_seconds)
         self._runtime.database.run(lambda session: fleet.stop(session, self.id))
 
     def _warm_up(self) -> None:
-        trainer.warm_up()
+        try:
+            trainer.warm_up()
+        except ForkServerError as error:
+            log.error("fork_server_unfit", error=str(error))
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         self._warm.set()
         self._heartbeat.start()
         self.work()
@@ -141,9 +164,8 @@ class TrainingWorker:
 
     def _report(self) -> None:
         supervisor = self._supervisor
-        now = _device_again(self._device)
-        if supervisor is None:
-            self._device = now
+        now = device_again(self._device)
+        self._notice(now if supervisor is None else replace(self._device, problem=now.problem))
         said = WorkerReport(
             worker_id=self.id,
             hostname=os.uname().nodename,
@@ -157,18 +179,3 @@ class TrainingWorker:
         if self._runtime.database.run(lambda session: fleet.report(session, said)) and not self.is_drained:
             self.is_drained = True
             os.kill(os.getpid(), signal.SIGTERM)  # drains as any other shutdown does
-
-
-def _device(name: str) -> Device:
-    kind, _, index = name.partition(":")
-    for device in read_devices():
-        if device.kind == kind and str(device.index) == (index or "0"):
-            return device
-    raise SystemExit(f"There is no device {name!r} on this machine. `tunewright worker` lists what there is.")
-
-
-def _device_again(device: Device) -> Device:
-    """The same device with the memory that is free now."""
-    if device.kind == "cpu":
-        return replace(device, free_bytes=min(device.total_bytes, psutil.virtual_memory().available))
-    return next((found for found in read_devices() if found.uuid == device.uuid), device)

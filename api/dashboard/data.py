@@ -7,7 +7,7 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, Request, Response
 
 from api.dashboard.page import page_router, see_other
-from api.dashboard.wishes import body_of, is_of_data, kept_fields, missing_roles, new_address
+from api.dashboard.wishes import SKIP, body_of, is_of_data, kept_fields, missing_roles, new_address
 from api.deps import ActorDep, RuntimeDep, identify
 from api.forms import check_form, check_token
 from api.planning import plan_request
@@ -16,6 +16,8 @@ from core.accounts.service import Actor
 from core.datasets import service as files
 from core.datasets.inspection import Overlap
 from core.datasets.models import FilePurpose, StoredFile
+from core.datasets.notices import Notice
+from core.datasets.row_errors import RowError, UnreadableRestError
 from core.datasets.samples import sample_path
 from core.errors import PermissionDeniedError, TunewrightError
 from core.plans import service as plans
@@ -35,6 +37,7 @@ class Inspected:
     found: FileInspection | None = None
     problem: TunewrightError | None = None
     is_unmapped: bool = False
+    is_read_anew: bool = False  # as the fields say: in another format than was found, or without broken rows
 
     @property
     def is_usable(self) -> bool:
@@ -43,9 +46,22 @@ class Inspected:
 
     @property
     def is_broken(self) -> bool:
-        """Whether rows of it cannot be used."""
+        """Whether rows of it cannot be used, and nothing is said that would change it."""
         structure = self.found.structure if self.found else None
-        return structure is not None and structure.error_count > 0
+        return structure is not None and structure.error_count > 0 and not self.is_read_anew
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What is worth knowing about it."""
+        return self.found.notices if self.found else ()
+
+    @property
+    def can_skip(self) -> bool:
+        """Whether broken rows may be left out and the rest be used."""
+        structure = self.found.structure if self.found else None
+        if self.is_read_anew:
+            return isinstance(self.problem, RowError) and not isinstance(self.problem, UnreadableRestError)
+        return structure is not None and structure.can_skip
 
 
 @dataclass(frozen=True)
@@ -77,11 +93,12 @@ def inspect(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> Inspected
         return Inspected(file, problem=error)
     structure = found.structure
     if structure is not None and "shape" in fields:
-        is_unmapped = bool(missing_roles(fields, structure.columns))
+        is_unmapped = bool(missing_roles(fields, (*structure.columns, *structure.other_columns)))
     else:
         is_unmapped = structure is not None and structure.data_format is None
+    is_read_anew = "shape" in fields or SKIP in fields
     if model is None or is_unmapped:
-        return Inspected(found.file, found, is_unmapped=is_unmapped)
+        return Inspected(found.file, found, is_unmapped=is_unmapped, is_read_anew=is_read_anew)
     try:
         wanted = plan_request(body_of(fields))
         found = plans.inspect(
@@ -92,10 +109,11 @@ def inspect(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> Inspected
             wanted.data_format,
             chat_template=wanted.chat_template,
             max_length=wanted.wishes.max_length,
+            skip_broken_rows=wanted.skip_broken_rows,
         )
     except TunewrightError as error:
-        return Inspected(found.file, found, error)
-    return Inspected(found.file, found)
+        return Inspected(found.file, found, error, is_read_anew=is_read_anew)
+    return Inspected(found.file, found, is_read_anew=is_read_anew)
 
 
 def inspect_held_out(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> HeldOut | None:
@@ -110,8 +128,16 @@ def inspect_held_out(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> 
         if training_id is None:
             return HeldOut(file, rows)
         wanted = {name: value for name, value in fields.items() if name == "model" or is_of_data(name)}
-        data_format = plan_request(body_of({"model": "any", **wanted})).data_format
-        found = plans.inspect(runtime, actor, training_id, None, data_format, validation_file_id=file_id)
+        asked = plan_request(body_of({"model": "any", **wanted}))
+        found = plans.inspect(
+            runtime,
+            actor,
+            training_id,
+            None,
+            asked.data_format,
+            validation_file_id=file_id,
+            skip_broken_rows=asked.skip_broken_rows,
+        )
     except TunewrightError as error:
         return HeldOut(file, problem=error)
     return HeldOut(file, rows, found.overlap)

@@ -22,7 +22,14 @@ def evaluation_table(job: Job) -> EvaluationTable | None:
         return None
     found = from_plain(Evaluation, job.evaluation)
     before, after = _shown(found.before), _shown(found.after)
-    return EvaluationTable(found.answers, [(label, before[label], after[label]) for label in before if label in after])
+    rows = [(label, before[label], after[label]) for label in before if label in after]
+    if found.is_on_4bit_base and found.after.valid_loss is not None:
+        elsewhere = found.valid_loss_on_16bit_base
+        rows[:1] = [
+            ("Loss, on the 4-bit base", *rows[0][1:]),
+            ("Loss, on the 16-bit base", "–", "not measured" if elsewhere is None else f"{elsewhere:.4f}"),
+        ]
+    return EvaluationTable(found.answers, rows)
 
 
 def _shown(scores: Scores) -> dict[str, str]:

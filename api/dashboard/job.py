@@ -15,7 +15,15 @@ from api.dashboard.held_out import held_out_of
 from api.dashboard.memory_bar import LABELS, draw
 from api.dashboard.page import page_router, see_other, show
 from api.dashboard.snippets import snippets_for
-from api.dashboard.wishes import COLUMN_PREFIX, ROLES, WISHES, exact_match_fields, new_address, planned_values
+from api.dashboard.wishes import (
+    COLUMN_PREFIX,
+    ROLES,
+    SKIP,
+    asked_values,
+    exact_match_fields,
+    new_address,
+    planned_values,
+)
 from api.deps import ActorDep, RuntimeDep
 from api.forms import check_form
 from api.wording import iso
@@ -29,9 +37,11 @@ from core.events.models import EventType, JobEvent
 from core.events.series import curve, point
 from core.jobs import service as jobs
 from core.jobs.models import Job, JobArtifact
+from core.jobs.publishing import publish_checkpoint
 from core.jobs.settlement import released_credits, used_credits
 from core.jobs.waiting import places
-from core.plans.service import training_plan
+from core.plans.service import training_plan, wishes_of
+from core.registry import queries as registry_queries
 from core.runtime import Runtime
 from planner.plans import TrainingPlan
 from planner.setup import TrainingSetup
@@ -63,6 +73,7 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         messages = event_queries.messages(session, job_id, SHOWN_MESSAGES)
         artifacts = jobs.list_artifacts(session, organization_id, job_id)
         checkpoints = jobs.list_checkpoints(session, organization_id, job_id, after=None, limit=SHOWN_CHECKPOINTS).rows
+        checkpoint_models = registry_queries.checkpoint_models(session, [job_id])
         place = places(session, runtime.settings, [job]).get(job_id)
         try:
             file = files.get_file(session, organization_id, job.training_file_id)
@@ -93,6 +104,7 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         adapter=artifacts[0] if artifacts else None,
         meanings=MEANINGS,
         checkpoints=checkpoints,
+        checkpoint_models=checkpoint_models,
         samples=_samples(runtime, artifacts),
         evaluation=evaluation_table(job),
         held_out=held_out_of(job),
@@ -119,21 +131,19 @@ def _samples(runtime: Runtime, artifacts: Sequence[JobArtifact]) -> list[dict[st
 
 
 def _as_fields(job: Job, plan: TrainingPlan) -> dict[str, str]:
-    """The fields of a new run like this one: what makes its result is kept; what makes it fit is planned again."""
-    planned = planned_values(plan)
+    """The fields of a new run like this one: what was asked for stays, and everything else is planned again."""
+    wishes = wishes_of(job.plan)
+    asked = planned_values(plan) if wishes is None else asked_values(wishes, plan)
     data_format = from_plain(DataFormat, job.plan.data_format)
     values = {
         "model": job.model,
         "file": job.training_file_id,
         "validation_file": job.validation_file_id,
         "shape": data_format.shape,
+        SKIP: "true" if data_format.skip_broken_rows else None,
         **{COLUMN_PREFIX + role: data_format.columns.get(role) for role in ROLES[data_format.shape]},
-        **{
-            wish.name: planned.get(wish.name)
-            for wish in (*WISHES["Adapter"], *WISHES["Training"], *WISHES["Evaluation"])
-        },
+        **asked,
         "chat_template": job.plan.chat_template,
-        "max_length": planned["max_length"],
         "seed": str(job.seed),
         **exact_match_fields(job.plan.exact_match),
     }
@@ -211,6 +221,13 @@ def resume(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
     """Queue the job again."""
     organization_id = actor.organization_id
     runtime.database.run(lambda session: jobs.resume_job(session, runtime.settings, organization_id, job_id))
+    return see_other(f"/jobs/{job_id}")
+
+
+@router.post("/jobs/{job_id}/checkpoints/{checkpoint_id}/publish", dependencies=[Depends(check_form)])
+def publish(runtime: RuntimeDep, actor: ActorDep, job_id: str, checkpoint_id: str) -> Response:
+    """Make a model of a checkpoint."""
+    runtime.database.run(lambda session: publish_checkpoint(session, actor.organization_id, job_id, checkpoint_id))
     return see_other(f"/jobs/{job_id}")
 
 

@@ -1,8 +1,8 @@
 """All jobs: found by name or state, page by page; and two of them over each other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
 from sqlalchemy.orm import Session
@@ -149,8 +149,8 @@ def _facts(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Fact]:
         "Steps": f"{plan.total_steps:,}",
         "Device": plan.device.name,
         "Predicted memory": gib(plan.memory.device_bytes),
-        "Measured memory": gib(measured["device_bytes"]) if measured else "–",
-        "Trained tokens": f"{job.trained_tokens:,}" if job.trained_tokens is not None else "–",
+        "Measured memory": _measured(measured),
+        "Processed tokens": f"{job.processed_tokens:,}" if job.processed_tokens is not None else "–",
         "Measured on": f"{measured_on.rows:,} rows ({measured_on.sha256[:8]})" if measured_on else "–",
         "Validation loss": f"{job.valid_loss:.4f}" if job.valid_loss is not None else "–",
         "Device time": duration(job.used_seconds),
@@ -163,6 +163,13 @@ def _facts(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Fact]:
         "Held-out data": _file(session, job, held_out) if held_out else Fact("a part of the training data"),
         **{name: Fact(text) for name, text in texts.items()},
     }
+
+
+def _measured(measured: Mapping[str, Any] | None) -> str:
+    if measured is None:
+        return "–"
+    least = "" if measured.get("is_attributed", True) else "at least "
+    return least + gib(measured["device_bytes"])
 
 
 def _file(session: Session, job: Job, file_id: str) -> Fact:

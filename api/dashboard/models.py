@@ -46,6 +46,7 @@ def show_models(
             limit=PAGE,
         )
         bases = registry_queries.base_models_of(session, actor.organization_id)
+        steps = job_queries.checkpoints_by_id(session, [one.checkpoint_id for one in found.rows if one.checkpoint_id])
         made_by = job_queries.of_organization(session, actor.organization_id, [model.job_id for model in found.rows])
     return show(
         request,
@@ -59,6 +60,7 @@ def show_models(
         next_page=view.behind(found),
         models=found.rows,
         made_by=made_by,
+        steps=steps,
         loss_marks=loss_marks(made_by.values()),
         bases=bases,
         q=q,

@@ -21,6 +21,8 @@ def snippets_for(job: Job, plan: TrainingPlan) -> list[tuple[str, str, str]]:
     entry = catalogue.find_model(job.model)
     values = {
         "base": entry.hub_id if entry else job.model,
+        "is_4bit": plan.setup.method is Method.QLORA,
+        "dtype": plan.setup.dtype,
         "name": job.suffix or "tuned",
         "rank": max(8, plan.setup.lora_rank or 8),
         "has_own_template": job.plan.chat_template is not None,

@@ -13,17 +13,17 @@ from api.wording import METHODS
 from core.datasets.final_answers import ExactMatch
 from core.errors import InvalidRequestError, TunewrightError
 from planner.optimizers import OPTIMIZERS
-from planner.plans import TrainingPlan
+from planner.plans import Priority, TrainingPlan, Wishes
 
 COLUMN_PREFIX = "column_"
 # Each role that a shape's rows may have. The first are needed: as many as `NEEDED` says, else one.
 ROLES = {
-    "messages": ("messages",),
-    "sharegpt": ("conversations",),
-    "prompt_completion": ("prompt", "completion", "system"),
-    "question_answer": ("question", "answer", "system"),
-    "alpaca": ("instruction", "output", "input", "system"),
-    "preference": ("chosen", "rejected", "prompt", "system"),
+    "messages": ("messages", "system", "label"),
+    "sharegpt": ("conversations", "system", "label"),
+    "prompt_completion": ("prompt", "completion", "system", "input", "context", "history", "label"),
+    "question_answer": ("question", "answer", "system", "input", "context", "history", "label"),
+    "alpaca": ("instruction", "output", "input", "context", "history", "system", "label"),
+    "preference": ("chosen", "rejected", "prompt", "system", "input", "context", "history"),
     "text": ("text",),
 }
 NEEDED = {"prompt_completion": 2, "question_answer": 2, "alpaca": 2}
@@ -76,6 +76,9 @@ WISHES = {
         Wish("learning_rate", "Learning rate", "The peak"),
         Wish("warmup_ratio", "Warmup", "Share of the steps"),
         Wish("weight_decay", "Weight decay", "On what is trained"),
+        Wish(
+            "checkpoint_selection", "Published model", "Of which step", (("best", "Lowest loss"), ("last", "Last step"))
+        ),
         Wish("early_stopping_patience", "Early stopping", "Evaluations without a lower loss", empty="Off"),
         Wish(
             "chat_template",
@@ -121,11 +124,13 @@ WISH_NAMES = tuple(wish.name for group in WISHES.values() for wish in group)
 _LABELS = {wish.name: wish.label for group in WISHES.values() for wish in group if "_" in wish.name}
 _NAMED = re.compile(rf"\b({'|'.join(map(re.escape, _LABELS))})\b")
 _ADAPTER = tuple(wish.name for wish in WISHES["Adapter"] if wish.name != "priority")
+_FIELDS = {"lora_rank": "r", "lora_target_modules": "target_modules"}  # the planner's names, where they are others
 _HYPERPARAMETERS = ("n_epochs", "batch_size")
 _EXACT_MATCH = tuple(wish.name for wish in WISHES["Evaluation"] if wish.name.startswith("exact_match."))
 _START = ("suffix", "credit_code")
 _TEXTS = ("validation_file", *_START)
-_DATA = ("file", "validation_file", "shape")
+SKIP = "skip_broken_rows"
+_DATA = ("file", "validation_file", "shape", SKIP)
 _INNER = (*_ADAPTER, *_HYPERPARAMETERS, *_EXACT_MATCH)
 _TOP = (*(name for name in WISH_NAMES if name not in _INNER), *_TEXTS)
 
@@ -174,8 +179,13 @@ def body_of(fields: Mapping[str, str]) -> PlanCreate:
                 param="exact_match.extract",
             )
         body["exact_match"] = {name.removeprefix("exact_match."): value for name, value in exact_match.items()}
+    data_format: dict[str, object] = {}
     if "shape" in fields:
-        body["format"] = {"shape": fields["shape"], "columns": _columns(fields)}
+        data_format = {"shape": fields["shape"], "columns": _columns(fields)}
+    if SKIP in fields:
+        data_format[SKIP] = fields[SKIP] == "true"
+    if data_format:
+        body["format"] = data_format
     try:
         return PlanCreate.model_validate(body)
     except ValidationError as error:
@@ -226,6 +236,7 @@ def planned_values(plan: TrainingPlan) -> dict[str, str]:
         "learning_rate": f"{hyper.learning_rate:g}",
         "warmup_ratio": f"{hyper.warmup_ratio:g}",
         "weight_decay": f"{hyper.weight_decay:g}",
+        "checkpoint_selection": hyper.checkpoint_selection.value,
         "early_stopping_patience": hyper.early_stopping_patience,
         "validation_split": hyper.held_out_rows or None,
         "max_length": setup.max_length,
@@ -243,6 +254,24 @@ def planned_values(plan: TrainingPlan) -> dict[str, str]:
             "modules_to_save": ", ".join(setup.modules_to_save) if setup.modules_to_save else None,
         }
     return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def asked_values(wishes: Wishes, plan: TrainingPlan) -> dict[str, str]:
+    """What was asked for, by the form's fields: the rest of a plan follows from its data, and is planned anew."""
+    values: dict[str, object] = {_FIELDS.get(name, name): value for name, value in vars(wishes).items()}
+    if values.pop("learning_rate_multiplier") is not None:  # the form has the rate itself
+        values["learning_rate"] = plan.hyperparameters.learning_rate
+    if wishes.priority is Priority.AUTO:
+        values["priority"] = None
+    return {name: _field(value) for name, value in values.items() if value is not None}
+
+
+def _field(value: object) -> str:
+    if isinstance(value, bool):
+        return _switched(value)
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def in_words(values: Mapping[str, str]) -> dict[str, str]:

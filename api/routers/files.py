@@ -167,6 +167,9 @@ def inspect_file(
     validation_file: Annotated[
         str | None, Query(max_length=64, description="Also count the rows of this file that are in the inspected one.")
     ] = None,
+    skip_broken_rows: Annotated[
+        bool, Query(description="Count tokens without the rows that cannot be used, as a job that leaves them out.")
+    ] = False,
 ) -> InspectionObject:
     """The detected format, columns, broken rows with their line numbers, duplicates, and the first rows.
 
@@ -181,5 +184,6 @@ def inspect_file(
         chat_template=chat_template,
         max_length=max_length,
         validation_file_id=validation_file,
+        skip_broken_rows=skip_broken_rows,
     )
     return show_inspection(found, model)

@@ -19,10 +19,14 @@ from api.schemas.events import (
     show_event,
 )
 from api.schemas.lists import ListObject, list_of
+from api.schemas.models import ModelObject, show_model
 from core.events import service as events
 from core.events.models import JobEvent
 from core.jobs import service as jobs
+from core.jobs.publishing import publish_checkpoint
 from core.paging import Page
+from core.registry.queries import checkpoint_models
+from core.registry.service import model_entry
 
 ARTIFACT_TYPES = ("application/zip", "application/json", "text/csv", "text/markdown", "application/octet-stream")
 
@@ -93,7 +97,24 @@ def list_fine_tuning_checkpoints(
         found = jobs.list_checkpoints(
             session, actor.organization_id, fine_tuning_job_id, after=page.after, limit=page.limit
         )
-    return list_of(found, partial(show_checkpoint, job))
+        published = checkpoint_models(session, [job.id])
+    return list_of(found, partial(show_checkpoint, job, published))
+
+
+@router.post(
+    "/checkpoints/{checkpoint_id}/publish",
+    summary="Publish a checkpoint",
+    responses=errors(*SIGNED_IN, "job_not_found", "checkpoint_not_found", "invalid_job_state"),
+)
+def publish_fine_tuning_checkpoint(
+    runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str, checkpoint_id: str
+) -> ModelObject:
+    """Make a model of a checkpoint, `ft:…:ckpt-step-N`. It is kept until that model is deleted; twice is no error."""
+    return runtime.database.run(
+        lambda session: show_model(
+            model_entry(publish_checkpoint(session, actor.organization_id, fine_tuning_job_id, checkpoint_id))
+        )
+    )
 
 
 @router.get(
@@ -102,7 +123,9 @@ def list_fine_tuning_checkpoints(
     response_class=Response,
     responses={
         **downloads.responses(
-            "A tar archive: trained weights, optimizer state, run state and their hashes.", "application/x-tar"
+            "A tar archive that `from_pretrained` loads once unpacked: the adapter or the model, tokenizer, README, "
+            "optimizer state, run state and their hashes.",
+            "application/x-tar",
         ),
         **errors(*SIGNED_IN, "job_not_found", "checkpoint_not_found", "store_unavailable"),
     },
@@ -110,7 +133,8 @@ def list_fine_tuning_checkpoints(
 def retrieve_fine_tuning_checkpoint(
     request: Request, runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str, checkpoint_id: str
 ) -> Response:
-    """What a job can go on from: its two newest checkpoints and its best, for some days after it is finished."""
+    """What a job can go on from: its two newest checkpoints and its best, for some days after it is finished;
+    published ones as long as their model is there."""
     return downloads.send_checkpoint(runtime, request, actor.organization_id, fine_tuning_job_id, checkpoint_id)
 
 

@@ -1,5 +1,6 @@
 """What a job says, keeps and leaves behind: events, checkpoints, artifacts."""
 
+from collections.abc import Collection
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -9,7 +10,7 @@ from pydantic.config import JsonDict
 from api.schemas.base import IdentifiedBody, ResponseBody, unix_seconds
 from core.events.models import EventLevel, EventType, JobEvent
 from core.jobs.models import Checkpoint, Job, JobArtifact
-from core.jobs.progress import model_name
+from core.jobs.publishing import checkpoint_model_name
 
 EVENT_EXAMPLE: JsonDict = {
     "id": "ftevent-01JDZ5T0Q6W2N8V4K7R3M9X1YB",
@@ -81,6 +82,8 @@ class CheckpointObject(IdentifiedBody):
                         "full_valid_loss": None,
                         "full_valid_mean_token_accuracy": None,
                     },
+                    "bytes": 29491200,
+                    "published": False,
                 }
             ]
         }
@@ -92,6 +95,8 @@ class CheckpointObject(IdentifiedBody):
     fine_tuning_job_id: str
     step_number: int
     metrics: CheckpointMetrics
+    bytes: int | None = Field(description="Size of its archive; null once it is gone.")
+    published: bool = Field(description="Whether `fine_tuned_model_checkpoint` is a model; publishing makes it one.")
 
 
 class ArtifactObject(IdentifiedBody):
@@ -133,12 +138,12 @@ def show_event(event: JobEvent) -> EventObject:
     )
 
 
-def show_checkpoint(job: Job, checkpoint: Checkpoint) -> CheckpointObject:
-    """A checkpoint of a job as the wire shows it."""
+def show_checkpoint(job: Job, published: Collection[str], checkpoint: Checkpoint) -> CheckpointObject:
+    """A checkpoint of a job as the wire shows it. `published`: ids of those that are models."""
     return CheckpointObject(
         id=checkpoint.id,
         created_at=unix_seconds(checkpoint.created_at),
-        fine_tuned_model_checkpoint=f"{model_name(job)}:ckpt-step-{checkpoint.step}",
+        fine_tuned_model_checkpoint=checkpoint_model_name(job, checkpoint),
         fine_tuning_job_id=job.id,
         step_number=checkpoint.step,
         metrics=CheckpointMetrics(
@@ -147,6 +152,8 @@ def show_checkpoint(job: Job, checkpoint: Checkpoint) -> CheckpointObject:
             valid_loss=checkpoint.valid_loss,
             valid_mean_token_accuracy=checkpoint.valid_mean_token_accuracy,
         ),
+        bytes=checkpoint.size_bytes if checkpoint.storage_key else None,
+        published=checkpoint.id in published,
     )
 
 

@@ -86,6 +86,7 @@ class RowErrorObject(ResponseBody):
     message: str
     fix: str
     param: str | None
+    excerpt: str = Field(description="How the row begins.")
 
 
 class PreviewTurn(ResponseBody):
@@ -116,7 +117,8 @@ class RenderedRowObject(ResponseBody):
 
     row: int
     tokens: int
-    trained_tokens: int
+    scored_tokens: int = Field(description="Those of them that the loss is taken over.")
+    trained_tokens: int = Field(description="The same number, by its older name.")
     is_clipped: bool
     spans: list[Span]
 
@@ -127,8 +129,9 @@ class TokensObject(ResponseBody):
     model: str
     examples: int
     tokens: int
-    trained_tokens: int
-    longest: int = Field(description="Tokens of the longest example.")
+    scored_tokens: int = Field(description="Tokens that the loss is taken over, in one pass over the data.")
+    trained_tokens: int = Field(description="The same number, by its older name.")
+    longest: int = Field(description="Tokens of the longest example, at most `max_length`.")
     sampled: bool = Field(description="Whether totals are scaled up from a sample.")
     edges: list[int] = Field(description="Histogram: bucket i holds lengths from edges[i] to below edges[i + 1].")
     counts: list[int]
@@ -137,8 +140,8 @@ class TokensObject(ResponseBody):
     truncated_tokens: int
     masked_rows: int = Field(description="Rows in which nothing is trained.")
     first_masked_rows: list[int]
-    eos_trained: bool = Field(description="Whether the model learns to end its answers in every row.")
-    rows_without_eos: int = Field(description="Rows that are trained and not cut, without an end to learn.")
+    eos_trained: bool = Field(description="Whether the model learns to end its answers in every row that is not cut.")
+    rows_without_eos: int = Field(description="Rows that are trained without an end to learn; cut ones are among them.")
     chat_template: str | None = Field(description="The named template; null: the model's own, or none.")
     rows: list[RenderedRowObject]
 
@@ -172,9 +175,14 @@ class InspectionObject(ResponseBody):
     format_problem: str | None
     container: str | None = Field(examples=["jsonl"])
     columns: list[str]
+    samples: dict[str, list[str]] = Field(description="The first different values of each column, cut.")
+    other_columns: list[str] = Field(
+        description="What a table's columns are called if its first row is not what it was taken for, names or data."
+    )
     rows: int
     errors: list[RowErrorObject] = Field(description="The first of `error_count`.")
     error_count: int
+    can_skip_broken_rows: bool = Field(description="Whether a job may leave them out, as `format` can say.")
     duplicates: int = Field(description="Rows that repeat an earlier one.")
     duplicate_rows: list[int] = Field(description="The first of them.")
     untrainable_rows: int = Field(description="Rows in which no model would be trained.")
@@ -245,9 +253,12 @@ def show_inspection(inspected: FileInspection, model: str | None) -> InspectionO
             format_problem=None,
             container=None,
             columns=[],
+            samples={},
+            other_columns=[],
             rows=0,
             errors=[],
             error_count=0,
+            can_skip_broken_rows=False,
             duplicates=0,
             duplicate_rows=[],
             untrainable_rows=0,
@@ -262,14 +273,17 @@ def show_inspection(inspected: FileInspection, model: str | None) -> InspectionO
         format_problem=found.format_problem or None,
         container=found.container,
         columns=list(found.columns),
+        samples={sample.name: list(sample.values) for sample in found.samples},
+        other_columns=list(found.other_columns),
         rows=found.rows,
         errors=[_row_error(issue) for issue in found.errors],
         error_count=found.error_count,
+        can_skip_broken_rows=found.can_skip,
         duplicates=found.duplicates,
         duplicate_rows=list(found.duplicate_rows),
         untrainable_rows=found.untrainable_rows,
         first_untrainable_rows=list(found.first_untrainable_rows),
-        notices=show_notices((*found.notices, *(tokens.notices if tokens else ()))),
+        notices=show_notices(inspected.notices),
         preview=[_preview(example) for example in found.preview],
     )
 
@@ -281,8 +295,9 @@ def show_tokens(model: str, tokens: TokenInspection) -> TokensObject:
         model=model,
         examples=statistics.examples,
         tokens=statistics.tokens,
+        scored_tokens=statistics.trained_tokens,
         trained_tokens=statistics.trained_tokens,
-        longest=statistics.longest,
+        longest=min(statistics.longest, tokens.max_length or statistics.longest),
         sampled=statistics.sampled,
         edges=list(tokens.histogram.edges),
         counts=list(tokens.histogram.counts),
@@ -304,7 +319,7 @@ def show_notices(notices: Iterable[Notice]) -> list[NoticeObject]:
 
 
 def _row_error(issue: RowIssue) -> RowErrorObject:
-    return RowErrorObject(row=issue.row, message=issue.message, fix=issue.fix, param=issue.param)
+    return RowErrorObject(row=issue.row, message=issue.message, fix=issue.fix, param=issue.param, excerpt=issue.excerpt)
 
 
 def _preview(example: Example) -> PreviewRow:
@@ -316,6 +331,7 @@ def _rendered(row: RenderedRow) -> RenderedRowObject:
     return RenderedRowObject(
         row=row.row,
         tokens=row.tokens,
+        scored_tokens=row.trained_tokens,
         trained_tokens=row.trained_tokens,
         is_clipped=row.is_clipped,
         spans=[Span(text=text, trained=trained) for text, trained in row.segments],

@@ -77,13 +77,20 @@ class AdapterInput(RequestBody):
 
 
 class FormatInput(RequestBody):
-    """Which columns of the file mean what, where detection got it wrong or could not tell."""
+    """Which columns of the file mean what, where detection got it wrong or could not tell, and what of broken rows."""
 
-    shape: Literal["messages", "sharegpt", "prompt_completion", "question_answer", "alpaca", "preference", "text"]
+    shape: (
+        Literal["messages", "sharegpt", "prompt_completion", "question_answer", "alpaca", "preference", "text"] | None
+    ) = Field(None, description="Null: as detected.")
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="Each role of the shape and the column that holds it; roles left out have their usual name.",
+        description="Each role of the shape and the column that holds it. Roles left out have their usual name; beside "
+        "those of the shape these are system, input, context, history and label. Mapped to an empty text, a role is "
+        "not read. In a table without a row of names, columns are called column_1, column_2 and so on.",
         examples=[{"prompt": "question", "completion": "answer"}],
+    )
+    skip_broken_rows: bool = Field(
+        False, description="Leave out rows that cannot be used; how many is in the plan's notices."
     )
 
 

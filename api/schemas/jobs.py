@@ -37,10 +37,11 @@ from core.jobs.models import Job
 from core.jobs.service import MAX_SEED
 from core.jobs.settlement import released_credits, used_credits
 from core.jobs.states import JobStatus
+from core.jobs.verdict import VerdictKind
 from core.jobs.waiting import Place
 from core.plans.service import training_plan
 from planner.optimizers import OPTIMIZERS
-from planner.setup import TrainingSetup
+from planner.setup import CheckpointSelection, TrainingSetup
 
 LARGEST_EXPONENT = 700.0  # of e, that a float holds
 
@@ -155,12 +156,16 @@ class PlanCreate(RequestBody):
         description="Held out of the training file to measure on: a share below 1, or a number of rows; 0: none. Which "
         "rows is a function of the file alone. Not together with `validation_file`.",
     )
+    checkpoint_selection: Annotated[Literal["best", "last"] | None, OrAuto()] = Field(
+        None,
+        description="Which step's model is published: that of the lowest validation loss (the default where rows are "
+        "held out), or the last.",
+    )
     early_stopping_patience: int | None = Field(
         None,
         ge=1,
         le=100,
-        description="End training when the validation loss has not fallen in so many evaluations in a row, and publish "
-        "the model of the best one.",
+        description="End training when the validation loss has not fallen in so many evaluations in a row.",
     )
 
 
@@ -175,7 +180,9 @@ class JobMemory(ResponseBody):
     bound: int = Field(description="Bytes kept free on top of the prediction.")
     measured: dict[str, Any] | None = Field(
         description="Peaks measured by the probe or at the end (`when`): peak_allocated_bytes, peak_reserved_bytes, "
-        "device_bytes, and the `versions` of the libraries that decide them; null until then."
+        "device_bytes, and the `versions` of the libraries that decide them; null until then. Without `is_attributed` "
+        "other programs used the GPU, and device_bytes is the least that was the run's; without `as_planned` it fell "
+        "back from its plan. Plans are corrected by neither."
     )
 
 
@@ -198,12 +205,25 @@ class HeldOutObject(ResponseBody):
     too_few: bool = Field(description="Too few rows for a difference of two losses to mean something.")
 
 
+class VerdictObject(ResponseBody):
+    """What the run's losses say."""
+
+    kind: VerdictKind
+    step: int | None = Field(description="With the lowest held-out loss; null where nothing was held out.")
+    message: str = Field(description="In plain words, with what to try next.")
+
+
 class EvaluationObject(ResponseBody):
     """What the run scored on the same held-out rows before and after training."""
 
     before: ScoresObject
     after: ScoresObject
     answers: int = Field(description="Held-out prompts that were answered.")
+    base: Literal["nf4", "16-bit"] = Field(description="How the base model was loaded that the scores hold for.")
+    valid_loss_on_16bit_base: float | None = Field(
+        description="Of an adapter that was trained on a 4-bit base (`nf4`); null for others, and where that base "
+        "in 16 bits did not fit."
+    )
 
 
 class JobObject(IdentifiedBody):
@@ -231,7 +251,10 @@ class JobObject(IdentifiedBody):
         description="Unix seconds, by the predicted times of the jobs in front; null unless it is queued for a worker "
         "that is there."
     )
-    trained_tokens: int | None
+    processed_tokens: int | None = Field(
+        description="Tokens that were read so far, scored or not, in all epochs; padding is not counted."
+    )
+    trained_tokens: int | None = Field(description="The same number, by OpenAI's name.")
     fine_tuned_model: str | None
     result_files: list[str]
     error: ErrorObject | None = Field(description="Why a failed job failed; the same object as in an error response.")
@@ -247,11 +270,13 @@ class JobObject(IdentifiedBody):
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     torch_compile: bool
+    checkpoint_selection: CheckpointSelection
     early_stopping_patience: int | None
     chat_template: str | None = Field(description="The named template in use; null: the model's own, or none.")
     exact_match: ExactMatchObject | None
     held_out: HeldOutObject | None = Field(description="Null until its rows are read, and where none are held out.")
     evaluation: EvaluationObject | None = Field(description="Null until the job has succeeded.")
+    verdict: VerdictObject | None = Field(description="Null until the job has succeeded.")
     plan: str = Field(description="Id of the frozen plan.")
     quote: QuoteObject
     charged: int | None = Field(description="Credits charged: at most the quote; null until the job is finished.")
@@ -295,7 +320,8 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         estimated_finish=unix_seconds_or_none(job.estimated_finish_at),
         queue_position=place.position if place else None,
         estimated_start=unix_seconds_or_none(place.starts_at) if place else None,
-        trained_tokens=job.trained_tokens,
+        processed_tokens=job.processed_tokens,
+        trained_tokens=job.processed_tokens,
         fine_tuned_model=job.fine_tuned_model,
         result_files=[job.result_file_id] if job.result_file_id else [],
         error=ErrorObject(**job.error) if job.error else None,
@@ -311,11 +337,13 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         gradient_accumulation_steps=setup.gradient_accumulation_steps,
         gradient_checkpointing=setup.gradient_checkpointing,
         torch_compile=setup.torch_compile,
+        checkpoint_selection=plan.hyperparameters.checkpoint_selection,
         early_stopping_patience=plan.hyperparameters.early_stopping_patience,
         chat_template=job.plan.chat_template,
         exact_match=ExactMatchObject(**job.plan.exact_match) if job.plan.exact_match else None,
         held_out=_held_out(from_plain(HeldOut, job.held_out)) if job.held_out else None,
         evaluation=_evaluation(from_plain(Evaluation, job.evaluation)) if job.evaluation else None,
+        verdict=VerdictObject(**job.verdict) if job.verdict else None,
         plan=job.plan_id,
         quote=show_quote(job.plan, plan.quote),
         charged=job.charged_credits,
@@ -332,7 +360,13 @@ def _held_out(found: HeldOut) -> HeldOutObject:
 
 
 def _evaluation(found: Evaluation) -> EvaluationObject:
-    return EvaluationObject(before=_scores(found.before), after=_scores(found.after), answers=found.answers)
+    return EvaluationObject(
+        before=_scores(found.before),
+        after=_scores(found.after),
+        answers=found.answers,
+        base="nf4" if found.is_on_4bit_base else "16-bit",
+        valid_loss_on_16bit_base=found.valid_loss_on_16bit_base,
+    )
 
 
 def _scores(found: Scores) -> ScoresObject:

@@ -14,7 +14,7 @@ from core.plans.service import notices_of, training_plan
 from planner.devices import Device
 from planner.memory import MemoryEstimate
 from planner.plans import Alternative, Quote, TrainingPlan
-from planner.setup import Method
+from planner.setup import CheckpointSelection, Method
 from planner.statistics import DatasetStatistics
 
 
@@ -93,7 +93,8 @@ class DataObject(ResponseBody):
 
     examples: int
     tokens: int
-    trained_tokens: int
+    scored_tokens: int = Field(description="Tokens that the loss is taken over, in one pass over the data.")
+    trained_tokens: int = Field(description="The same number, by its older name.")
     longest: int = Field(description="Tokens of the longest example.")
     truncated_examples: int = Field(description="Examples longer than `max_length`, which are cut.")
     validation_examples: int = Field(description="Examples of the validation file.")
@@ -125,6 +126,7 @@ class PlanObject(ResponseBody):
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     torch_compile: bool
+    checkpoint_selection: CheckpointSelection
     early_stopping_patience: int | None
     optimizer: str
     packing: bool
@@ -185,6 +187,7 @@ def show_plan(row: Plan) -> PlanObject:
         gradient_accumulation_steps=setup.gradient_accumulation_steps,
         gradient_checkpointing=setup.gradient_checkpointing,
         torch_compile=setup.torch_compile,
+        checkpoint_selection=plan.hyperparameters.checkpoint_selection,
         early_stopping_patience=plan.hyperparameters.early_stopping_patience,
         optimizer=setup.optimizer,
         packing=setup.packing,
@@ -216,6 +219,7 @@ def _data(row: Plan, plan: TrainingPlan) -> DataObject:
     return DataObject(
         examples=statistics.examples,
         tokens=statistics.tokens,
+        scored_tokens=statistics.trained_tokens,
         trained_tokens=statistics.trained_tokens,
         longest=statistics.longest,
         truncated_examples=plan.truncated_examples,

@@ -21,6 +21,7 @@ class DeviceObject(ResponseBody):
     free_bytes: int = Field(description="Free for a new job; the worker's own running job does not count.")
     used_bytes: int | None = Field(description="In use now, its running job included.")
     compute_capability: str | None = Field(examples=["9.0"])
+    problem: str | None = Field(description="Why nothing can be trained on it now; null where it is sound.")
 
 
 class WorkerObject(IdentifiedBody):
@@ -49,6 +50,7 @@ class WorkerObject(IdentifiedBody):
                         "free_bytes": 84974239744,
                         "used_bytes": 21474836480,
                         "compute_capability": "9.0",
+                        "problem": None,
                     },
                 }
             ]
@@ -89,5 +91,6 @@ def show_worker(row: WorkerRow) -> WorkerObject:
             free_bytes=device.free_bytes,
             used_bytes=row.used_bytes,
             compute_capability=".".join(map(str, capability)) if capability else None,
+            problem=device.problem,
         ),
     )

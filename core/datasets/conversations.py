@@ -1,105 +1,128 @@
 """Messages as rows hold them: roles by any of their names, text or typed parts, weights, calls of tools."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import orjson
-
+from core.datasets.columns import shortened
 from core.datasets.examples import Message
+from core.datasets.numbers import load_json
 from core.datasets.row_errors import RowError
+from core.datasets.values import Parts, as_list, is_blank, kind_of, read_flag, read_parts
 
-__all__ = ["ROLES", "as_list", "as_turns", "is_blank", "missing_value", "read_messages", "read_text", "read_tools"]
+__all__ = ["ROLES", "as_alternating", "as_turns", "is_turn", "read_history", "read_messages", "untrained"]
 
-ROLES = frozenset({"system", "user", "assistant", "tool", "function"})
+ROLES = frozenset({"system", "user", "assistant", "tool"})
 _ROLE_ALIASES = {
     "developer": "system",
     "human": "user",
+    "prompter": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
     "bot": "assistant",
+    "ai": "assistant",
     "model": "assistant",
     "function_call": "assistant",
+    "tool_call": "assistant",
+    "function": "tool",
     "observation": "tool",
+    "ipython": "tool",
     "function_response": "tool",
+    "tool_response": "tool",
 }
+_CALLING_ROLES = ("function_call", "tool_call")
+_ROLE_KEYS = ("role", "from")
+_CONTENT_KEYS = ("content", "value", "parts", "text")
+_ASKING_FLAGS = ("train", "training", "trainable")  # say for any turn whether it is trained
+_FLAGS = ("weight", "loss", "loss_weight", *_ASKING_FLAGS)
+_READ_KEYS = frozenset({*_FLAGS, "function_call", "tool_calls"})
 
 
-def missing_value(row: Mapping[str, Any], number: int, column: str, wanted: str) -> RowError:
-    """The error of a row whose `column` is not `wanted`."""
-    if column in row:
-        problem = f"{column!r} is {_kind(row[column])}, not {wanted}."
-    else:
-        problem = f"there is no {column!r}; the row has {', '.join(map(repr, list(row)[:8])) or 'no columns'}."
-    return RowError(number, problem, column, f"Give every row {wanted} in {column!r}.")
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
-
-
-def read_text(row: Mapping[str, Any], number: int, column: str) -> str:
-    """The text in `column`; numbers and typed parts are read as text. Raises RowError."""
-    value = row.get(column)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, list):
-        return _join_parts(value, number, column)
-    raise missing_value(row, number, column, "text")
+def is_turn(value: object) -> bool:
+    """Whether a value is a message: an object that says who speaks."""
+    return isinstance(value, Mapping) and ("role" in value or "from" in value)
 
 
 def as_turns(value: object) -> list[Any] | None:
-    """The messages in a value, if that is what it holds."""
-    turns = value if isinstance(value, list) else None
-    return turns if turns and isinstance(turns[0], Mapping) and "role" in turns[0] else None
+    """The messages in a value, if that is what it holds: a list of them, one alone, or an object of `messages`."""
+    if isinstance(value, Mapping):
+        value = value.get("messages", [value])
+    return value if isinstance(value, list) and value and is_turn(value[0]) else None
 
 
-def as_list(value: object) -> list[Any] | None:
-    """A list, also where a table stores it as JSON text."""
-    if isinstance(value, list):
-        return value
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            parsed = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return None
-        return parsed if isinstance(parsed, list) else None
-    return None
+def as_alternating(value: object) -> list[Any] | None:
+    """The turns of a list of texts in which user and assistant alternate, as UltraChat has them."""
+    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(text, str) for text in value):
+        return None
+    return [{"role": "user" if index % 2 == 0 else "assistant", "content": text} for index, text in enumerate(value)]
 
 
-def read_messages(turns: list[Any], number: int, column: str, role_key: str, content_key: str) -> tuple[Message, ...]:
+def untrained(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages as a prompt: nothing of them is trained, and a blank answer at its end is left to be given."""
+    if messages and messages[-1].role == "assistant" and is_blank(messages[-1].content) and not messages[-1].extra:
+        messages = messages[:-1]
+    return tuple(replace(message, trained=False) for message in messages)
+
+
+def read_messages(turns: list[Any], number: int, column: str) -> tuple[Message, ...]:
     """The turns of a row, each checked. Raises RowError that names the message."""
     if not turns:
         raise RowError(
             number, f"{column!r} is an empty list.", column, "Give at least a user and an assistant message."
         )
-    return tuple([_message(turn, number, column, index, role_key, content_key) for index, turn in enumerate(turns)])
+    return tuple([_message(turn, number, f"{column}[{index}]") for index, turn in enumerate(turns)])
 
 
-def _message(turn: Any, number: int, column: str, index: int, role_key: str, content_key: str) -> Message:
-    if not isinstance(turn, dict):
-        param = f"{column}[{index}]"
-        raise RowError(number, f"{param} is {_kind(turn)}, not an object.", param, "Give it a role and content.")
-    role, content = turn.get(role_key), turn.get(content_key)
+def read_history(value: object, number: int, column: str) -> tuple[Message, ...]:
+    """Earlier turns, as messages or as pairs of a question and its answer. Raises RowError."""
+    if value is None or value == "":
+        return ()
+    turns = as_list(value)
+    if turns is None:
+        raise RowError(number, f"{column!r} is {kind_of(value)}, not a list.", column, "Give pairs of texts.")
+    if turns and is_turn(turns[0]):
+        return read_messages(turns, number, column)
+    messages: list[Message] = []
+    for index, pair in enumerate(turns):
+        texts = pair if isinstance(pair, list | tuple) else ()
+        if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
+            param = f"{column}[{index}]"
+            raise RowError(number, f"{param} is no pair of texts.", param, "Give a question and its answer.")
+        messages.append(Message("user", texts[0], trained=False))
+        messages.append(Message("assistant", texts[1], trained=not is_blank(texts[1])))
+    return tuple(messages)
+
+
+def _message(turn: Any, number: int, param: str) -> Message:
+    if not isinstance(turn, Mapping):
+        raise RowError(number, f"{param} is {kind_of(turn)}, not an object.", param, "Give it a role and content.")
+    role_key = next((key for key in _ROLE_KEYS if key in turn), "role")
+    content_key = next((key for key in _CONTENT_KEYS if turn.get(key) is not None), "content")
+    content_key = content_key if content_key in turn else next((key for key in _CONTENT_KEYS if key in turn), "content")
+    role = said_role = turn.get(role_key)
     if not isinstance(role, str) or role not in ROLES:
-        role = _known_role(role, number, f"{column}[{index}].{role_key}")
-    extra = {k: v for k, v in turn.items() if v is not None and k not in (role_key, content_key, "weight")}
-    if "tool_calls" in extra:
-        extra["tool_calls"] = [_tool_call(call) for call in _tool_calls(extra["tool_calls"], number, column, index)]
-    text = _content(content, number, f"{column}[{index}].{content_key}", may_be_null=bool(extra.get("tool_calls")))
-    weight = turn.get("weight")
-    if weight is not None and weight not in (0, 1):
-        param = f"{column}[{index}].weight"
-        raise RowError(number, f"{param} is {weight!r}.", param, "A weight is 0 (not trained) or 1 (trained).")
-    says_something = not is_blank(text) or bool(extra.get("tool_calls"))
-    return Message(role, text, role == "assistant" and weight != 0 and says_something, extra)
+        role = _known_role(role, number, f"{param}.{role_key}")
+    calls = _calls(turn, number, param)
+    if said_role in _CALLING_ROLES:
+        parts = Parts("", calls=(turn.get(content_key),))
+    else:
+        parts = _content(turn.get(content_key), number, f"{param}.{content_key}", may_be_null=bool(calls))
+    calls += [call for part in parts.calls for call in _written_calls(part, number, f"{param}.{content_key}")]
+    extra = {
+        key: value
+        for key, value in turn.items()
+        if value is not None and key not in _READ_KEYS and key not in (role_key, content_key)
+    }
+    if parts.reasoning:
+        extra.setdefault("reasoning_content", parts.reasoning)
+    if calls:
+        extra["tool_calls"] = calls
+    is_wanted = _is_wanted(turn, role, number, param)
+    return Message(role, parts.text, role == "assistant" and is_wanted and _says_something(parts.text, calls), extra)
 
 
-def is_blank(text: str) -> bool:
-    """Whether nothing is written there."""
-    return not text or text.isspace()
+def _says_something(text: str, calls: list[Any]) -> bool:
+    return not is_blank(text) or bool(calls)
 
 
 def _known_role(role: object, number: int, param: str) -> str:
@@ -108,57 +131,87 @@ def _known_role(role: object, number: int, param: str) -> str:
         lowered = role.strip().lower()
         known = lowered if lowered in ROLES else _ROLE_ALIASES.get(lowered)
     if known is None:
-        problem = f"{param} is missing." if role is None else f"{param} is {str(role)[:40]!r}."
+        problem = f"{param} is missing." if role is None else f"{param} is {shortened(str(role), 40)}."
         raise RowError(number, problem, param, "Use system, user, assistant or tool.")
     return known
 
 
-def _content(content: object, number: int, param: str, *, may_be_null: bool) -> str:
+def _is_wanted(turn: Mapping[str, Any], role: str, number: int, param: str) -> bool:
+    """Whether no flag of the turn says that it is not trained. Raises RowError for flags that cannot be obeyed."""
+    is_wanted = True
+    for flag in _FLAGS:
+        value = turn.get(flag)
+        if value is None:
+            continue
+        said = read_flag(value)
+        if said is None:
+            problem = f"{param}.{flag} is {shortened(value)}."
+            raise RowError(number, problem, f"{param}.{flag}", "A weight is 0 (not trained) or 1 (trained).")
+        if said and role != "assistant" and flag in _ASKING_FLAGS:
+            problem = f"{param}.{flag} asks to train a turn of the {role}."
+            raise RowError(number, problem, f"{param}.{flag}", "Only the assistant's turns are trained: leave it out.")
+        is_wanted = is_wanted and said
+    return is_wanted
+
+
+def _content(content: object, number: int, param: str, *, may_be_null: bool) -> Parts:
     if isinstance(content, str):
-        return content
+        return Parts(content)
     if isinstance(content, list):
-        return _join_parts(content, number, param)
+        return read_parts(content, number, param)
     if content is None and may_be_null:
-        return ""
-    raise RowError(number, f"{param} is {_kind(content)}, not text.", param, "Give every message its text.")
+        return Parts("")
+    raise RowError(number, f"{param} is {kind_of(content)}, not text.", param, "Give every message its text.")
 
 
-def _join_parts(parts: list[Any], number: int, param: str) -> str:
-    texts = []
-    for index, part in enumerate(parts):
-        text = part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else part
-        if not isinstance(text, str):
-            kind = part.get("type") if isinstance(part, dict) else _kind(part)
-            raise RowError(
-                number, f"{param}[{index}] is of type {kind!r}.", f"{param}[{index}]", "Only text parts can be trained."
-            )
-        texts.append(text)
-    return "".join(texts)
+def _calls(turn: Mapping[str, Any], number: int, param: str) -> list[dict[str, Any]]:
+    """The calls of a turn, its arguments as objects; OpenAI's older `function_call` is one of them."""
+    calls: list[Any] = []
+    if turn.get("tool_calls") is not None:
+        listed_calls = as_list(turn["tool_calls"])
+        if listed_calls is None or not all(isinstance(call, Mapping) for call in listed_calls):
+            where = f"{param}.tool_calls"
+            raise RowError(number, f"{where} is not a list of objects.", where, "Use OpenAI's tool call objects.")
+        calls += listed_calls
+    older = turn.get("function_call")
+    if older is not None:
+        if not isinstance(older, Mapping) or not isinstance(older.get("name"), str) or calls:
+            where = f"{param}.function_call"
+            problem = f"{where} stands beside tool_calls." if calls else f"{where} is not an object with a name."
+            raise RowError(number, problem, where, "Use tool_calls, a list of OpenAI's tool call objects.")
+        calls.append(older)
+    return [_call(call) for call in calls]
 
 
-def _tool_calls(value: object, number: int, column: str, index: int) -> Iterator[dict[str, Any]]:
-    param = f"{column}[{index}].tool_calls"
-    calls = as_list(value)
-    if calls is None or not all(isinstance(call, dict) for call in calls):
-        raise RowError(number, f"{param} is not a list of objects.", param, "Use OpenAI's tool call objects.")
-    return iter(calls)
-
-
-def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    """The call with its arguments as an object, as templates expect them; OpenAI's wire has them as JSON text."""
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The call as templates expect it: inside `function`, its arguments an object; on the wire they are JSON text."""
+    if "function" not in call and "name" in call:
+        outside = {key: value for key, value in call.items() if key not in ("name", "arguments")}
+        inside = {key: call[key] for key in ("name", "arguments") if key in call}
+        call = {**outside, "type": "function", "function": inside}
     function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return dict(call)
     try:
-        arguments = orjson.loads(function["arguments"])
-    except orjson.JSONDecodeError:
-        return call
-    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
+        arguments = load_json(function["arguments"])
+    except (ValueError, RecursionError):
+        return dict(call)
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else dict(call)
 
 
-def read_tools(value: object, number: int) -> tuple[dict[str, Any], ...]:
-    """Definitions of tools. Raises RowError."""
-    tools = as_list(value)
-    if tools is None or not all(isinstance(tool, dict) for tool in tools):
-        raise RowError(number, "'tools' is not a list of objects.", "tools", "Use OpenAI's tool definitions.")
-    return tuple(tools)
+def _written_calls(value: object, number: int, param: str) -> list[dict[str, Any]]:
+    """Calls that a turn holds as JSON, as LLaMA-Factory writes them. Raises RowError."""
+    if isinstance(value, str):
+        try:
+            value = load_json(value)
+        except (ValueError, RecursionError):
+            value = None
+    calls = [
+        _call(call)
+        for call in (value if isinstance(value, list) else [value])
+        if isinstance(call, Mapping) and isinstance(call.get("name"), str)
+    ]
+    if len(calls) != (len(value) if isinstance(value, list) else 1):
+        problem = f"{param} is no call of a tool."
+        raise RowError(number, problem, param, 'Write it as {"name": "...", "arguments": {...}}.')
+    return calls

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
-from core.datasets.examples import DataFormat, EncodedExample, Example, Message
+from core.datasets.examples import DataFormat, EncodedExample, Example, Message, RowNote
 from core.datasets.formats import RowError
-from core.datasets.named_templates import choose_template, named_template
+from core.datasets.named_templates import choose_template, named_template, usable_templates
 from core.datasets.renderers import Renderer
+from core.datasets.rendering import ANSWER_LOST
 from core.datasets.spans import Rendering, SpecialTokens, TurnProbe
 from core.datasets.templates import template_message
 from core.datasets.tokenizer_files import TokenizerFiles, read_tokenizer_files
@@ -46,12 +47,14 @@ class _Prepared:
     rendering: Rendering
     adds_special_tokens: bool
     splits_at: int | None = None
+    notes: tuple[RowNote, ...] = ()
 
 
 class Encoder:
     """A tokenizer with its chat template. Safe to share between threads; give each process its own."""
 
     def __init__(self, files: TokenizerFiles, chat_template: str | None = None) -> None:
+        self._files = files
         self._tokenizer: Tokenizer = files.tokenizer
         self.chat_template_name = chat_template
         self.eos_token_id: int = files.eos_token_id
@@ -66,6 +69,11 @@ class Encoder:
             self._special = SpecialTokens(files.special_tokens, frozenset({*ends, self._probe.end_of_turn}))
         stop_ids = (files.tokenizer.token_to_id(token) for token in self._special.ends)
         self.stop_token_ids: frozenset[int] = frozenset(i for i in stop_ids if i is not None)
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The texts that the tokenizer reads as control tokens."""
+        return self._special.all
 
     @property
     def has_chat_template(self) -> bool:
@@ -95,13 +103,13 @@ class Encoder:
                 for one, encoding in zip(same, encodings, strict=True):
                     yield self._finish(one, encoding, max_length)
 
-    def segments(self, example: Example) -> tuple[Segment, ...]:
-        """The whole example as the model reads it, in stretches of tokens that are trained or not."""
+    def segments(self, example: Example, max_length: int | None = None) -> tuple[Segment, ...]:
+        """The example as the model reads it, up to `max_length` tokens, in stretches that are trained or not."""
         [prepared] = self._prepare([example])
         rendering, text = prepared.rendering, prepared.rendering.text
         encoding = self._tokenizer.encode(text, add_special_tokens=prepared.adds_special_tokens)
         encoded = self._finish(prepared, encoding, None)
-        ends = [end for _, end in encoding.offsets]
+        ends = [end for _, end in encoding.offsets][_doubled(prepared, encoding) :]
         if prepared.splits_at is not None and _is_crossed(encoding, prepared.splits_at):
             asked = len(self.render_prompt([Message("user", text[: prepared.splits_at], trained=False)]))
             apart = self._tokenizer.encode(text[: prepared.splits_at], add_special_tokens=True)
@@ -110,6 +118,8 @@ class Encoder:
         pieces: list[Segment] = []
         position = 0
         for index, (token, trained) in enumerate(zip(encoded.input_ids, encoded.trained, strict=True)):
+            if index == max_length:
+                break
             end = ends[index] if index < len(ends) else 0
             is_added = end == 0  # by the tokenizer or by us, behind or before the text
             piece = (self._tokenizer.id_to_token(token) or "") if is_added else text[position:end]
@@ -158,8 +168,31 @@ class Encoder:
                 yield from map(self._join, group)
                 continue
             ahead, behind = tee(group)
-            for example, rendering in zip(behind, self._renderer.render(ahead), strict=True):
-                yield _Prepared(example.row, rendering, adds_special_tokens=False)
+            rendered = self._renderer.render(ahead)
+            for example in behind:
+                try:
+                    rendering, notes = next(rendered)
+                except RowError as error:
+                    if error.code != ANSWER_LOST:
+                        raise
+                    raise self._advised(error, example) from error
+                yield _Prepared(example.row, rendering, adds_special_tokens=False, notes=notes)
+            next(rendered, None)  # to its end, or its child would be ended for not being heard
+
+    def _advised(self, error: RowError, example: Example) -> RowError:
+        """The error with which of our own templates would not lose the answer."""
+        keepers = []
+        for name in usable_templates(self._files):
+            try:
+                list(Renderer(named_template(name, self._files), self._special).render([example]))
+            except RowError:
+                continue
+            keepers.append(f"{name!r}")
+        ours = " and ".join(keepers)
+        advice = (
+            f"With `chat_template` {ours} it is kept." if ours else "None of the templates of this service keeps it."
+        )
+        return RowError(error.row, error.problem, error.param, f"{error.fix} {advice}", code=error.code)
 
     def _is_rendered(self, example: Example) -> bool:
         return example.text is None and self._renderer is not None
@@ -187,12 +220,13 @@ class Encoder:
 
     def _finish(self, prepared: _Prepared, encoding: Encoding, max_length: int | None) -> EncodedExample:
         rendering = prepared.rendering
-        ids = list(encoding.ids)
-        trained = _mark(rendering, encoding, has_added_tokens=prepared.adds_special_tokens)
+        doubled = _doubled(prepared, encoding)
+        ids = list(encoding.ids[doubled:])
+        trained = _mark(rendering, encoding, has_added_tokens=prepared.adds_special_tokens)[doubled:]
         if prepared.splits_at is not None and _is_crossed(encoding, prepared.splits_at):
             ids, trained = self._encode_apart(rendering, prepared.splits_at)
         if rendering.append_eos:
-            if ids and ids[-1] == self.eos_token_id and prepared.adds_special_tokens:
+            if ids and ids[-1] == self.eos_token_id:  # the tokenizer's or the text's own
                 trained[-1] = True
             else:
                 ids.append(self.eos_token_id)
@@ -202,7 +236,7 @@ class Encoder:
         total = len(ids)
         if max_length is not None and total > max_length:
             ids, trained = ids[:max_length], trained[:max_length]
-        return EncodedExample(prepared.row, tuple(ids), tuple(trained), total - len(ids))
+        return EncodedExample(prepared.row, tuple(ids), tuple(trained), total - len(ids), prepared.notes)
 
     def _encode_apart(self, rendering: Rendering, splits_at: int) -> tuple[list[int], list[bool]]:
         """Prompt and completion tokenized on their own, because one token would hold the end of the one and the
@@ -229,6 +263,14 @@ def _mark(rendering: Rendering, encoding: Encoding, *, has_added_tokens: bool) -
             first -= 1
         trained[first:last] = [True] * (last - first)
     return trained
+
+
+def _doubled(prepared: _Prepared, encoding: Encoding) -> int:
+    """1 where the tokenizer puts before the text the very token that the text begins with, else 0: BOS stands once."""
+    if not prepared.adds_special_tokens:
+        return 0
+    ids = encoding.ids
+    return int(len(ids) > 1 and ids[0] == ids[1] and encoding.special_tokens_mask[0] == 1)
 
 
 def _is_crossed(encoding: Encoding, position: int) -> bool:

@@ -21,12 +21,15 @@ class DataFormat:
     `text`);
     `columns` maps each role of that layout to the column that holds it, e.g. `{"prompt": "question",
     "completion": "answer"}`. The role `reference`, which every layout may have, is what generated answers are compared
-    with.
+    with, and `system`, `input`, `context`, `history` and `label` are what rows may have beside their shape: left out,
+    each is read from its usual column, and mapped to "" from none. `skip_broken_rows`: the user has said that rows
+    which cannot be used are left out.
     """
 
     shape: str
     kind: DataKind
     columns: dict[str, str] = field(default_factory=dict)
+    skip_broken_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,26 @@ class Example:
     text: str | None = None
     tools: tuple[dict[str, Any], ...] = ()
     reference: str | None = None  # the value of the column that generated answers are compared with
+    notices: tuple[tuple[str, str], ...] = ()  # codes and sentences of what is worth knowing about the row
+
+
+@dataclass(frozen=True)
+class RowNote:
+    """Something about one row that is worth a notice: its stable code and its sentence."""
+
+    code: str
+    message: str
 
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """Token ids and, for each, whether it is trained. `truncated_tokens` counts what `max_length` cut off."""
+    """Token ids and, for each, whether it is trained. `truncated_tokens` counts what `max_length` cut off.
+
+    `notes`: what of the row did not reach its rendering.
+    """
 
     row: int
     input_ids: tuple[int, ...]
     trained: tuple[bool, ...]
     truncated_tokens: int = 0
+    notes: tuple[RowNote, ...] = ()

@@ -8,12 +8,13 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 
-from core.datasets.formats import RowError
-from core.datasets.nesting import MAX_DEPTH, is_too_deep
+from core.datasets.nesting import MAX_DEPTH, MAX_PARTS, has_too_many_parts, is_too_deep
+from core.datasets.numbers import DECODER
+from core.datasets.row_errors import RowError, UnreadableRestError
 from core.datasets.sources import MAX_ROW_BYTES
 from core.errors import InvalidDatasetError
 
@@ -26,17 +27,10 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _UNFINISHED = ("Unterminated string", "Invalid \\escape", "Invalid \\uXXXX")
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise json.JSONDecodeError(f"{name} is not JSON", name, 0)
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
 def json_problem(text: str, fallback: str) -> str:
     """What is wrong with one line of JSON, with its column; `fallback` where only a stricter reader objects."""
     try:
-        _DECODER.decode(text)
+        DECODER.decode(text)
     except json.JSONDecodeError as error:
         return f"{error.msg} at column {error.colno}" if error.doc is text else error.msg
     except (RecursionError, ValueError):
@@ -86,6 +80,7 @@ def iterate_array(text: io.TextIOBase) -> Iterator[tuple[int, Mapping[str, Any] 
     window.position += 1  # the opening bracket
     number = 0
     if window.skip_blanks() == "]":
+        yield from _after_array(window, 0)
         return
     while True:
         number += 1
@@ -101,6 +96,7 @@ def iterate_array(text: io.TextIOBase) -> Iterator[tuple[int, Mapping[str, Any] 
         if following == ",":
             window.position += 1
         elif following == "]":
+            yield from _after_array(window, number)
             return
         else:
             where = window.line_at(window.position)
@@ -109,15 +105,25 @@ def iterate_array(text: io.TextIOBase) -> Iterator[tuple[int, Mapping[str, Any] 
             return
 
 
+def _after_array(window: _Window, number: int) -> Iterator[tuple[int, RowError]]:
+    window.position += 1
+    following = window.skip_blanks()
+    if following:
+        where = window.line_at(window.position)
+        problem = f"the array ends after row {number}, and {following!r} follows it (line {where})."
+        fix = "Put all rows into one array, or each on a line of its own without brackets around them."
+        yield number + 1, UnreadableRestError(number + 1, problem, None, fix)
+
+
 def _broken(number: int, problem: str) -> RowError:
-    return RowError(number, problem, None, "Correct the array there; rows after it were not read.")
+    return UnreadableRestError(number, problem, None, "Correct the array there; rows after it were not read.")
 
 
 def _next_element(window: _Window, number: int) -> tuple[object, str]:
     """The element at the window's position and its text. Raises JSONDecodeError with a position in the window."""
     while True:
         try:
-            element, end = _DECODER.raw_decode(window.text, window.position)
+            element, end = DECODER.raw_decode(window.text, window.position)
         except json.JSONDecodeError as error:
             unfinished = error.msg.startswith(_UNFINISHED) or error.pos >= len(window.text) - 16
             if window.is_at_end or not unfinished or error.doc is not window.text:
@@ -131,6 +137,11 @@ def _next_element(window: _Window, number: int) -> tuple[object, str]:
                 piece = window.text[window.position : end]
                 window.position = end
                 return element, piece
+        if has_too_many_parts(window.text[window.position :]):
+            raise InvalidDatasetError(
+                f"Row {number} (line {window.line_at(window.position)}) holds over {MAX_PARTS:,} lists and objects.",
+                code="row_too_large",
+            )
         if len(window.text) - window.position > MAX_ROW_BYTES:
             raise InvalidDatasetError(
                 f"Row {number} (line {window.line_at(window.position)}) does not end within {MAX_ROW_BYTES:,} "

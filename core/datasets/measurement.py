@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.datasets.accounting import row_shape
 from core.datasets.encoding import Encoder, Segment
-from core.datasets.examples import DataFormat, EncodedExample, Example
-from core.datasets.notices import Notice
+from core.datasets.examples import DataFormat, EncodedExample, Example, RowNote
+from core.datasets.notices import Notice, NoticeCollector, combined
+from core.datasets.noticing import ContentWatch, NoticeBoard
 from core.datasets.reading import read_examples
+from core.datasets.unread import UnreadColumns
 from planner.statistics import DatasetStatistics
 
 __all__ = ["RenderedRow", "TokenHistogram", "TokenInspection", "measure_tokens"]
@@ -18,8 +21,9 @@ _PREVIEW_ROWS = 5
 _PREVIEW_CHARACTERS = 4000
 _SHOWN_ROWS = 20
 _LONGEST_ROWS = 8
-_BATCH = 256
+_BATCH, _BATCH_CHARACTERS = 1024, 4 * 1024**2
 _SMALLEST_BUCKET = 16
+_MOST_SHAPES = 20_000
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,9 @@ class RenderedRow:
 class TokenInspection:
     """What a model would be trained on. Row counts are of all rows: scaled up where `statistics.sampled`.
 
-    `masked_rows` have no trained token, after truncation where `max_length` is set. `eos_trained` says whether every
-    row that is trained and not truncated holds a trained token that ends generation, `rows_without_eos` how many lack
-    one.
+    Where `max_length` is set all is counted after truncation, but for `statistics.token_lengths`. `masked_rows` have no
+    trained token. `rows_without_eos` are trained and hold no trained token that ends generation, because nothing
+    follows the answer or because it is cut; `eos_trained` says that some row has one and every row that is not cut.
     """
 
     statistics: DatasetStatistics
@@ -87,7 +91,8 @@ def measure_tokens(
     Totals of a sample are scaled to all rows. Raises InvalidDatasetError (RowError) for a row that cannot be encoded.
     """
     sample = _Sample(encoder, max_length, sample_rows, seed)
-    for example in read_examples(path, data_format):
+    noticed, unread = NoticeCollector(), UnreadColumns(data_format)
+    for example in read_examples(path, data_format, noticed, unread.take):
         sample.take(example)
     measured = sample.finish()
     scale = sample.rows / max(1, len(measured))
@@ -96,26 +101,41 @@ def measure_tokens(
     if is_sampled:
         lengths += sorted(length for length in sample.longest_lengths() if length > lengths[-1])
     masked = [one for one in measured if not one.trained]
-    endless = [one for one in measured if one.trained and not one.truncated and not one.ends]
+    endless = [one for one in measured if one.trained and not one.ends]
+    cut = [one for one in endless if one.truncated]
+    if cut:
+        message = f"The end of the answer is cut off at max_length, {max_length} tokens: no end is learned there."
+        first = min(one.row for one in cut)
+        sample.board.add(RowNote("answer_end_cut", message), first, round(scale * len(cut)))
     return TokenInspection(
         statistics=DatasetStatistics(
             examples=sample.rows,
-            tokens=round(scale * sum(one.tokens for one in measured)),
+            tokens=round(scale * sum(one.tokens - one.truncated for one in measured)),
             trained_tokens=round(scale * sum(one.trained for one in measured)),
             token_lengths=tuple(lengths),
             sampled=is_sampled,
         ),
-        histogram=_histogram(lengths),
+        histogram=_histogram([min(length, max_length) for length in lengths] if max_length else lengths),
         max_length=max_length,
         truncated_rows=round(scale * sum(one.truncated > 0 for one in measured)),
         truncated_tokens=round(scale * sum(one.truncated for one in measured)),
         masked_rows=round(scale * len(masked)),
         first_masked_rows=tuple(sorted(one.row for one in masked)[:_SHOWN_ROWS]),
-        eos_trained=not endless and len(masked) < len(measured),
+        eos_trained=len(cut) == len(endless) and any(one.ends for one in measured),
         rows_without_eos=round(scale * len(endless)),
-        preview=tuple(_rendered(encoder, example) for example in sample.first),
+        preview=tuple(_rendered(encoder, example, max_length) for example in sample.first),
+        notices=combined(noticed.notices(), unread.notices(), sample.notices()),
         chat_template=encoder.chat_template_name,
     )
+
+
+@dataclass
+class _Shape:
+    """Rows that a template treats alike, and what it leaves out of each."""
+
+    first_row: int
+    rows: int = 0
+    notes: tuple[RowNote, ...] = ()
 
 
 class _Sample:
@@ -129,7 +149,12 @@ class _Sample:
         self._random = random.Random(seed)
         self._slots: list[_Measured | None] = []
         self._pending: list[tuple[int, Example]] = []
+        self._pending_characters = 0
         self._longest: list[tuple[int, int, Example]] = []
+        self._shapes: dict[object, _Shape] = {}
+        self._unseen: list[Example] = []  # the first of their shape, and not in the sample
+        self._watch = ContentWatch(encoder.special_tokens)
+        self.board = NoticeBoard()
         self.rows = 0
         self.first: list[Example] = []
 
@@ -144,17 +169,43 @@ class _Sample:
             slot = self._random.randrange(self.rows)
         if slot < self._size:
             self._pending.append((slot, example))
-            if len(self._pending) == _BATCH:
+            self._pending_characters += _characters(example)
+            if len(self._pending) == _BATCH or self._pending_characters >= _BATCH_CHARACTERS:
                 self._measure_pending()
+        if self._encoder.has_chat_template and example.text is None:
+            self._look(example, is_sampled=slot < self._size)
         entry = (_characters(example), -example.row, example)
         if len(self._longest) < _LONGEST_ROWS:
             heapq.heappush(self._longest, entry)
         elif entry[0] > self._longest[0][0]:
             heapq.heapreplace(self._longest, entry)
 
+    def _look(self, example: Example, *, is_sampled: bool) -> None:
+        """Every row is accounted for, sampled or not: rendered, or of a shape that was."""
+        for note in self._watch.notes(example):
+            self.board.add(note, example.row)
+        key = row_shape(example)
+        shape = self._shapes.get(key)
+        if shape is None:
+            if len(self._shapes) == _MOST_SHAPES:
+                return
+            shape = self._shapes[key] = _Shape(example.row)
+            if not is_sampled:
+                self._unseen.append(example)
+        shape.rows += 1
+
     def finish(self) -> list[_Measured]:
         self._measure_pending()
+        for example, encoded in zip(self._unseen, self._encoder.encode_batch(self._unseen), strict=True):
+            self._shapes[row_shape(example)].notes = encoded.notes
         return [one for one in self._slots if one is not None]
+
+    def notices(self) -> tuple[Notice, ...]:
+        """What the rows hold that is not read as it was meant, and what of them the template leaves out."""
+        for shape in self._shapes.values():
+            for note in shape.notes:
+                self.board.add(note, shape.first_row, shape.rows)
+        return self.board.notices()
 
     def longest_lengths(self) -> list[int]:
         """Tokens of the rows with the most characters, sampled or not."""
@@ -162,16 +213,18 @@ class _Sample:
 
     def _measure_pending(self) -> None:
         encoded = self._encoder.encode_batch((example for _, example in self._pending), self._max_length)
-        for (slot, _), one in zip(self._pending, encoded, strict=True):
+        for (slot, example), one in zip(self._pending, encoded, strict=True):
             self._slots[slot] = self._measure(one)
-        self._pending = []
+            if one.notes and (shape := self._shapes.get(row_shape(example))):
+                shape.notes = one.notes
+        self._pending, self._pending_characters = [], 0
 
     def _measure(self, encoded: EncodedExample) -> _Measured:
         stops = self._encoder.stop_token_ids
         return _Measured(
             row=encoded.row,
             tokens=len(encoded.input_ids) + encoded.truncated_tokens,
-            trained=sum(encoded.trained),
+            trained=sum(encoded.trained[1:]),  # nothing stands before the first to predict it from
             truncated=encoded.truncated_tokens,
             ends=any(is_trained and token in stops for token, is_trained in _from_end(encoded)),
         )
@@ -199,13 +252,13 @@ def _histogram(lengths: Sequence[int]) -> TokenHistogram:
     return TokenHistogram(tuple(edges), tuple(counts))
 
 
-def _rendered(encoder: Encoder, example: Example) -> RenderedRow:
-    encoded = encoder.encode(example)
+def _rendered(encoder: Encoder, example: Example, max_length: int | None) -> RenderedRow:
+    encoded = encoder.encode(example, max_length)
     left = _PREVIEW_CHARACTERS
     segments: list[Segment] = []
-    whole = encoder.segments(example)
-    for text, is_trained in whole:
+    for text, is_trained in encoder.segments(example, max_length):
         if left > 0:
             segments.append((text[:left], is_trained))
         left -= len(text)
-    return RenderedRow(example.row, tuple(segments), len(encoded.input_ids), sum(encoded.trained), is_clipped=left < 0)
+    is_clipped = left < 0 or encoded.truncated_tokens > 0
+    return RenderedRow(example.row, tuple(segments), len(encoded.input_ids), sum(encoded.trained[1:]), is_clipped)

@@ -16,7 +16,7 @@ from core.datasets.templates import TemplateSource
 from core.datasets.tokenizer_files import MORE_TEMPLATES, TEMPLATE_FILE, TokenizerFiles, read_json
 from core.errors import InvalidRequestError
 
-__all__ = ["NAMED_TEMPLATES", "choose_template", "is_shipped", "named_template", "publish_template"]
+__all__ = ["NAMED_TEMPLATES", "choose_template", "is_shipped", "named_template", "publish_template", "usable_templates"]
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ def choose_template(files: TokenizerFiles, data_format: DataFormat, asked: str |
     if asked is not None:
         problem = _problem(NAMED_TEMPLATES[asked], files)
         if problem:
-            usable = [name for name, template in NAMED_TEMPLATES.items() if not _problem(template, files)]
+            usable = " or ".join(usable_templates(files))
             raise InvalidRequestError(
-                f"The chat template {asked!r} cannot be used with this model: {problem}. Use {' or '.join(usable)}.",
+                f"The chat template {asked!r} cannot be used with this model: {problem}. Use {usable}.",
                 code="chat_template_not_usable",
                 param="chat_template",
             )
@@ -98,10 +98,16 @@ def _problem(template: NamedTemplate, files: TokenizerFiles) -> str:
     return ""
 
 
+def usable_templates(files: TokenizerFiles) -> list[str]:
+    """The names of our templates that the tokenizer has the tokens for."""
+    return [name for name, template in NAMED_TEMPLATES.items() if not _problem(template, files)]
+
+
 def named_template(name: str, files: TokenizerFiles) -> TemplateSource:
     """The template of this name with the tokenizer's special tokens, `eos_token` among them."""
     eos_token = files.tokenizer.id_to_token(files.eos_token_id) or ""
-    return TemplateSource(NAMED_TEMPLATES[name].source, {**files.named_tokens, "eos_token": eos_token})
+    tokens = {**files.named_tokens, "eos_token": eos_token}
+    return TemplateSource(NAMED_TEMPLATES[name].source, tokens, name=name)
 
 
 def is_shipped(template: TemplateSource) -> bool:

@@ -1,8 +1,9 @@
 """What is worth knowing about a data set without making it unusable."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Notice", "NoticeCollector"]
+__all__ = ["Notice", "NoticeCollector", "combined"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,13 @@ class NoticeCollector:
     def notices(self) -> tuple[Notice, ...]:
         """All that was noticed."""
         return tuple(self._found.values())
+
+
+def combined(*groups: Iterable[Notice]) -> tuple[Notice, ...]:
+    """The notices of several looks at one file. What a later look finds stands for what an earlier one found of it."""
+    found: list[Notice] = []
+    for group in groups:
+        newer = tuple(group)
+        codes = {notice.code for notice in newer}
+        found = [notice for notice in found if notice.code not in codes] + list(newer)
+    return tuple(found)

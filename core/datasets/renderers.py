@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from threading import BoundedSemaphore
 from typing import Any
 
-from core.datasets.examples import Example
+from core.datasets.examples import Example, RowNote
 from core.datasets.named_templates import is_shipped
 from core.datasets.rendering import RenderTask, probe, render_prompt, render_rows, too_demanding
 from core.datasets.row_errors import RowError
@@ -23,7 +23,7 @@ __all__ = ["Renderer"]
 # For each row. A conversation of hundreds of turns is rendered anew for each of them and takes a second or two.
 _LIMITS = Limits(cpu_seconds=10, wall_seconds=120, memory_bytes=1024**3)
 _MOST_CHILDREN = 4  # of one process
-_ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 512, 8 * 1024**2
+_ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 1024, 8 * 1024**2
 
 
 class Renderer:
@@ -38,15 +38,19 @@ class Renderer:
         self._is_shipped = is_shipped(source)
         self.probe = TurnProbe(**self._value(probe))
 
-    def render(self, examples: Iterable[Example]) -> Iterator[Rendering]:
-        """The examples as text, in order. Raises RowError at the first that the template rejects."""
+    def render(self, examples: Iterable[Example]) -> Iterator[tuple[Rendering, tuple[RowNote, ...]]]:
+        """The examples as text, in order, and what of each is not in its text.
+
+        Raises RowError at the first that the template rejects, or of which it leaves out what should be trained.
+        """
         for batch in _batches(examples):
             failed = None
             for value in self._values(render_rows, batch):
                 if "error" in value:
                     failed = RowError(**value["error"])
                     continue
-                yield Rendering(value["text"], tuple(map(tuple, value["spans"])), value["append_eos"])
+                rendering = Rendering(value["text"], tuple(map(tuple, value["spans"])), value["append_eos"])
+                yield rendering, tuple(RowNote(code, message) for code, message in value["lost"])
             if failed:
                 raise failed
 

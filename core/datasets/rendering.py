@@ -3,22 +3,27 @@
 Everything goes in and out as plain data, and many rows go at once: a round trip costs more than most renderings.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from core.datasets.accounting import Lost, lost_parts, row_shape
 from core.datasets.examples import Example
 from core.datasets.row_errors import RowError
 from core.datasets.spans import SpecialTokens, TurnProbe, probe_template, render_example
 from core.datasets.templates import ChatTemplate, TemplateRejectedError, TemplateSource
 from core.errors import InvalidModelError
 
-__all__ = ["RenderTask", "probe", "render_prompt", "render_rows", "too_demanding"]
+__all__ = ["ANSWER_LOST", "RenderTask", "probe", "render_prompt", "render_rows", "too_demanding"]
 
 # Templates add a sentence or two, and escapes multiply a text; more than this is not a rendering of the row.
 _ADDED_CHARACTERS = 64 * 1024
 _GROWTH = 16
+_BATCH_CPU_SECONDS = 120  # for all rows of one call
+_REMEMBERED_SHAPES = 4096
+ANSWER_LOST = "template_loses_answer"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class _Compiled:
     template: ChatTemplate
     special: SpecialTokens
     probe: TurnProbe
+    lost: dict[object, tuple[Lost, ...]] = field(default_factory=dict)  # by the shape of rows
 
 
 def probe(task: RenderTask) -> dict[str, Any]:
@@ -42,20 +48,25 @@ def probe(task: RenderTask) -> dict[str, Any]:
 
 
 def render_rows(task: RenderTask, examples: Sequence[Example]) -> Iterator[dict[str, Any]]:
-    """For each example the fields of its Rendering; last of all `error` with those of the first RowError.
+    """For each example the fields of its Rendering and `lost`, the code and sentence of each part that it lacks.
 
-    Raises InvalidModelError.
+    Last of all `error` with the fields of the first RowError. Raises InvalidModelError.
     """
+    started = time.process_time()
     for example in examples:
+        if time.process_time() - started > _BATCH_CPU_SECONDS:
+            raise too_demanding(f"{len(examples)} rows need more than {_BATCH_CPU_SECONDS} s of CPU time")
         compiled = _compiled(task, for_tools=bool(example.tools))
         try:
+            lost = _lost(compiled, example)
+            _check_answers(lost, example, task.source.title)
             rendering = render_example(compiled.template, example, compiled.special, compiled.probe)
         except RowError as error:
             fields = {"problem": error.problem, "param": error.param, "fix": error.fix, "code": error.code}
             yield {"error": {"row": error.row, **fields}}
             return
         _check_length(len(rendering.text), example)
-        yield vars(rendering)
+        yield {**vars(rendering), "lost": _sentences(lost, task.source.title)}
 
 
 def render_prompt(task: RenderTask, messages: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -73,6 +84,43 @@ def too_demanding(why: str) -> InvalidModelError:
         code="chat_template_too_demanding",
         param="model",
     )
+
+
+def _lost(compiled: _Compiled, example: Example) -> tuple[Lost, ...]:
+    shape = row_shape(example)
+    lost = compiled.lost.get(shape)
+    if lost is None:
+        try:
+            lost = lost_parts(compiled.template, example)
+        except TemplateRejectedError:
+            return ()  # rendering it says why
+        if len(compiled.lost) == _REMEMBERED_SHAPES:
+            compiled.lost.clear()
+        compiled.lost[shape] = lost
+    return lost
+
+
+def _check_answers(lost: Sequence[Lost], example: Example, title: str) -> None:
+    """Raises RowError where the template leaves out what should be learned."""
+    for one in lost:
+        if one.is_trained:
+            raise RowError(
+                example.row,
+                f"{title} leaves out the {one.part} of messages[{one.index}], which should be trained.",
+                f"messages[{one.index}]",
+                'Choose a model whose template shows it, or give that message "weight": 0.',
+                code=ANSWER_LOST,
+            )
+
+
+def _sentences(lost: Sequence[Lost], title: str) -> list[tuple[str, str]]:
+    """The code and the sentence of each kind of loss, once."""
+    found: dict[tuple[str, str], None] = {}
+    for one in lost:
+        whose = f" of {one.role} messages" if one.role else ""
+        where = " before the last" if one.code == "reasoning_not_rendered" and one.role == "assistant" else ""
+        found[one.code, f"{title[0].upper()}{title[1:]} leaves out the {one.part}{whose}{where}."] = None
+    return list(found)
 
 
 def _check_length(length: int, example: Example) -> None:

@@ -1,5 +1,6 @@
-"""The bytes of a data file: unpacked, without byte order mark, and never more than a limit of them."""
+"""The bytes of a data file: unpacked, as UTF-8 without byte order mark, and never more than a limit of them."""
 
+import codecs
 import gzip
 import io
 import zlib
@@ -12,9 +13,10 @@ import zstandard
 
 from core.errors import InvalidDatasetError
 
-__all__ = ["MAX_ROW_BYTES", "find_invalid_utf8", "open_source"]
+__all__ = ["MAX_FILE_BYTES", "MAX_ROW_BYTES", "find_invalid_utf8", "open_source", "unpacked_limit"]
 
 MAX_ROW_BYTES = 16 * 1024**2
+MAX_FILE_BYTES = 4 * 1024**3  # once unpacked; a plain upload is smaller than that anyway
 # Text compresses 3 to 30 times; 100 leaves room for repetitive tables and none for a bomb.
 MAX_EXPANSION = 100
 MIN_EXPANDED_BYTES = 256 * 1024**2
@@ -24,6 +26,41 @@ _GZIP_MAGIC, _ZSTD_MAGIC, _BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xef\xbb\xb
 
 class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
+
+
+def unpacked_limit(packed_bytes: int) -> int:
+    """How much a file of this size may hold once it is unpacked."""
+    return min(MAX_FILE_BYTES, max(MIN_EXPANDED_BYTES, packed_bytes * MAX_EXPANSION))
+
+
+class _Transcoded(io.RawIOBase):
+    """The bytes of `source`, which are in `encoding`, as UTF-8. Raises InvalidDatasetError where they are not."""
+
+    def __init__(self, source: _Readable, encoding: str) -> None:
+        self._source, self._encoding = source, encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._left:
+            data = self._source.read(_BUFFER_BYTES)
+            try:
+                self._left = self._decoder.decode(data, final=not data).encode()
+            except UnicodeError as error:
+                raise InvalidDatasetError(
+                    f"The file begins as {self._encoding.upper()} and is not all of it ({error}). "
+                    "Save it with the encoding UTF-8 and upload it again.",
+                    code="not_utf8",
+                ) from error
+            if not data:
+                break
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
 
 
 class _Unpacked(io.RawIOBase):
@@ -52,8 +89,8 @@ class _Unpacked(io.RawIOBase):
         self._left -= len(data)
         if self._left < 0:
             raise InvalidDatasetError(
-                f"The compressed file unpacks to more than {self._limit_bytes:,} bytes, over {MAX_EXPANSION} times its "
-                "size. Upload it uncompressed.",
+                f"The compressed file unpacks to more than {self._limit_bytes:,} bytes, the most that a file of its "
+                "size may hold. Upload it uncompressed, or in parts.",
                 code="file_too_large",
             )
         buffer[: len(data)] = data
@@ -62,13 +99,13 @@ class _Unpacked(io.RawIOBase):
 
 @contextmanager
 def open_source(path: Path) -> Iterator[io.BufferedReader]:
-    """The file's unpacked bytes after any UTF-8 byte order mark. Gzip and Zstandard are known by content.
+    """The file's unpacked bytes after any byte order mark, UTF-16 as UTF-8. Gzip and Zstandard are known by content.
 
     Raises InvalidDatasetError, here for an empty file and while reading for damaged or exploding compression.
     """
     with ExitStack() as stack:
         file: io.BufferedReader = stack.enter_context(io.BufferedReader(io.FileIO(path), _BUFFER_BYTES))
-        limit_bytes = max(MIN_EXPANDED_BYTES, path.stat().st_size * MAX_EXPANSION)
+        limit_bytes = unpacked_limit(path.stat().st_size)
         source = file
         magic = file.peek(4)[:4]
         if magic.startswith(_GZIP_MAGIC):
@@ -80,12 +117,25 @@ def open_source(path: Path) -> Iterator[io.BufferedReader]:
             reader = stack.enter_context(decoder.stream_reader(file, read_across_frames=True))
             source = _Unpacked.buffered(reader, limit_bytes)
         head = source.peek(4)
+        if encoding := _wide_encoding(head[:4]):
+            source = io.BufferedReader(_Transcoded(source, encoding), _BUFFER_BYTES)
+            head = source.peek(4)
         if head.startswith(_BOM):
             source.read(len(_BOM))
             head = source.peek(4)
         if not head:
             raise InvalidDatasetError("The file is empty. Upload one with at least 2 rows.", code="empty_file")
         yield source
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """The encoding of a text whose characters take two bytes or four, by its byte order mark or its zeros."""
+    if head in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "utf-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    zeros = "".join("0" if byte == 0 else "x" for byte in head)
+    return {"x0x0": "utf-16-le", "0x0x": "utf-16-be"}.get(zeros)
 
 
 def find_invalid_utf8(path: Path) -> InvalidDatasetError | None:

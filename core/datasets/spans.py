@@ -14,12 +14,11 @@ from typing import Any
 
 from core.datasets.examples import Example, Message
 from core.datasets.formats import RowError
-from core.datasets.templates import ChatTemplate, TemplateRejectedError, template_message
+from core.datasets.templates import THINK_END, ChatTemplate, TemplateRejectedError, template_message
 
 __all__ = ["Rendering", "SpecialTokens", "TurnProbe", "probe_template", "render_example"]
 
 _STAND_IN = "tunewrightstandin7f3a"
-_THINK_END = "</think>"
 _BLANKS = re.compile(r"\s*")
 
 
@@ -98,6 +97,14 @@ def render_example(template: ChatTemplate, example: Example, special: SpecialTok
     try:
         return conversation.render()
     except TemplateRejectedError as error:
+        if conversation.needs_tools and not template.knows_tools:
+            raise RowError(
+                example.row,
+                "the conversation uses tools, and its chat template knows no tools.",
+                "messages",
+                "Choose a model whose template renders calls of tools, or write calls and results as text.",
+                code="template_knows_no_tools",
+            ) from error
         raise RowError(
             example.row,
             f"the model's chat template rejects this conversation: {error}.",
@@ -139,8 +146,18 @@ class _Conversation:
     special: SpecialTokens
     probe: TurnProbe
 
+    @property
+    def needs_tools(self) -> bool:
+        """Whether tools are defined, called or answer."""
+        return bool(self.tools) or any(m.role == "tool" or m.extra.get("tool_calls") for m in self.messages)
+
     def advice(self) -> str:
         """What to change in a conversation that the template rejects."""
+        if (named := self._call_id()) and self._is_taken(self._with_short_ids()):
+            return (
+                f"This model takes ids of calls that are nine letters and digits, and {named}: give each call "
+                "such an id, and its result the same one as tool_call_id."
+            )
         if self.messages[0].role == "system" and self._is_taken(self.payload[1:]):
             return (
                 "This model takes no system message: put the text of the system message into the first user message, "
@@ -154,6 +171,32 @@ class _Conversation:
                     "must alternate, or choose another model."
                 )
         return "Change the roles and their order to what the model expects, or choose another model."
+
+    def _call_id(self) -> str:
+        """The first id of a call and where it stands; "" where there is none."""
+        for index, message in enumerate(self.payload):
+            for number, call in enumerate(message.get("tool_calls") or ()):
+                if "id" in call:
+                    return f"messages[{index}].tool_calls[{number}].id is {str(call['id'])[:40]!r}"
+                return f"messages[{index}].tool_calls[{number}] has none"
+        return ""
+
+    def _with_short_ids(self) -> list[dict[str, Any]]:
+        """The messages with ids of nine digits, the same where they were the same."""
+        ids: dict[object, str] = {}
+
+        def short(value: object) -> str:
+            return ids.setdefault(value, f"{len(ids):09}")
+
+        payload = []
+        for message in self.payload:
+            changed = dict(message)
+            if "tool_calls" in message:
+                changed["tool_calls"] = [{**call, "id": short(call.get("id"))} for call in message["tool_calls"]]
+            if message["role"] == "tool":
+                changed["tool_call_id"] = short(message.get("tool_call_id"))
+            payload.append(changed)
+        return payload
 
     def _is_taken(self, payload: list[dict[str, Any]]) -> bool:
         try:
@@ -265,7 +308,7 @@ class _Conversation:
         visible = _visible(content)
         if not visible:
             return None
-        thinking = content[: content.rfind(visible)] if _THINK_END in content else ""
+        thinking = content[: content.rfind(visible)] if THINK_END in content else ""
         payload = list(self.payload)
         payload[index] = {**payload[index], "content": thinking + _STAND_IN}
         try:
@@ -338,7 +381,7 @@ class _Conversation:
 
 def _visible(content: str) -> str:
     """The answer itself: templates of reasoning models may drop the thinking before it."""
-    return content.rpartition(_THINK_END)[2].strip()
+    return content.rpartition(THINK_END)[2].strip()
 
 
 def _skip_blanks(text: str, position: int) -> int:

@@ -1,8 +1,14 @@
-"""Rows of Parquet files."""
+"""Rows of Parquet files, as they were before they were put into columns.
+
+A struct has all of its fields in every row, so a table of tool calls with different arguments is full of nulls that
+nobody wrote. Whether a null was written cannot be told from Parquet: every null field of a struct is taken as absent.
+Nulls in maps, in lists, in columns of their own and in JSON text stay.
+"""
 
 import shutil
+import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,19 +16,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.datasets.formats import RowError
-from core.datasets.sources import open_source
+from core.datasets.parquet_sizes import BATCH_BYTES, check_sizes, dictionary_columns, row_bytes, rows_at_once
+from core.datasets.row_errors import RowError
+from core.datasets.sources import MAX_ROW_BYTES, open_source
 from core.errors import InvalidDatasetError
 
 __all__ = ["parquet_rows"]
 
-_BATCH_ROWS = 64  # a batch is whole in memory, as Arrow and as Python objects
+Clean = Callable[[Any], Any]
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
-    """Rows from 1. A compressed file is unpacked to disk first, because Parquet is read from its end.
+    """Rows from 1, or what is wrong with that row. A compressed file is unpacked to disk: Parquet is read from its end.
 
-    Raises InvalidDatasetError where the file is damaged.
+    Raises InvalidDatasetError where the file is damaged, or larger than a file may be.
     """
     number = 0
     with ExitStack() as stack:
@@ -36,10 +43,8 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError
             unpacked.flush()
             source = Path(unpacked.name)
         try:
-            # Without pre-buffering and threads columns are decoded page by page: memory follows the batch.
-            table = stack.enter_context(pq.ParquetFile(source, memory_map=True, pre_buffer=False))
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
-                for row in batch.to_pylist():
+            for batch in _batches(source):
+                for row in _rows(batch, number):
                     number += 1
                     yield number, row
         except UnicodeDecodeError as error:
@@ -47,8 +52,106 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError
                 f"A text column of the Parquet file is not UTF-8, at or after row {number + 1}. Write it as UTF-8.",
                 code="not_utf8",
             ) from error
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
             raise InvalidDatasetError(
-                f"The Parquet file cannot be read after row {number}: {error}. Write it again and repeat the upload.",
+                f"The Parquet file cannot be read after row {number}: {str(error)[:300]}. Write it again and repeat "
+                "the upload.",
                 code="damaged_file",
             ) from error
+
+
+def _batches(source: Path) -> Iterator[pa.RecordBatch]:
+    """Batches of rows, their texts as places in dictionaries where they are stored so."""
+    with pq.ParquetFile(source, memory_map=True, pre_buffer=False) as file:
+        metadata = file.metadata
+    check_sizes(metadata, source.stat().st_size)
+    # Without pre-buffering and threads columns are decoded page by page: memory follows the batch.
+    with pq.ParquetFile(
+        source, memory_map=True, pre_buffer=False, read_dictionary=dictionary_columns(metadata)
+    ) as file:
+        for index in range(metadata.num_row_groups):
+            rows = rows_at_once(metadata.row_group(index), file.schema)
+            yield from file.iter_batches(batch_size=rows, row_groups=[index], use_threads=False)
+
+
+def _rows(batch: pa.RecordBatch, before: int) -> Iterator[Mapping[str, Any] | RowError]:
+    names = _unique(batch.schema.names)
+    cleans = [_cleaner(column.type) for column in batch.columns]
+    sizes = row_bytes(batch)
+    step = len(sizes) if sum(sizes) <= BATCH_BYTES and max(sizes, default=0) <= MAX_ROW_BYTES else 1
+    for start in range(0, len(sizes), max(1, step)):
+        if sizes[start] > MAX_ROW_BYTES:
+            yield _too_large(before + start + 1, sizes[start])
+            continue
+        columns = [
+            _values(column.slice(start, step), clean) for column, clean in zip(batch.columns, cleans, strict=True)
+        ]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+def _too_large(number: int, size: int) -> RowError:
+    problem = f"it takes about {size:,} bytes, and {MAX_ROW_BYTES:,} are the most."
+    return RowError(number, problem, None, "Split it.", code="row_too_large")
+
+
+def _values(column: pa.Array, clean: Clean | None) -> list[Any]:
+    values: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
+    return values if clean is None else [value if value is None else clean(value) for value in values]
+
+
+def _unique(names: list[str]) -> list[str]:
+    found: list[str] = []
+    for name in names:
+        unique, count = name, 2
+        while unique in found:
+            unique, count = f"{name}_{count}", count + 1
+        found.append(unique)
+    return found
+
+
+def _cleaner(kind: pa.DataType) -> Clean | None:
+    """What makes a value of Arrow's what it was: without added nulls, short floats with their own digits."""
+    if isinstance(kind, pa.ExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_float32(kind):
+        return _shortest
+    if pa.types.is_struct(kind):
+        return _struct_cleaner(kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        item = _cleaner(kind.value_type)
+        return None if item is None else _list_cleaner(item)
+    if pa.types.is_map(kind):
+        item = _cleaner(kind.item_type)
+        return None if item is None else _map_cleaner(item)
+    return None
+
+
+def _struct_cleaner(kind: pa.StructType) -> Clean:
+    cleans = [(field.name, _cleaner(field.type) or _same) for field in kind]
+    return lambda value: {name: clean(value[name]) for name, clean in cleans if value[name] is not None}
+
+
+def _list_cleaner(item: Clean) -> Clean:
+    return lambda value: [_kept(item, inner) for inner in value]
+
+
+def _map_cleaner(item: Clean) -> Clean:
+    return lambda value: {name: _kept(item, inner) for name, inner in value.items()}
+
+
+def _kept(clean: Clean, value: Any) -> Any:
+    return None if value is None else clean(value)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _shortest(value: float) -> float:
+    """The float with the fewest digits that is the same in 32 bits: 0.1, not 0.10000000149011612."""
+    for digits in range(6, 10):
+        short = float(f"{value:.{digits}g}")
+        if struct.pack("f", short) == struct.pack("f", value):
+            return short
+    return value

@@ -6,7 +6,6 @@ trimmed blocks, loop controls, `raise_exception`, `strftime_now`, an unescaped `
 tag, which surrounds what the assistant writes.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +20,24 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from core.datasets.examples import Message
+from core.datasets.numbers import dump_json
 from core.errors import InvalidModelError
 
-__all__ = ["ChatTemplate", "TemplateRejectedError", "TemplateSource", "template_message"]
+__all__ = [
+    "REASONING_FIELDS",
+    "THINK_END",
+    "ChatTemplate",
+    "TemplateRejectedError",
+    "TemplateSource",
+    "template_message",
+]
 
 # Unicode noncharacters: no text may contain them, so they can stand in a rendering and be found again.
 _SPAN_START, _SPAN_END = "\ufdd0", "\ufdd1"
 _SPAN_EDGE = re.compile(f"[{_SPAN_START}{_SPAN_END}]")
 _LONGEST_COMPLAINT = 500
-_REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+THINK_END = "</think>"
 
 
 class TemplateRejectedError(Exception):
@@ -67,7 +75,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return dump_json(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _compile(source: str, *, mark_generation: bool) -> jinja2.Template:
@@ -86,7 +94,7 @@ def template_message(message: Message) -> dict[str, Any]:
     data: dict[str, Any] = {"role": message.role, "content": message.content, **message.extra}
     if not message.content and "tool_calls" in message.extra:
         del data["content"]
-    reasoning = next((data[name] for name in _REASONING_FIELDS if data.get(name) is not None), None)
+    reasoning = next((data[name] for name in REASONING_FIELDS if data.get(name) is not None), None)
     if reasoning is not None:
         data = {"thinking": reasoning, **data, "reasoning_content": reasoning}
     return data
@@ -102,6 +110,12 @@ class TemplateSource:
     text: str
     special_tokens: Mapping[str, str]
     tool_use: str | None = None
+    name: str | None = None  # of one of ours
+
+    @property
+    def title(self) -> str:
+        """What a sentence calls it."""
+        return f"the chat template {self.name!r}" if self.name else "the model's chat template"
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,11 @@ class ChatTemplate:
     def has_generation_markers(self) -> bool:
         """Whether the template says itself what the assistant writes."""
         return re.search(r"\{%-?\s*generation\s*-?%\}", self.source) is not None
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template reads calls or definitions of tools. Our own name them only to refuse them."""
+        return "tool" in self.source and "know no tools" not in self.source
 
     @cached_property
     def has_generation_prompt(self) -> bool:

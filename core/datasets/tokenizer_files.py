@@ -119,6 +119,10 @@ def _add_missing_tokens(tokenizer: Tokenizer, config: Mapping[str, Any], named: 
     """Register what only tokenizer_config.json knows, in the order of ids, as transformers does on loading."""
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     listed = config.get("added_tokens_decoder") or {}
+    if not isinstance(listed, Mapping) or not all(str(token_id).isdecimal() for token_id in listed):
+        raise InvalidModelError(
+            "added_tokens_decoder in tokenizer_config.json of the model does not map ids to tokens."
+        )
     tokens = [
         AddedToken(
             data["content"],
@@ -129,10 +133,10 @@ def _add_missing_tokens(tokenizer: Tokenizer, config: Mapping[str, Any], named: 
             special=bool(data.get("special")),
         )
         for _, data in sorted(listed.items(), key=lambda item: int(item[0]))
-        if isinstance(data, Mapping) and data.get("content")
+        if isinstance(data, Mapping) and _token_text(data)
     ]
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    extra = list(extra.values()) if isinstance(extra, Mapping) else extra
+    extra = list(extra.values()) if isinstance(extra, Mapping) else extra if isinstance(extra, list) else []
     names = [*(named[role] for role in _SPECIAL_ROLES if role in named), *filter(None, map(_token_text, extra))]
     tokens += [AddedToken(name, special=True, normalized=False) for name in names]
     for token in tokens:
@@ -160,8 +164,8 @@ def _template_sources(directory: Path, config: Mapping[str, Any]) -> dict[str, s
         return {name: _read_template(path) for name, path in files.items()}
     source = config.get("chat_template")
     if isinstance(source, list):
-        listed = {one.get("name"): one.get("template") for one in source if isinstance(one, Mapping)}
-        return {name: text for name, text in listed.items() if isinstance(name, str) and isinstance(text, str)}
+        listed = [(one.get("name"), one.get("template")) for one in source if isinstance(one, Mapping)]
+        return {name: text for name, text in listed if isinstance(name, str) and isinstance(text, str)}
     return {"default": source} if isinstance(source, str) else {}
 
 

@@ -72,8 +72,8 @@ def workers(session: Session, settings: Settings) -> Sequence[WorkerRow]:
 
 
 def devices(session: Session, settings: Settings) -> list[Device]:
-    """The devices of the workers heard of lately."""
-    return [device_of(row) for row in workers(session, settings)]
+    """The devices of the workers heard of lately, but for the sick."""
+    return [device for row in workers(session, settings) if (device := device_of(row)).problem is None]
 
 
 def device_of(row: WorkerRow) -> Device:

@@ -33,8 +33,13 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Both scores, on the same rows. `answers`: held-out prompts that were answered."""
+    """Both scores, on the same rows. `answers`: held-out prompts that were answered.
+
+    An adapter trained on a 4-bit base is scored on that one; what it loses on the 16-bit base stands beside it.
+    """
 
     before: Scores
     after: Scores
     answers: int
+    is_on_4bit_base: bool = False
+    valid_loss_on_16bit_base: float | None = None  # None where it was not measured

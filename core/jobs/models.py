@@ -49,7 +49,7 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     estimated_finish_at: Mapped[datetime | None]
-    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    processed_tokens: Mapped[int | None] = mapped_column("trained_tokens", BigInteger)
     used_seconds: Mapped[float] = mapped_column(Float, default=0.0)  # of device time that is charged
     useful_seconds: Mapped[float] = mapped_column(Float, default=0.0, server_default="0.0")  # of it, by the newest step
     repeats_until_step: Mapped[int | None]  # what was lost to the service is done again, and not charged, until then
@@ -61,6 +61,7 @@ class Job(Base):
     result_file_id: Mapped[str | None] = mapped_column(Id)
     held_out: Mapped[dict[str, Any] | None]  # core.jobs.evaluation.HeldOut, once its rows are read
     evaluation: Mapped[dict[str, Any] | None]  # core.jobs.evaluation.Evaluation, once it has succeeded
+    verdict: Mapped[dict[str, Any] | None]  # core.jobs.verdict.Verdict, once it has succeeded
     charged_credits: Mapped[int | None] = mapped_column(BigInteger)
     deleted_at: Mapped[datetime | None]  # what the books refer to stays; nobody is shown it
 

@@ -24,7 +24,9 @@ from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.settlement import settle
 from core.jobs.states import JobStatus
 from core.jobs.transitions import move
+from core.jobs.verdict import Verdict
 from core.registry.models import FineTunedModel
+from core.registry.queries import checkpoint_models
 
 CHECKPOINTS_KEPT = 2  # the newest, and beside them the best by validation loss
 
@@ -34,7 +36,7 @@ class Metrics:
     """The numbers of one step, as the wire shows them, and the tokens trained on so far."""
 
     data: Mapping[str, Any]
-    trained_tokens: int
+    processed_tokens: int
 
     @property
     def step(self) -> int:
@@ -55,10 +57,11 @@ class Outcome:
     """What a finished run leaves behind. `files` are in the order of their importance, `metrics.csv` among them."""
 
     files: Sequence[PublishedFile]
-    trained_tokens: int
+    processed_tokens: int
     message: str
     step_seconds: float | None = None  # of one optimizer step, on average, where one was measured
     evaluation: Evaluation | None = None
+    verdict: Verdict | None = None
 
 
 def enter_phase(session: Session, lease: Lease, phase: str, message: str) -> None:
@@ -95,7 +98,7 @@ def record_metrics(
         events.append(session, job.id, _sentence(item), type=EventType.METRICS, data=item.data)
         if item.step > job.step:
             job.step, job.useful_seconds, job.repeats_until_step = item.step, job.used_seconds, None
-        job.trained_tokens = item.trained_tokens
+        job.processed_tokens = item.processed_tokens
         if evaluation:
             job.valid_loss = item.data["valid_loss"]
     if seconds_left is not None:
@@ -141,8 +144,9 @@ def record_checkpoint(
     row.valid_mean_token_accuracy = valid_mean_token_accuracy
     kept = [checkpoint for checkpoint in rows.values() if checkpoint.storage_key is not None]
     best = min(kept, key=_validation_loss)
+    published = checkpoint_models(session, [job.id])
     for old in sorted(kept, key=lambda checkpoint: -checkpoint.step)[CHECKPOINTS_KEPT:]:
-        if old is not best:
+        if old is not best and old.id not in published:
             assert old.storage_key is not None, "only stored ones are kept"
             pruned.append(old.storage_key)
             old.storage_key = None
@@ -173,11 +177,13 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     upload = files.Upload(new_id("file-"), f"{job.id}-metrics.csv", metrics.stored)
     result = files.create_file(session, job.organization_id, upload, FilePurpose.FINE_TUNE_RESULTS)
     job.result_file_id = result.id
-    job.trained_tokens = outcome.trained_tokens
+    job.processed_tokens = outcome.processed_tokens
     job.step_seconds = outcome.step_seconds
     if outcome.evaluation is not None:
         job.evaluation = to_plain(outcome.evaluation)
         job.valid_loss = outcome.evaluation.after.valid_loss  # of what is published, which may be an earlier step's
+    if outcome.verdict is not None:
+        job.verdict = to_plain(outcome.verdict)
     job.fine_tuned_model = model_name(job)
     session.add(
         FineTunedModel(
@@ -186,6 +192,8 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     )
     events.append(session, job.id, f"New fine-tuned model created: {job.fine_tuned_model}")
     events.append(session, job.id, outcome.message)
+    if outcome.verdict is not None:
+        events.append(session, job.id, outcome.verdict.message)
     move(session, job, JobStatus.SUCCEEDED, "The job has successfully completed")
     settle(session, job)
     return job
@@ -199,7 +207,7 @@ def model_name(job: Job) -> str:
 
 
 def _validation_loss(checkpoint: Checkpoint) -> tuple[float, int]:
-    """To find the best by: the earliest of equals, which is the one that was evaluated. One without is never best."""
+    """To find the best by: the earliest of equals. One that was not evaluated is never best."""
     return (math.inf if checkpoint.valid_loss is None else checkpoint.valid_loss), checkpoint.step
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import (
     String,
     case,
     delete,
+    exists,
     func,
     or_,
     select,
@@ -25,6 +26,7 @@ from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.states import JobSort, JobStatus
 from core.paging import Page
 from core.plans.models import Plan
+from core.registry.models import FineTunedModel
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,12 @@ def checkpoints(
     return session.scalars(query.order_by(Checkpoint.step.desc()).limit(limit)).all()
 
 
+def checkpoints_by_id(session: Session, checkpoint_ids: Collection[str]) -> dict[str, Checkpoint]:
+    """These checkpoints by id."""
+    query = select(Checkpoint).where(Checkpoint.id.in_(checkpoint_ids))
+    return {checkpoint.id: checkpoint for checkpoint in session.scalars(query)}
+
+
 def stored_checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
     """The checkpoints that can still be resumed from, newest first."""
     return session.scalars(
@@ -245,7 +253,7 @@ def stored_checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
 
 
 def stored_checkpoints_of_finished(session: Session, finished_before: datetime) -> Sequence[Checkpoint]:
-    """The checkpoints still in the store of jobs that finished before then."""
+    """The checkpoints still in the store of jobs that finished before then, but for published ones."""
     return session.scalars(
         select(Checkpoint)
         .join(Job, Job.id == Checkpoint.job_id)
@@ -253,6 +261,7 @@ def stored_checkpoints_of_finished(session: Session, finished_before: datetime) 
             Checkpoint.storage_key.is_not(None),
             Job.status.in_(JobStatus.finished()),
             Job.finished_at < finished_before,
+            ~exists().where(FineTunedModel.checkpoint_id == Checkpoint.id, FineTunedModel.deleted_at.is_(None)),
         )
     ).all()
 

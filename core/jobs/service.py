@@ -222,7 +222,7 @@ def get_checkpoint(session: Session, organization_id: str, job_id: str, checkpoi
     if checkpoint.storage_key is None or checkpoint.sha256 is None:
         raise NotFoundError(
             f"The checkpoint of step {checkpoint.step} is gone: a job keeps its two newest and its best, and those for "
-            "some days after it is finished.",
+            "some days after it is finished; published ones stay until their model is deleted.",
             code="checkpoint_not_found",
             param="checkpoint_id",
         )
@@ -252,7 +252,7 @@ def cancel_job(session: Session, organization_id: str, job_id: str) -> Job:
 
     Raises NotFoundError, ConflictError for a finished job. Cancelling twice is no error.
     """
-    job = _held_job(session, organization_id, job_id)
+    job = hold_own_job(session, organization_id, job_id)
     if job.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
         return job
     if job.status in JobStatus.leased():
@@ -266,7 +266,7 @@ def cancel_job(session: Session, organization_id: str, job_id: str) -> Job:
 
 def pause_job(session: Session, organization_id: str, job_id: str) -> Job:
     """Stop a job behind a checkpoint. Raises NotFoundError, ConflictError where it is not queued or running."""
-    job = _held_job(session, organization_id, job_id)
+    job = hold_own_job(session, organization_id, job_id)
     if job.status in (JobStatus.PAUSING, JobStatus.PAUSED):
         return job
     if job.status is JobStatus.RUNNING:
@@ -279,7 +279,7 @@ def pause_job(session: Session, organization_id: str, job_id: str) -> Job:
 
 def resume_job(session: Session, settings: Settings, organization_id: str, job_id: str) -> Job:
     """Queue a paused job again. Raises NotFoundError, ConflictError where it is not paused, LimitReachedError."""
-    job = _held_job(session, organization_id, job_id)
+    job = hold_own_job(session, organization_id, job_id)
     if job.status in (JobStatus.QUEUED, JobStatus.RUNNING):
         return job
     _check_queue(session, settings, organization_id)
@@ -299,7 +299,7 @@ def delete_job(runtime: Runtime, organization_id: str, job_id: str) -> None:
 
 
 def _delete(session: Session, organization_id: str, job_id: str) -> list[str]:
-    job = _held_job(session, organization_id, job_id)
+    job = hold_own_job(session, organization_id, job_id)
     if not job.status.is_finished:
         raise ConflictError(
             f"The job {job_id} is {job.status}. Cancel it, or wait for its end, and delete it then.",
@@ -320,7 +320,8 @@ def _delete(session: Session, organization_id: str, job_id: str) -> list[str]:
     return sorted(set(stored))
 
 
-def _held_job(session: Session, organization_id: str, job_id: str) -> Job:
+def hold_own_job(session: Session, organization_id: str, job_id: str) -> Job:
+    """The organization's job, its row held until the transaction ends. Raises NotFoundError."""
     job = queries.lock_job(session, job_id)
     if job is None or job.organization_id != organization_id or job.deleted_at is not None:
         raise _not_found(job_id)

@@ -57,6 +57,6 @@ class _Starts:
 
 def _starts(session: Session, settings: Settings, device_class: str) -> _Starts:
     now = database_now(session)
-    workers = sum(worker.device_class == device_class for worker in fleet.workers(session, settings))
+    workers = sum(device.device_class == device_class for device in fleet.devices(session, settings))
     busy = [max(now, at or now) for at in queries.running_until(session, device_class)][:workers]
     return _Starts(busy + [now] * (workers - len(busy)))

@@ -5,6 +5,7 @@ time. What goes to it is pickled; what comes back is JSON only, because code tha
 to send its parent a pickle.
 """
 
+import fcntl
 import os
 import pickle
 import selectors
@@ -50,6 +51,8 @@ class LimitedChild:
         assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
         self._buffer = bytearray()
+        with suppress(OSError):  # an unprivileged user has a limit on these
+            fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, _READ_BYTES)  # it works on while its answers are used
 
     def __enter__(self) -> Self:
         return self

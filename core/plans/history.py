@@ -46,8 +46,8 @@ _LESSONS: dict[tuple[URL, str], _Lesson] = {}  # by database and device class
 def learned(session: Session, settings: Settings) -> Learned:
     """What runs under the library versions that the fleet has now have taught.
 
-    A run counts that succeeded, was measured, and ran as it was predicted: with the planned micro-batch, and not
-    compiled.
+    A run counts that succeeded, was alone on its device, and ran as it was predicted: with the planned micro-batch and
+    attention, and not compiled.
     """
     corrections: dict[tuple[str, Method], Correction] = {}
     paces: dict[tuple[str, Method], Pace] = {}
@@ -70,7 +70,7 @@ def _lesson(session: Session, device_class: str, versions: Mapping[str, str]) ->
 def _learn(session: Session, device_class: str, versions: Mapping[str, str], newest: str | None) -> _Lesson:
     observed: dict[Method, list[Observation]] = defaultdict(list)
     for run in reversed(queries.measured_runs(session, device_class, RUNS_REMEMBERED)):
-        is_as_predicted = run.setup == run.planned_setup and not run.setup.get("torch_compile")
+        is_as_predicted = run.setup == run.planned_setup and not run.setup.get("torch_compile") and _teaches(run)
         if run.measured.get("versions") == versions and is_as_predicted:
             observed[Method(run.setup["method"])].append(_observation(run))
     return _Lesson(
@@ -79,6 +79,10 @@ def _learn(session: Session, device_class: str, versions: Mapping[str, str], new
         {method: correction(runs) for method, runs in observed.items()},
         {method: pace(runs) for method, runs in observed.items()},
     )
+
+
+def _teaches(run: MeasuredRun) -> bool:
+    return all(run.measured.get(name, True) for name in ("is_attributed", "as_planned"))
 
 
 def _observation(run: MeasuredRun) -> Observation:

@@ -20,6 +20,7 @@ from core.datasets.inspection import (
     Inspection,
     Overlap,
     TokenInspection,
+    all_notices,
     check_structure,
     check_trainable,
 )
@@ -72,6 +73,7 @@ class PlanRequest:
     training_file_id: str
     validation_file_id: str | None = None
     data_format: DataFormat | None = None
+    skip_broken_rows: bool = False  # leave out rows that cannot be used
     wishes: Wishes = field(default_factory=Wishes)
     chat_template: str | None = None  # a named one; None: the model's own, else what suits the rows
     exact_match: ExactMatch | None = None
@@ -129,6 +131,11 @@ class FileInspection:
     tokens: TokenInspection | None
     overlap: Overlap | None = None
 
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What was noticed in it, with a model also of its template and tokenizer."""
+        return all_notices(self.structure, self.tokens)
+
 
 def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraft:
     """Plan a run against the data set and the fleet as they are now. Holds no transaction while it computes.
@@ -145,14 +152,16 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
     model without a formula is rehearsed, and ServiceUnavailableError where no worker has reported.
     """
     request = with_files(runtime, actor, request)
-    training = _usable_file(runtime, actor, request.training_file_id, "training_file")
+    reads_broken = request.data_format is not None or request.skip_broken_rows
+    training = _usable_file(runtime, actor, request.training_file_id, "training_file", reads_broken)
     validation = (
-        _usable_file(runtime, actor, request.validation_file_id, "validation_file")
+        _usable_file(runtime, actor, request.validation_file_id, "validation_file", reads_broken)
         if request.validation_file_id
         else None
     )
     base_model = find_base_model(runtime.settings.resolved_models_dir, request.model)
-    data_format = request.data_format or _detected(training, "training_file")
+    skip = request.skip_broken_rows
+    data_format = _format_of(training, request.data_format, skip, "training_file")
     if request.exact_match is not None:
         data_format = _with_reference(training, data_format, request.exact_match)
     tokens = measure(runtime, base_model, training, data_format, request.chat_template)
@@ -160,7 +169,7 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
     statistics, repeated = tokens.statistics, None
     if validation is not None:
         if request.data_format is None:
-            _check_same_layout(data_format, _detected(validation, "validation_file"))
+            _check_same_layout(data_format, _format_of(validation, None, skip, "validation_file"))
         held_out = measure(runtime, base_model, validation, data_format, request.chat_template)
         statistics = statistics.with_validation(held_out.statistics)
         repeated = overlapping_rows(runtime, training, validation, data_format, data_format)
@@ -234,7 +243,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         validation_examples=inputs.statistics.validation_examples,
         validation_tokens=inputs.statistics.validation_tokens,
     )
-    notices = (*from_plain(Inspection, inputs.training.inspection).notices, *tokens.notices)
+    notices = all_notices(from_plain(Inspection, inputs.training.inspection), tokens)
     return PlanDraft(
         request,
         inputs.base_model,
@@ -321,6 +330,7 @@ def inspect(
     chat_template: str | None = None,
     max_length: int | None = None,
     validation_file_id: str | None = None,
+    skip_broken_rows: bool = False,
 ) -> FileInspection:
     """What is in a file and, with a model, its tokens, in the format that is detected unless one is given.
 
@@ -331,20 +341,24 @@ def inspect(
     file = _inspected_file(runtime, actor, file_id, "file_id")
     structure = files.inspection_of(file)
     tokens = None
-    if model_id is not None and file.status is FileStatus.PROCESSED:
+    is_readable = file.status is FileStatus.PROCESSED or (
+        structure is not None and (data_format is not None or skip_broken_rows)
+    )
+    if model_id is not None and is_readable:
         base_model = find_base_model(runtime.settings.resolved_models_dir, model_id)
         longest = min(max_length or LONGEST, int(base_model.config.get("max_position_embeddings") or LONGEST))
-        mapping = data_format or _detected(file, "file_id")
+        mapping = _format_of(file, data_format, skip_broken_rows, "file_id")
         tokens = measure(runtime, base_model, file, mapping, chat_template, longest if longest < LONGEST else None)
     repeated = None
-    if validation_file_id is not None and file.status is FileStatus.PROCESSED:
-        held_out = _usable_file(runtime, actor, validation_file_id, "validation_file")
+    if validation_file_id is not None and is_readable:
+        reads_broken = data_format is not None or skip_broken_rows
+        held_out = _usable_file(runtime, actor, validation_file_id, "validation_file", reads_broken)
         repeated = overlapping_rows(
             runtime,
             file,
             held_out,
-            data_format or _detected(file, "file_id"),
-            data_format or _detected(held_out, "validation_file"),
+            _format_of(file, data_format, skip_broken_rows, "file_id"),
+            _format_of(held_out, data_format, skip_broken_rows, "validation_file"),
         )
     return FileInspection(file, structure, tokens, repeated)
 
@@ -382,7 +396,8 @@ def _inspected_file(runtime: Runtime, actor: Actor, file_id: str, param: str) ->
     return file
 
 
-def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> StoredFile:
+def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str, reads_broken: bool) -> StoredFile:
+    """The file, inspected. `reads_broken`: one with broken rows is read too, as the request says how."""
     with runtime.database.read() as session:
         files.stored_file(session, actor.organization_id, file_id, param=param)
     file = _inspected_file(runtime, actor, file_id, param)
@@ -392,17 +407,24 @@ def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> St
             code="file_not_processed",
             param=param,
         )
-    if file.status is FileStatus.ERROR:
+    found = files.inspection_of(file)
+    if file.status is FileStatus.ERROR and not (reads_broken and found):
+        way_on = found.way_on if found else ""
         raise InvalidDatasetError(
-            f"The file {file.filename!r} cannot be used: {file.status_details}", code="invalid_dataset", param=param
+            f"The file {file.filename!r} cannot be used: {file.status_details}{way_on}",
+            code="invalid_dataset",
+            param=param,
         )
     return file
 
 
-def _detected(file: StoredFile, param: str) -> DataFormat:
-    inspection = from_plain(Inspection, file.inspection)
-    check_structure(inspection, param=param)
-    return inspection.require_format()
+def _format_of(file: StoredFile, given: DataFormat | None, skip_broken_rows: bool, param: str) -> DataFormat:
+    """The format that is given, or else the one that was found in the file. Raises InvalidDatasetError."""
+    if given is None:
+        inspection = from_plain(Inspection, file.inspection)
+        check_structure(inspection, skip_broken_rows=skip_broken_rows, param=param)
+        given = inspection.require_format()
+    return replace(given, skip_broken_rows=skip_broken_rows)
 
 
 def _check_same_layout(training: DataFormat, validation: DataFormat) -> None:

@@ -1,14 +1,14 @@
 """SQL of fine-tuned models."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, delete, func, select
+from sqlalchemy import ColumnElement, String, case, delete, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.db.keyset import Order, known_first, sorted_page
-from core.jobs.models import Job
+from core.jobs.models import Checkpoint, Job
 from core.paging import Page
 from core.registry.models import FineTunedModel
 
@@ -19,7 +19,7 @@ class ModelSort(StrEnum):
     MADE = "made"
     NAME = "name"
     BASE = "base"
-    LOSS = "loss"  # the newest validation loss of its job
+    LOSS = "loss"  # on the held-out rows
 
 
 def model_of(session: Session, organization_id: str, model_id: str) -> FineTunedModel | None:
@@ -54,6 +54,7 @@ def search(
     query = (
         select(FineTunedModel)
         .join(Job, Job.id == FineTunedModel.job_id)
+        .outerjoin(Checkpoint, Checkpoint.id == FineTunedModel.checkpoint_id)
         .where(FineTunedModel.organization_id == organization_id, FineTunedModel.deleted_at.is_(None))
         .where(*(FineTunedModel.id.icontains(word, autoescape=True) for word in text.split()))
     )
@@ -72,7 +73,8 @@ def _sorted_by(sort: ModelSort, *, is_descending: bool) -> ColumnElement[Any] | 
         case ModelSort.BASE:
             return func.lower(FineTunedModel.base_model, type_=String())
         case ModelSort.LOSS:
-            return known_first(Job.valid_loss, is_descending=is_descending)
+            loss = case((FineTunedModel.checkpoint_id.is_(None), Job.valid_loss), else_=Checkpoint.valid_loss)
+            return known_first(loss, is_descending=is_descending)
 
 
 def base_models_of(session: Session, organization_id: str) -> Sequence[str]:
@@ -83,6 +85,16 @@ def base_models_of(session: Session, organization_id: str) -> Sequence[str]:
     return session.scalars(query.distinct().order_by(FineTunedModel.base_model)).all()
 
 
+def checkpoint_models(session: Session, job_ids: Collection[str]) -> dict[str, str]:
+    """The ids of the models that were published from checkpoints of these jobs, by checkpoint."""
+    query = select(FineTunedModel.checkpoint_id, FineTunedModel.id).where(
+        FineTunedModel.job_id.in_(job_ids),
+        FineTunedModel.checkpoint_id.is_not(None),
+        FineTunedModel.deleted_at.is_(None),
+    )
+    return {str(checkpoint_id): model_id for checkpoint_id, model_id in session.execute(query)}
+
+
 def delete_of_job(session: Session, job_id: str) -> None:
-    """Drop the row of the model that a job made."""
+    """Drop the rows of the models that a job made."""
     session.execute(delete(FineTunedModel).where(FineTunedModel.job_id == job_id))

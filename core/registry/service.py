@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from core.db.base import utc_now
 from core.errors import ModelNotFoundError, PermissionDeniedError
 from core.registry import base_models, queries
+from core.registry.models import FineTunedModel
 from planner import catalogue
 
 CATALOGUE_DATE = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
@@ -23,9 +24,14 @@ class ModelEntry:
     owned_by: str
 
 
+def model_entry(row: FineTunedModel) -> ModelEntry:
+    """A fine-tuned model as the wire lists it."""
+    return ModelEntry(row.id, row.created_at, row.organization_id)
+
+
 def list_models(session: Session, organization_id: str, models_dir: Path) -> list[ModelEntry]:
     """The organization's fine-tuned models, newest first, then local base models, then the catalogue."""
-    tuned = [ModelEntry(row.id, row.created_at, organization_id) for row in queries.models_of(session, organization_id)]
+    tuned = [model_entry(row) for row in queries.models_of(session, organization_id)]
     known = {entry.id for entry in catalogue.models()}
     local = [
         ModelEntry(model_id, CATALOGUE_DATE, "local")
@@ -44,7 +50,8 @@ def get_model(session: Session, organization_id: str, models_dir: Path, model_id
 
 
 def delete_model(session: Session, organization_id: str, models_dir: Path, model_id: str) -> None:
-    """Delete a fine-tuned model from the list; its job and artifacts stay. Raises ModelNotFoundError."""
+    """Delete a fine-tuned model from the list; its job and artifacts stay, a checkpoint no longer than
+    the others of its job. Raises ModelNotFoundError."""
     model = queries.model_of(session, organization_id, model_id)
     if model is None:
         get_model(session, organization_id, models_dir, model_id)

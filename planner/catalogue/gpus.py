@@ -1,6 +1,6 @@
 """GPUs: memory as the driver reports it, dense bf16 tensor FLOP/s with float32 accumulation, memory bandwidth.
 
-Figures are those of NVIDIA's data sheets. Turing and Volta cards have no bf16 units: theirs are fp16 figures.
+Figures are those of NVIDIA's data sheets. Turing cards have no bf16 units: theirs are fp16 figures.
 """
 
 import re
@@ -36,8 +36,6 @@ def _gpu(name: str, memory: int, tera_flops: float, giga_bytes: float, capabilit
 
 _GPUS = (
     _gpu("T4 16GB", 16, 65, 320, (7, 5)),
-    _gpu("V100 16GB", 16, 125, 900, (7, 0)),
-    _gpu("V100 32GB", 32, 125, 900, (7, 0)),
     _gpu("RTX 2080 Ti 11GB", 11, 54, 616, (7, 5)),
     _gpu("RTX 3060 12GB", 12, 25, 360, (8, 6)),
     _gpu("RTX 3080 10GB", 10, 60, 760, (8, 6)),

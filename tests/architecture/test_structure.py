@@ -48,7 +48,7 @@ def test_only_the_training_child_imports_what_is_heavy() -> None:
 
 def test_only_one_module_asks_the_nvidia_driver() -> None:
     asking = {shown(path) for path in python_files(*PACKAGES) for module, _ in imports_of(path) if module == "pynvml"}
-    assert asking == {"planner/devices.py"}
+    assert asking == {"planner/nvml.py"}
 
 
 def test_sql_is_written_where_it_is_looked_for() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from core.datasets.final_answers import ExactMatch, final_answer, is_match
 from core.jobs.evaluation import Evaluation, Scores
+from planner.setup import Method
 from worker.protocol import RunRequest
 from worker.training.metrics import MetricsRow
 from worker.training.sampling import MAX_NEW_TOKENS, Answer, Prompt
@@ -35,6 +36,7 @@ def evaluation_of(
         before=_scores(request, first, prompts, before),
         after=_scores(request, last, prompts, after),
         answers=len(prompts),
+        is_on_4bit_base=request.setup.method is Method.QLORA,
     )
 
 

@@ -74,6 +74,11 @@ class TokenizedSet:
         """Predictions that are scored: an example's first token is predicted from nothing."""
         return sum(int(self.trained_of(example)[1:].sum()) for example in range(len(self)))
 
+    def scored(self) -> tuple[tuple[tuple[int, ...], tuple[bool, ...]], ...]:
+        """Token ids, and which are scored, of each example that scores one: plain data, for another process."""
+        rows = ((self.tokens_of(example), self.trained_of(example)) for example in range(len(self)))
+        return tuple((tuple(ids.tolist()), tuple(trained.tolist())) for ids, trained in rows if trained[1:].any())
+
     def sha256(self) -> str:
         """A hash of the token ids, of which are scored, and of where examples end."""
         parts = (self.offsets.tobytes(), self.tokens.tobytes(), self.trained.tobytes())

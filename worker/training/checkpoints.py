@@ -1,16 +1,17 @@
 """Checkpoints that are whole or not there: written beside, synced, renamed, and proven by hashes when read.
 
-A checkpoint is a directory `step-00000042` with `weights.safetensors` (the trained parameters, and
-what adapters started from where that decides the result), `optimizer.pt`,
-`state.json` and `manifest.json` (sha256 of the other three). Data order, schedule and random numbers are functions of
-the seed and the step, so the step is all there is to keep of them.
+A checkpoint is a directory `step-00000042` with the trained parameters (`weights.safetensors`, with what adapters
+started from where that decides the result; of full fine-tuning `model.safetensors`, as transformers names it),
+`optimizer.pt`, `state.json`, what makes it load elsewhere (worker/training/portable.py) and `manifest.json` (SHA-256 of
+all others). Data order, schedule and random numbers are functions of the seed and the step, so the step is all there is
+to keep of them.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from worker.training.loss_scale import LossScale
 from worker.training.memory import is_out_of_memory
 from worker.training.metrics import MetricsRow, best_evaluation
 from worker.training.sampling import Answer
 
 KEPT = 2
 _MANIFEST = "manifest.json"
-_WEIGHTS = "weights.safetensors"
+_WEIGHTS, _MODEL = "weights.safetensors", "model.safetensors"
 _OPTIMIZER = "optimizer.pt"
 _STATE = "state.json"
 _UNFINISHED = ".unfinished"
@@ -44,6 +46,7 @@ class RunState:
     step: int = 0  # optimizer steps done
     tokens: int = 0  # non-padding tokens processed
     skipped_in_a_row: int = 0  # steps whose loss or gradient was not finite
+    loss_scale: LossScale = field(default_factory=LossScale)  # for the next step
     rows: tuple[MetricsRow, ...] = ()
     answers_before: tuple[Answer, ...] | None = field(default=None)
 
@@ -57,7 +60,7 @@ class Checkpoint:
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """The trained parameters by name."""
-        return load_file(self.path / _WEIGHTS)
+        return load_file(self.path / (_MODEL if (self.path / _MODEL).exists() else _WEIGHTS))
 
     def optimizer(self) -> dict[str, Any]:
         """The optimizer's state dict."""
@@ -66,9 +69,17 @@ class Checkpoint:
 
 
 def write_checkpoint(
-    directory: Path, state: RunState, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, object]
+    directory: Path,
+    state: RunState,
+    weights: Mapping[str, torch.Tensor],
+    optimizer: Mapping[str, object],
+    *,
+    is_model: bool = False,
+    accompany: Callable[[Path], None] = lambda _: None,
 ) -> Path:
     """Write a checkpoint and keep the newest two and that of the best evaluation. Returns its path.
+
+    `is_model`: the weights are a whole model's. `accompany` writes into the directory what makes it load elsewhere.
 
     Raises CheckpointError where the disk refuses, what was there before being as it was, and the device's
     out-of-memory error.
@@ -78,7 +89,9 @@ def write_checkpoint(
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
-        _write(unfinished, state, weights, optimizer)
+        accompany(unfinished)
+        _save_weights(unfinished / (_MODEL if is_model else _WEIGHTS), weights)
+        _write(unfinished, state, optimizer)
     except (OSError, SafetensorError, RuntimeError) as error:  # the two libraries have errors of their own for a disk
         shutil.rmtree(unfinished, ignore_errors=True)
         if is_out_of_memory(error):
@@ -94,16 +107,20 @@ def write_checkpoint(
     return target
 
 
-def _write(
-    directory: Path, state: RunState, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, object]
-) -> None:
-    save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, directory / _WEIGHTS)
+def _save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _write(directory: Path, state: RunState, optimizer: Mapping[str, object]) -> None:
+    """What is beside the weights, and the hashes of everything."""
     torch.save(dict(optimizer), directory / _OPTIMIZER)
     (directory / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-    hashes = {name: _sha256(directory / name) for name in (_WEIGHTS, _OPTIMIZER, _STATE)}
+    files = sorted(directory.iterdir())
+    hashes = {path.name: _sha256(path) for path in files}
     (directory / _MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
-    for name in (*hashes, _MANIFEST):
-        _sync(directory / name)
+    for path in (*files, directory / _MANIFEST):
+        _sync(path)
     _sync(directory)
 
 
@@ -146,10 +163,11 @@ def _newest_first(directory: Path) -> list[Path]:
 
 def _read(path: Path) -> Checkpoint:
     hashes = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-    for name in (_WEIGHTS, _OPTIMIZER, _STATE):
+    for name in {_OPTIMIZER, _STATE, *hashes}:
         if _sha256(path / name) != hashes[name]:
             raise ValueError(f"{name} is not what was written")
     data = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    data["loss_scale"] = LossScale(**data["loss_scale"])
     data["rows"] = tuple(MetricsRow(**row) for row in data["rows"])
     if data["answers_before"] is not None:
         data["answers_before"] = tuple(Answer(**answer) for answer in data["answers_before"])

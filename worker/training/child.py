@@ -9,7 +9,7 @@ from core.errors import InvalidModelError, TunewrightError
 from worker.protocol import STOPPED_EXIT_CODE, ErrorReport, Phase, RunRequest
 from worker.training.libraries import quiet
 from worker.training.loop import run
-from worker.training.memory import is_out_of_memory, keep_freed_pages
+from worker.training.memory import MEMORY_ERRORS, is_out_of_memory, keep_freed_pages
 from worker.training.reporting import Reporter
 from worker.training.stopping import StopRequested, StopSignal
 from worker.training.verification import Verifier
@@ -36,19 +36,24 @@ def main(request: RunRequest, report_fd: int) -> None:
     except TunewrightError as error:
         reporter.send(ErrorReport(error.code, error.message, error.param, reporter.phase, error.type))
         sys.exit(FAILED_EXIT_CODE)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except MEMORY_ERRORS as error:
+        said = _expected(error, request, reporter.phase)
+        if said is None:
             raise
-        reporter.send(ErrorReport("out_of_memory", _first_line(error), None, reporter.phase))
-        sys.exit(FAILED_EXIT_CODE)
-    except SafetensorError as error:
-        if reporter.phase is not Phase.LOADING:
-            raise
-        message = f"The weights of {request.base_model} cannot be read: {error}."
-        reporter.send(ErrorReport("invalid_model", message, "model", reporter.phase, InvalidModelError.type))
+        reporter.send(said)
         sys.exit(FAILED_EXIT_CODE)
     finally:
         verifier.close()
+
+
+def _expected(error: Exception, request: RunRequest, phase: Phase | None) -> ErrorReport | None:
+    """What an error of a library means, where that is known."""
+    if is_out_of_memory(error):
+        return ErrorReport("out_of_memory", _first_line(error), None, phase)
+    if isinstance(error, SafetensorError) and phase is Phase.LOADING:
+        message = f"The weights of {request.base_model} cannot be read: {error}."
+        return ErrorReport("invalid_model", message, "model", phase, InvalidModelError.type)
+    return None
 
 
 def _prepare_process() -> None:

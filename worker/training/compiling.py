@@ -8,6 +8,7 @@ stay what they are: no name of a parameter changes, and a checkpoint goes on wit
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,11 +18,19 @@ from torch._dynamo.exc import TorchDynamoException
 
 from worker.training.loading import LoadedModel, decoder_layers
 from worker.training.memory import release
+from worker.training.optimizer import NoGradientError
 from worker.training.reporting import Reporter
 
 Result = TypeVar("Result")
 BACKEND = "inductor"
 _VARIANTS = 32  # of one layer's code, above which torch would leave the next ones uncompiled
+
+
+@dataclass
+class Compilation:
+    """Whether a run's decoder layers are compiled: from its start, if it asks for that, until the compiler fails."""
+
+    is_on: bool
 
 
 def compile_layers(loaded: LoadedModel, cache: Path) -> None:
@@ -34,14 +43,22 @@ def compile_layers(loaded: LoadedModel, cache: Path) -> None:
         layer.compile(dynamic=True, backend=BACKEND)
 
 
-def outlast_compiler(work: Callable[[], Result], undo: Callable[[], None], reporter: Reporter) -> Result:
-    """`work()`. Where the compiler fails in it: `undo()`, and `work()` again without, as all that follows."""
+def outlast_compiler(
+    compilation: Compilation, work: Callable[[], Result], undo: Callable[[], None], reporter: Reporter
+) -> Result:
+    """`work()`. Where the compiler fails in it, or what it made trains less than all there is to train: `undo()`, and
+    `work()` again without, as all that follows."""
     try:
         return work()
     except TorchDynamoException as error:
         cause = getattr(error, "inner_exception", error)
         reason = str(cause).strip().partition("\n")[0]
+    except NoGradientError as error:
+        if not compilation.is_on:
+            raise
+        reason = error.message.partition(":")[0]
     torch.compiler.set_stance("force_eager")
+    compilation.is_on = False
     undo()
     release()
     reporter.warn(f"torch.compile failed ({reason}): training goes on without it, with the same result.")

@@ -7,7 +7,7 @@ import torch
 from worker.training.batches import Layout, Row, TokenizedSet, collate
 from worker.training.forward import score
 from worker.training.loading import LoadedModel
-from worker.training.memory import MemoryWatch, is_out_of_memory, release
+from worker.training.memory import MEMORY_ERRORS, MemoryWatch, is_out_of_memory, release
 from worker.training.stopping import StopSignal
 
 
@@ -41,7 +41,7 @@ def evaluate(
             with torch.inference_mode():
                 loss, hits = score(loaded, batch, normaliser=1.0)
             watch.check()
-        except (RuntimeError, MemoryError) as error:
+        except MEMORY_ERRORS as error:
             if not is_out_of_memory(error) or batch_size == 1:
                 raise
             batch_size = max(1, batch_size // 2)

@@ -5,42 +5,22 @@ Nothing in the archive depends on the clock, the machine or the order of a set: 
 
 import csv
 import io
-import json
 import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
-from safetensors.torch import save_file
-
-from core.datasets.named_templates import publish_template
-from core.jobs.evaluation import Evaluation
 from planner.setup import Method
 from worker.protocol import RunRequest
 from worker.training.answers import compared_answers
 from worker.training.loading import LoadedModel
 from worker.training.metrics import MetricsRow
-from worker.training.model_card import model_card
+from worker.training.portable import copy_tokenizer, save_adapter, written_json
 from worker.training.sampling import Answer, Prompt
-from worker.training.variants import published_config, published_factors
-from worker.training.whole_modules import published_modules
 
 METRICS_HEADER = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy", "learning_rate")
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
 
 
@@ -56,15 +36,13 @@ def export(
     loaded: LoadedModel,
     request: RunRequest,
     rows: Sequence[MetricsRow],
-    published: int,
     prompts: Sequence[Prompt],
     before: Sequence[Answer],
     after: Sequence[Answer],
-    evaluation: Evaluation | None,
 ) -> Exported:
-    """Write everything under `export/` of the run directory, replacing an unfinished one.
+    """Write everything but card and archive under `export/` of the run directory, replacing an unfinished one.
 
-    `published` is the step whose weights are in place. Raises OSError.
+    Raises OSError.
     """
     root = Path(request.run_directory) / "export"
     shutil.rmtree(root, ignore_errors=True)
@@ -74,27 +52,28 @@ def export(
     if is_full:
         _save_model(loaded, directory)
     else:
-        _save_adapter(loaded, request, directory)
-    base = Path(request.base_model_path)
-    for name in _TOKENIZER_FILES:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, directory / name)
-    if request.chat_template is not None:
-        publish_template(request.chat_template, directory)
+        save_adapter(loaded, request, directory)
+    copy_tokenizer(request, directory)
     metrics, samples, plan = directory / "metrics.csv", directory / "samples.json", directory / "plan.json"
     metrics.write_text(metrics_csv(rows), encoding="utf-8")
-    samples.write_text(_json(_samples(prompts, before, after)[: request.sample_count]), encoding="utf-8")
-    plan.write_text(_json(request.plan), encoding="utf-8")
-    (directory / "README.md").write_text(model_card(request, rows, published, evaluation), encoding="utf-8")
+    samples.write_text(written_json(_samples(prompts, before, after)[: request.sample_count]), encoding="utf-8")
+    plan.write_text(written_json(request.plan), encoding="utf-8")
     compared = directory / "exact_match.json"
     if request.exact_match is not None:
-        compared.write_text(_json(compared_answers(request.exact_match, prompts, before, after)), encoding="utf-8")
-    for file in directory.iterdir():
-        file.chmod(0o644)  # safetensors makes its files private
+        compared.write_text(
+            written_json(compared_answers(request.exact_match, prompts, before, after)), encoding="utf-8"
+        )
     archive = root / f"{directory.name}.zip"
-    _zip(directory, archive)
     files = {archive.name: archive, metrics.name: metrics, samples.name: samples, plan.name: plan}
     return Exported(directory, files if request.exact_match is None else {**files, compared.name: compared})
+
+
+def pack(exported: Exported, card: str) -> None:
+    """Add the model card, which says what the proof has found, and put everything into the archive. Raises OSError."""
+    (exported.directory / "README.md").write_text(card, encoding="utf-8")
+    for file in exported.directory.iterdir():
+        file.chmod(0o644)  # safetensors makes its files private
+    _zip(exported.directory, exported.directory.with_suffix(".zip"))
 
 
 def metrics_csv(rows: Sequence[MetricsRow]) -> str:
@@ -107,25 +86,6 @@ def metrics_csv(rows: Sequence[MetricsRow]) -> str:
         values = (*losses, row.learning_rate)
         writer.writerow([row.step, *("" if value is None else repr(value) for value in values)])
     return text.getvalue()
-
-
-def _save_adapter(loaded: LoadedModel, request: RunRequest, directory: Path) -> None:
-    assert isinstance(loaded.model, PeftModel)
-    setup = request.setup
-    weights = published_factors(loaded.model, get_peft_model_state_dict(loaded.model, save_embedding_layers=False))
-    weights = published_modules(loaded.model, weights, getattr(torch, setup.dtype))
-    tensors = {name: weights[name].detach().to("cpu").contiguous() for name in sorted(weights)}
-    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = published_config(cast(LoraConfig, loaded.model.peft_config["default"]), setup)
-    config.base_model_name_or_path = request.base_model
-    config.revision = request.base_model_revision
-    config.inference_mode = True
-    config.save_pretrained(str(directory))
-    path = directory / "adapter_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if settings.get("target_modules"):  # PEFT writes a set, in an order that changes by process
-        settings["target_modules"] = sorted(settings["target_modules"])
-    path.write_text(_json(settings), encoding="utf-8")
 
 
 def _save_model(loaded: LoadedModel, directory: Path) -> None:
@@ -144,10 +104,6 @@ def _samples(prompts: Sequence[Prompt], before: Sequence[Answer], after: Sequenc
         }
         for prompt, first, last in zip(prompts, before, after, strict=True)
     ]
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def _zip(directory: Path, target: Path) -> None:

@@ -75,10 +75,11 @@ def flash_problem(heads: int, kv_heads: int, head_dim: int, device: torch.device
     for window in (None, _WINDOW):
         try:
             ours = _attend([tensor.bfloat16() for tensor in exact], gradient.bfloat16(), segments, window)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError) as error:  # TypeError: a torch without one of its arguments
             if is_out_of_memory(error):
                 raise
-            return f"cannot run on this device ({str(error).splitlines()[0]})"
+            reason = str(error).strip().partition("\n")[0]
+            return f"cannot run on this device ({reason or type(error).__name__})"
         theirs = _attend([tensor.bfloat16().float() for tensor in exact], gradient, segments, window)
         for name, mine, wanted in zip(("output", "query", "key", "value"), ours, theirs, strict=True):
             difference = float((mine.float() - wanted).abs().max() / wanted.abs().max())

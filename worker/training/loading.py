@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from core.errors import InvalidModelError, TrainingError
 from planner.adapters import EMBEDDING, FACTORISED, HEAD
+from planner.precision import FLOAT16
 from planner.setup import VARLEN_FLASH, Loss, Method, TrainingSetup
 from worker.training.attention import SEGMENTED_ATTENTION, takes_segments
 from worker.training.experts import expert_parameters, nf4_config
@@ -103,6 +104,11 @@ def load_for_training(directory: Path, setup: TrainingSetup, seed: int, device: 
     """The base model with what is trained on it, drawn from `seed`. Raises InvalidModelError or TrainingError."""
     if setup.loss is not Loss.FUSED_LINEAR_CE:
         raise TrainingError(f"The loss must be fused_linear_ce, not {setup.loss}.", code="unsupported_setup")
+    if setup.dtype == FLOAT16 and (setup.method is Method.FULL or setup.adapter_dtype == FLOAT16):
+        raise TrainingError(
+            "In float16 only adapters in float32 can be trained: its weights lose small updates. Use lora or qlora.",
+            code="unsupported_setup",
+        )
     base = load_base(directory, setup, device, setup.unpacked_attention)
     torch.set_num_threads(threads_for(base))
     torch.manual_seed(seed)

@@ -11,7 +11,10 @@ import torch
 from core.datasets.encoding import load_encoder
 from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
+from core.jobs.verdict import Curves, Verdict, judge
+from planner.precision import FLOAT16
 from planner.schedule import is_evaluated_after
+from planner.setup import Method
 from worker.protocol import HeldOutReport, Phase, ResultReport, RunRequest
 from worker.training.answers import answer_length, answered_rows, evaluation_of
 from worker.training.batches import (
@@ -24,16 +27,24 @@ from worker.training.batches import (
     steps_per_epoch,
 )
 from worker.training.checkpoints import RunState
-from worker.training.compiling import compile_layers, outlast_compiler
+from worker.training.compiling import Compilation, compile_layers, outlast_compiler
 from worker.training.data import load_data
 from worker.training.evaluation import evaluate
-from worker.training.export import Exported, export
+from worker.training.export import Exported, export, pack
 from worker.training.flash import proved_attention
 from worker.training.forward import score
 from worker.training.loading import load_for_training
+from worker.training.loss_scale import LossScale, unscaled_norm
 from worker.training.memory import MemoryWatch, release
 from worker.training.metrics import MetricsRow
-from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm, set_learning_rate
+from worker.training.model_card import model_card
+from worker.training.optimizer import (
+    NoGradientError,
+    build_optimizer,
+    clip_gradients,
+    require_gradients,
+    set_learning_rate,
+)
 from worker.training.probing import probe
 from worker.training.reporting import Reporter
 from worker.training.resuming import find_checkpoint, fingerprint, publishable, restore, save
@@ -43,6 +54,7 @@ from worker.training.stopping import StopRequested, StopSignal
 from worker.training.verification import VerificationTask, Verifier, compare, fixed_examples
 
 MAX_SKIPPED_IN_A_ROW = 5
+MAX_STILL_IN_A_ROW = 2
 _CHECKPOINT_SHARE = 0.1  # of the job's training time: the longest between two checkpoints of a short job
 _CHECKPOINT_COST = 0.05  # of the training time: what checkpoints inside an epoch may take at most
 _VERIFIED_EXAMPLES = 8
@@ -63,7 +75,7 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
         reporter.enter(Phase.PROBING)
         with stop.interruptible():
             probe(current)
-        reporter.send(current.watch.report("probe"))
+        reporter.send(current.watch.report("probe", as_planned=current.setup == request.setup))
     if checkpoint is not None:  # after the probe, whose optimizer has a state of its own
         restore(current, checkpoint)
         del checkpoint
@@ -90,13 +102,13 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
         before = current.state.answers_before or ()
         rows = [row for row in current.state.rows if row.step <= published]
         evaluation = evaluation_of(request, rows, prompts, before, answers_after)
-        exported = export(
-            current.loaded, request, current.state.rows, published, prompts, before, answers_after, evaluation
-        )
+        exported = export(current.loaded, request, current.state.rows, prompts, before, answers_after)
     reporter.enter(Phase.VERIFYING)
     with stop.interruptible():
-        verify(current, exported, verifier)
-    reporter.send(current.watch.report("end"))
+        elsewhere = verify(current, exported, verifier)
+        if evaluation is not None:
+            evaluation = replace(evaluation, valid_loss_on_16bit_base=elsewhere)
+        pack(exported, model_card(request, current.state.rows, published, evaluation))
     return summarize(current, exported, published, train_seconds, evaluation)
 
 
@@ -128,7 +140,9 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
         loaded=loaded,
         optimizer=build_optimizer(loaded.parameters, request.setup, request.hyperparameters),
         steps_per_epoch=per_epoch,
-        state=RunState(fingerprint=fingerprint(request, data)),
+        state=RunState(fingerprint=fingerprint(request, data), loss_scale=LossScale.of(setup.dtype)),
+        setup=setup,
+        compilation=Compilation(is_on=setup.torch_compile),
     )
 
 
@@ -159,14 +173,7 @@ def optimizer_step(current: Run, step: Step) -> None:
     started = time.monotonic()
     request, loaded, number = current.request, current.loaded, current.state.step
     tokens, trained = step_tokens(current.data.training, step)
-    undo = partial(current.optimizer.zero_grad, set_to_none=True)
-    try:
-        loss, correct = outlast_compiler(partial(accumulate, current, step, trained), undo, current.reporter)
-    except StopRequested:
-        undo()
-        raise
-    norm = gradient_norm(loaded.parameters)
-    values = torch.stack([loss, correct, norm.float()]).tolist()  # the one point where the host waits for the device
+    values, norm = scaled_gradients(current, step, trained)
     rate = current.rate_of(number)
     is_finite = all(math.isfinite(value) for value in values)
     if is_finite:
@@ -183,6 +190,7 @@ def optimizer_step(current: Run, step: Step) -> None:
         step=number + 1,
         tokens=current.state.tokens + tokens,
         skipped_in_a_row=0 if is_finite else current.state.skipped_in_a_row + 1,
+        loss_scale=current.state.loss_scale.after_step() if is_finite else current.state.loss_scale,
         rows=(*current.state.rows, row),
     )
     seconds = time.monotonic() - started
@@ -190,24 +198,49 @@ def optimizer_step(current: Run, step: Step) -> None:
     current.step_seconds += seconds
     current.report_metrics(row, values[2] if is_finite else None, tokens / seconds)
     _refuse_divergence(current)
+    _refuse_standstill(current, loss=values[0], norm=values[2])
+
+
+def scaled_gradients(current: Run, step: Step, trained: int) -> tuple[list[float], torch.Tensor]:
+    """The gradients of a step, taken again at half the loss's scale as long as they overflow and it can be halved.
+
+    Returns the step's loss, how many predictions were right and the gradient's norm, which is also on the device.
+    """
+    undo = partial(current.optimizer.zero_grad, set_to_none=True)
+    while True:
+        try:
+            work = partial(accumulate, current, step, trained)
+            loss, correct = outlast_compiler(current.compilation, work, undo, current.reporter)
+        except StopRequested:
+            undo()
+            raise
+        norm = unscaled_norm(current.loaded.parameters, current.state.loss_scale)
+        # The one point where the host waits for the device.
+        values = torch.stack([loss, correct, norm.float()]).tolist()
+        if math.isfinite(values[2]) or not math.isfinite(values[0]) or not current.state.loss_scale.can_shrink:
+            return values, norm
+        undo()
+        current.state = replace(current.state, loss_scale=current.state.loss_scale.halved())
 
 
 def accumulate(current: Run, step: Step, trained: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradients of a step, summed over its micro-batches. Returns its loss and how many predictions were right.
 
-    Raises StopRequested behind a micro-batch.
+    Raises StopRequested behind a micro-batch, and NoGradientError.
     """
     loaded, seed = current.loaded, _step_seed(current.request.seed, current.state.step)
     torch.manual_seed(seed)  # dropout is a function of the step, not of what came before
+    scale = current.state.loss_scale.value
     loss = torch.zeros((), device=loaded.device)
     correct = torch.zeros((), device=loaded.device)
     for batch in micro_batches(current.data.training, step, current.request.setup, current.layout):
-        micro_loss, hits = score(loaded, batch.to(loaded.device), trained)
+        micro_loss, hits = score(loaded, batch.to(loaded.device), trained / scale)
         current.watch.check()
         micro_loss.backward()
-        loss += micro_loss.detach()
+        loss += micro_loss.detach() / scale
         correct += hits
         current.stop.check()
+    require_gradients(loaded.parameters)
     return loss, correct
 
 
@@ -221,7 +254,7 @@ def summarize(
     root = Path(current.request.run_directory)
     return ResultReport(
         files={name: str(path.relative_to(root)) for name, path in exported.files.items()},
-        trained_tokens=current.state.tokens,
+        processed_tokens=current.state.tokens,
         steps=current.state.step,
         published_step=published,
         train_seconds=train_seconds,
@@ -232,6 +265,20 @@ def summarize(
         initial_valid_loss=evaluated[0] if evaluated else None,
         final_valid_loss=evaluated[-1] if evaluated else None,
         evaluation=evaluation,
+        verdict=verdict_of(current, published),
+    )
+
+
+def verdict_of(current: Run, published: int) -> Verdict:
+    """What all losses of the run say, those behind the published step too."""
+    rows = current.state.rows
+    return judge(
+        Curves(
+            training=[row.train_loss for row in rows if row.train_loss is not None],
+            evaluations=[(row.step, row.valid_loss) for row in rows if row.valid_loss is not None],
+            held_out_rows=len(current.data.held_out),
+            published_step=published,
+        )
     )
 
 
@@ -257,10 +304,11 @@ def evaluate_if_due(current: Run) -> None:
         current.reporter.enter(Phase.TRAINING)
 
 
-def verify(current: Run, exported: Exported, verifier: Verifier) -> None:
+def verify(current: Run, exported: Exported, verifier: Verifier) -> float | None:
     """Reload the export elsewhere and compare its loss with the trained model's, which is gone after that.
 
-    Raises TrainingError.
+    Returns the loss over the held-out rows on the 16-bit base of an adapter that was trained on a 4-bit one; None for
+    others, and where that base does not fit. Raises TrainingError.
     """
     data = current.data.held_out if len(current.data.held_out) else current.data.training
     examples = fixed_examples(data, _VERIFIED_EXAMPLES, _VERIFIED_TOKENS)
@@ -274,10 +322,14 @@ def verify(current: Run, exported: Exported, verifier: Verifier) -> None:
         device=request.device,
         threads=torch.get_num_threads(),
         examples=tuple((example.input_ids, example.trained) for example in examples),
+        on_16bit_base=current.data.held_out.scored() if request.setup.method is Method.QLORA else (),
     )
     del current.loaded, current.optimizer  # the device may not hold the model twice
     release()
+    # Before the other process loads its copy: where the driver does not tell the two apart, all of it would be ours.
+    current.reporter.send(current.watch.report("end", as_planned=current.is_as_planned))
     compare(trained.loss, verifier.loss(task))
+    return verifier.loss_on_16bit_base() if task.on_16bit_base else None
 
 
 def _is_evaluation_step(current: Run) -> bool:
@@ -311,7 +363,23 @@ def _refuse_divergence(current: Run) -> None:
         raise _divergence(current, message)
 
 
+def _refuse_standstill(current: Run, *, loss: float, norm: float) -> None:
+    """A gradient of exactly zero is right where every token is predicted for sure, and a fault anywhere else."""
+    current.still_steps = current.still_steps + 1 if norm == 0 and loss != 0 else 0
+    if current.still_steps >= MAX_STILL_IN_A_ROW:
+        raise NoGradientError(
+            f"The gradient of all trained weights was exactly 0 in {current.still_steps} steps in a row, up to step "
+            f"{current.state.step}, at a loss of {loss:.4f}: nothing is learned. Please report this with the model and "
+            "the method."
+        )
+
+
 def _divergence(current: Run, message: str) -> TrainingError:
     rate = current.request.hyperparameters.learning_rate
     advice = f"Lower the learning rate (it was {rate:g}) or check the data."
+    if current.request.setup.dtype == FLOAT16:
+        advice += (
+            " The run computed in float16, whose numbers end at 65,504; a model that needs more trains on a GPU with "
+            "bfloat16 (compute capability 8.0 or more: RTX 30, A10, L4 and later)."
+        )
     return TrainingError(f"{message} {advice}", code="loss_diverged")

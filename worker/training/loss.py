@@ -15,9 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from planner.losses import chunk_rows
 
-# Differences of probabilities are at most 1: times this, float16 holds those down to 2^-39.
-_FLOAT16_MAGNIFICATION = 2.0**15
-
 
 @dataclass(frozen=True)
 class LogitTransform:
@@ -130,18 +127,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
             correct += hits
             if gradient is None:
                 continue
-            magnified = _FLOAT16_MAGNIFICATION if weight.dtype == torch.float16 else 1.0
-            narrow = (gradient if magnified == 1.0 else gradient.mul_(magnified)).to(weight.dtype)
+            if weight.dtype == torch.float16:  # has no room for what is only scaled later
+                gradient *= factor
+            narrow = gradient.to(weight.dtype)
             if bias_gradient is not None:
-                bias_gradient += (gradient.sum(dim=0) * (factor / magnified)).to(bias_gradient.dtype)
+                bias_gradient += gradient.sum(dim=0).to(bias_gradient.dtype)
             del gradient
-            # The products scale their sums in float32, which costs no pass over the logits.
             if hidden_gradient is not None:
-                place = hidden_gradient[start : start + rows]
-                torch.addmm(place, narrow, weight, beta=0, alpha=factor / magnified, out=place)
+                torch.mm(narrow, weight, out=hidden_gradient[start : start + rows])
             if weight_gradient is not None:
-                weight_gradient.addmm_(narrow.t(), piece, alpha=factor / magnified)
+                weight_gradient.addmm_(narrow.t(), piece)
             del narrow
+        if weight.dtype != torch.float16:  # once over the results instead of over every logit
+            for result in (hidden_gradient, weight_gradient, bias_gradient):
+                if result is not None:
+                    result *= factor
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
         ctx.mark_non_differentiable(correct)
         return loss * scale, correct

@@ -1,17 +1,20 @@
 """What the process holds, what it may hold, and how running out of it looks on each device."""
 
 import ctypes
+import errno
 import gc
 import os
+import re
 import resource
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 
-from planner.devices import process_bytes
 from worker.protocol import MemoryReport
+from worker.training.device_use import DeviceUse
 
 # glibc's malloc.h. Large freed blocks go back to the kernel by default, and every training step faults the same pages
 # in again: up to 1.5x on a CPU. 2**30 keeps them.
@@ -22,18 +25,33 @@ _KEEP_BYTES = 2**30
 MEASURED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")  # whose versions move memory
 
 _PAGE_BYTES = resource.getpagesize()
-_CPU_ALLOCATOR_MESSAGES = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+
+# The types in which running out of memory arrives, beside others that mean something else.
+MEMORY_ERRORS = (MemoryError, RuntimeError, OSError, SafetensorError, torch.cuda.DeferredCudaCallError)
+_OUT_OF_MEMORY = re.compile(
+    r"\bout of memory\b(?! (?:bounds|range))"  # CUDA's runtime and driver, NCCL's "Cuda failure 2 'out of memory'"
+    r"|_ALLOC(?:ATION)?_FAILED\b"  # cuBLAS, cuSOLVER, cuSPARSE and cuDNN
+    r"|CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate"  # its word where no room is left for a handle
+    r"|Failed to CUDA (?:host )?[cm]alloc"  # NCCL's own
+    r"|can't allocate memory|not enough memory: you tried|Cannot allocate memory|std::bad_alloc"  # the host's
+)
 
 
 class MemoryLimitError(MemoryError):
     """Raised when the resident set has grown beyond the limit of this run."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out: CUDA's, Python's, or the CPU allocator's RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_ALLOCATOR_MESSAGES)
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception, or what it was raised from, means that a GPU's or the machine's memory ran out."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        if isinstance(error, MEMORY_ERRORS) and _OUT_OF_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def keep_freed_pages() -> None:
@@ -70,7 +88,9 @@ class MemoryWatch:
         self._device = device
         self._limit_bytes = limit_bytes
         self._probed_bytes: int | None = None
+        self._use: DeviceUse | None = None
         if device.type == "cuda":
+            self._use = DeviceUse(device)
             # 256 KiB steps instead of whole segments: batches of changing length do not fragment the heap.
             os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
             torch.cuda.set_device(device)
@@ -99,36 +119,33 @@ class MemoryWatch:
             return torch.cuda.memory_allocated(self._device)
         return resident_bytes()
 
-    def report(self, when: Literal["probe", "end"]) -> MemoryReport:
-        """The peaks so far. On a CPU there is no allocator to ask: all three are the peak resident set."""
+    def report(self, when: Literal["probe", "end"], *, as_planned: bool = True) -> MemoryReport:
+        """The peaks so far. On a CPU there is no allocator to ask: all three are the peak resident set.
+
+        `as_planned`: whether the run is what was planned, so that the figures say something of the plan.
+        """
         versions = {package: version(package) for package in MEASURED_PACKAGES}
-        if self._device.type == "cuda":
-            peak_reserved_bytes = torch.cuda.max_memory_reserved(self._device)
-            # The driver says what is held now; the allocator, how much more it has held.
-            besides_bytes = self._driver_bytes() - torch.cuda.memory_reserved(self._device)
-            return MemoryReport(
-                when=when,
-                peak_allocated_bytes=torch.cuda.max_memory_allocated(self._device),
-                peak_reserved_bytes=peak_reserved_bytes,
-                device_bytes=besides_bytes + peak_reserved_bytes,
-                versions=versions,
-            )
+        if self._use is not None:
+            return self._report_of_gpu(self._use, when, versions, as_planned=as_planned)
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if when == "probe":
             self._probed_bytes = peak_bytes
+        return MemoryReport(when, peak_bytes, peak_bytes, peak_bytes, versions, as_planned=as_planned)
+
+    def _report_of_gpu(
+        self, use: DeviceUse, when: Literal["probe", "end"], versions: dict[str, str], *, as_planned: bool
+    ) -> MemoryReport:
+        """The driver says what is held now; the allocator, how much more it has held. Where the driver cannot tell
+        what is ours, what the allocator had is the least that it can have been."""
+        peak_reserved_bytes = torch.cuda.max_memory_reserved(self._device)
+        own_bytes = use.own_bytes()
+        besides_bytes = -1 if own_bytes is None else own_bytes - torch.cuda.memory_reserved(self._device)
         return MemoryReport(
             when=when,
-            peak_allocated_bytes=peak_bytes,
-            peak_reserved_bytes=peak_bytes,
-            device_bytes=peak_bytes,
+            peak_allocated_bytes=torch.cuda.max_memory_allocated(self._device),
+            peak_reserved_bytes=peak_reserved_bytes,
+            device_bytes=max(0, besides_bytes) + peak_reserved_bytes,
             versions=versions,
+            is_attributed=besides_bytes >= 0,
+            as_planned=as_planned,
         )
-
-    def _driver_bytes(self) -> int:
-        """What this process holds on the GPU: NVML's word, or in a container that hides processes all that is used."""
-        uuid = f"GPU-{torch.cuda.get_device_properties(self._device).uuid}"
-        own_bytes = process_bytes(uuid, os.getpid())
-        if own_bytes is not None:
-            return own_bytes
-        free_bytes, total_bytes = torch.cuda.mem_get_info(self._device)
-        return total_bytes - free_bytes

@@ -21,6 +21,29 @@ def model_card(request: RunRequest, rows: Sequence[MetricsRow], published: int, 
     return "\n\n".join(parts) + "\n"
 
 
+def checkpoint_card(request: RunRequest, row: MetricsRow, total_steps: int) -> str:
+    """The README.md of a checkpoint: which step it is, how to load it, and how to go on from it."""
+    is_adapter = request.setup.method is not Method.FULL
+    loss = f" Its loss on the held-out rows was {row.valid_loss:.4f}." if row.valid_loss is not None else ""
+    rate = f" The rate of its step was {row.learning_rate:g}." if row.learning_rate is not None else ""
+    again = (
+        'model = PeftModel.from_pretrained(base, "path/to/this/directory", is_trainable=True)'
+        if is_adapter
+        else 'model = AutoModelForCausalLM.from_pretrained("path/to/this/directory", dtype="bfloat16")'
+    )
+    parts = [
+        _metadata(request, is_adapter),
+        f"# {request.suffix or request.job_id}, step {row.step:,} of {total_steps:,}",
+        f"{_introduction(request)}{loss}",
+        _usage(request, is_adapter),
+        f"## Go on training\n\n```python\n{again}\n```",
+        f"A paused or interrupted job goes on from its newest checkpoint by itself.{rate} `optimizer.pt` holds the "
+        f"states of {request.setup.optimizer} in the order of the trained parameters (`torch.load`), `state.json` "
+        "every step's numbers so far, and `manifest.json` the SHA-256 of each file.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def _metadata(request: RunRequest, is_adapter: bool) -> str:
     tags = ["tunewright", str(request.setup.method)] + (["lora"] if is_adapter else [])
     lines = ["---", f"base_model: {request.base_model}", f"library_name: {'peft' if is_adapter else 'transformers'}"]
@@ -77,8 +100,13 @@ def _results(rows: Sequence[MetricsRow], evaluation: Evaluation | None) -> str:
         return ""
     lines = ["| held-out examples | before | after |", "|---|---|---|"]
     first, last = evaluated[0], evaluated[-1]
-    lines.append(f"| loss | {first.valid_loss:.4f} | {last.valid_loss:.4f} |")
+    where = ", on the 4-bit base" if evaluation is not None and evaluation.is_on_4bit_base else ""
+    lines.append(f"| loss{where} | {first.valid_loss:.4f} | {last.valid_loss:.4f} |")
     lines.append(f"| token accuracy | {first.valid_mean_token_accuracy:.1%} | {last.valid_mean_token_accuracy:.1%} |")
+    if evaluation is not None and evaluation.is_on_4bit_base:
+        elsewhere = evaluation.valid_loss_on_16bit_base
+        measured = "not measured: it does not fit there" if elsewhere is None else f"{elsewhere:.4f}"
+        lines.append(f"| loss, on the 16-bit base | | {measured} |")
     for name, before, after in _shares(evaluation):
         lines.append(f"| {name} | {before:.1%} | {after:.1%} |")
     lines.append("\n`samples.json` holds answers to the same held-out prompts before and after.")
@@ -97,11 +125,28 @@ def _shares(evaluation: Evaluation | None) -> list[tuple[str, float, float]]:
 
 
 def _usage(request: RunRequest, is_adapter: bool) -> str:
-    if is_adapter:
+    if request.setup.method is Method.QLORA:
+        code = f"""import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+# The base that the adapter was trained and measured on. Without quantization_config it is another: see the losses.
+quantization = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.{request.setup.dtype},
+)
+base = AutoModelForCausalLM.from_pretrained(
+    "{request.base_model}", dtype="{request.setup.dtype}", quantization_config=quantization
+)
+model = PeftModel.from_pretrained(base, "path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")"""
+    elif is_adapter:
         code = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained("{request.base_model}", dtype="bfloat16")
+base = AutoModelForCausalLM.from_pretrained("{request.base_model}", dtype="{request.setup.dtype}")
 model = PeftModel.from_pretrained(base, "path/to/this/directory")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")"""
     else:

@@ -1,15 +1,19 @@
 """AdamW in the variants that a plan can choose, and clipping."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW, PagedAdamW8bit, PagedAdamW32bit
+from bitsandbytes.optim.optimizer import Optimizer8bit
 
 from core.errors import TrainingError
 from planner.setup import Hyperparameters, TrainingSetup
 
 NamedParameters = Sequence[tuple[str, torch.nn.Parameter]]
+
+_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")  # kept apart from the others: no token need have been sent to it
 
 # transformers' names (`TrainingArguments.optim`), as plans use them.
 _TORCH: dict[str, dict[str, Any]] = {"adamw_torch": {"foreach": True}, "adamw_torch_fused": {"fused": True}}
@@ -20,6 +24,13 @@ _BITSANDBYTES = {
     "paged_adamw_32bit": PagedAdamW32bit,
     "paged_adamw_8bit": PagedAdamW8bit,
 }
+_PAGED_STATES = ("state1", "state2")  # of bitsandbytes' optimizers; the small rest stays on the GPU
+
+
+class NoGradientError(TrainingError):
+    """Raised when something that is to be trained gets no gradient."""
+
+    code = "no_gradient"
 
 
 def build_optimizer(
@@ -50,6 +61,46 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Use `rate` from the next step on."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Put a saved state in place, on the parameters' device or, of a paged optimizer, in memory that the driver pages
+    out when the GPU is full. bitsandbytes on its own would leave a loaded state on the GPU for good."""
+    if not isinstance(optimizer, Optimizer8bit):
+        optimizer.load_state_dict(state)
+        return
+    optimizer.load_state_dict(state, move_to_device=False)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and name in optimizer.non_castable_tensor_keys:
+                values[name] = _placed(optimizer, parameter, name, value)
+
+
+def _placed(optimizer: Optimizer8bit, parameter: torch.Tensor, name: str, value: torch.Tensor) -> torch.Tensor:
+    if name in _PAGED_STATES and optimizer.is_paged:
+        buffer: torch.Tensor = optimizer.get_state_buffer(parameter, dtype=value.dtype)
+        return buffer.copy_(value)
+    return value.to(parameter.device)
+
+
+def require_gradients(parameters: NamedParameters) -> None:
+    """Raises NoGradientError where a trained tensor got none from a whole step."""
+    lost = [name for name, parameter in parameters if parameter.grad is None and not _ONE_EXPERT.search(name)]
+    if lost:
+        raise NoGradientError(
+            f"{len(lost)} of {len(parameters)} trained tensors got no gradient, {lost[0]} among them: the job would "
+            "learn nothing there. Please report this with the model and the method; leaving them out of "
+            "lora_target_modules trains the rest."
+        )
+
+
+def learning(parameters: NamedParameters) -> frozenset[str]:
+    """The names of the trained tensors whose gradient is anything but zeros."""
+    reached = [(name, parameter.grad) for name, parameter in parameters if parameter.grad is not None]
+    if not reached:
+        return frozenset()
+    is_any = torch.stack([gradient.any() for _, gradient in reached]).tolist()
+    return frozenset(name for (name, _), is_one in zip(reached, is_any, strict=True) if is_one)
 
 
 def gradient_norm(parameters: NamedParameters) -> torch.Tensor:

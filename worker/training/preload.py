@@ -12,6 +12,7 @@ import importlib
 import logging
 
 from core.limited.lifetime import end_with_parent
+from worker.training.unforked_cuda import cuda_untouched
 
 end_with_parent()  # a worker that is killed now should not leave its imports behind
 
@@ -35,9 +36,10 @@ FAMILIES = (
     "smollm3",
 )
 
-importlib.import_module("worker.training.child")  # the loop with torch, PEFT and bitsandbytes
-for _family in FAMILIES:
-    importlib.import_module(f"transformers.models.{_family}.configuration_{_family}")
-    importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")
+with cuda_untouched():
+    importlib.import_module("worker.training.child")  # the loop with torch, PEFT and bitsandbytes
+    for _family in FAMILIES:
+        importlib.import_module(f"transformers.models.{_family}.configuration_{_family}")
+        importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")
 gc.collect()
 gc.freeze()

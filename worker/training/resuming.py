@@ -4,9 +4,11 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, replace
+from functools import partial
 
 import torch
 
+from planner.setup import CheckpointSelection, Method
 from worker.protocol import CheckpointReport, RunRequest
 from worker.training.checkpoints import (
     Checkpoint,
@@ -16,7 +18,9 @@ from worker.training.checkpoints import (
     write_checkpoint,
 )
 from worker.training.data import RunData
-from worker.training.metrics import MetricsRow, best_evaluation
+from worker.training.metrics import best_evaluation
+from worker.training.optimizer import load_optimizer
+from worker.training.portable import write_portable
 from worker.training.run import Run
 
 
@@ -35,23 +39,24 @@ def find_checkpoint(current: Run) -> Checkpoint | None:
 def restore(current: Run, checkpoint: Checkpoint) -> None:
     """Put the weights and the optimizer's state of a checkpoint in place."""
     _put_weights(current, checkpoint)
-    current.optimizer.load_state_dict(checkpoint.optimizer())
+    load_optimizer(current.optimizer, checkpoint.optimizer())
 
 
 def publishable(current: Run) -> int:
-    """The step whose model is published, its weights in place: the last one, or the best where training may stop early.
+    """The step whose model is published, its weights in place: that of the best evaluation, or the last as asked for.
 
     The last one too where the checkpoint of the best is gone, which is said.
     """
-    last, patience = current.state.step, current.request.hyperparameters.early_stopping_patience
-    best = best_evaluation(current.state.rows)
-    if patience is None or best is None or best.step == last:
+    last, best = current.state.step, best_evaluation(current.state.rows)
+    if best is None or best.step == last:
         return last
     if last < current.total_steps:
         current.reporter.say(
             f"Training stopped after {last} of {current.total_steps} steps: the validation loss has not fallen below "
             f"{best.valid_loss:.4f} since step {best.step}."
         )
+    if current.request.hyperparameters.checkpoint_selection is CheckpointSelection.LAST:
+        return last
     checkpoint = checkpoint_of(current.checkpoints, best.step, current.state.fingerprint)
     if checkpoint is None:
         current.reporter.warn(
@@ -80,7 +85,14 @@ def save(current: Run) -> None:
         return
     started = time.monotonic()
     try:
-        path = write_checkpoint(current.checkpoints, current.state, _kept(current), current.optimizer.state_dict())
+        path = write_checkpoint(
+            current.checkpoints,
+            current.state,
+            _kept(current),
+            current.optimizer.state_dict(),
+            is_model=current.request.setup.method is Method.FULL,
+            accompany=partial(write_portable, current),
+        )
     except CheckpointError as error:
         _warn_of_refusal(current, error)
         return
@@ -88,14 +100,13 @@ def save(current: Run) -> None:
     current.saving = current.saving.and_one_more(time.monotonic() - started)
     current.watch.check()
     last = current.state.rows[-1]
-    evaluated = next((row for row in reversed(current.state.rows) if row.valid_loss is not None), MetricsRow(0))
     current.reporter.send(
         CheckpointReport(
             step=current.state.step,
             path=str(path),
             train_loss=last.train_loss,
-            valid_loss=evaluated.valid_loss,
-            valid_mean_token_accuracy=evaluated.valid_mean_token_accuracy,
+            valid_loss=last.valid_loss,
+            valid_mean_token_accuracy=last.valid_mean_token_accuracy,
         )
     )
 

@@ -7,9 +7,11 @@ import torch
 
 from core.datasets.encoding import Encoder
 from planner.schedule import learning_rate
+from planner.setup import TrainingSetup
 from worker.protocol import MetricsReport, RunRequest
 from worker.training.batches import Layout
 from worker.training.checkpoints import RunState
+from worker.training.compiling import Compilation
 from worker.training.data import RunData
 from worker.training.loading import LoadedModel
 from worker.training.memory import MemoryWatch
@@ -47,10 +49,13 @@ class Run:
     optimizer: torch.optim.Optimizer
     steps_per_epoch: int
     state: RunState
+    setup: TrainingSetup  # in force: as requested, but for what this device cannot do
+    compilation: Compilation
     saved_step: int = -1  # of the newest checkpoint
     saving: Saving = Saving()
     steps_taken: int = 0  # by this attempt
     step_seconds: float = 0.0  # that they took
+    still_steps: int = 0  # in a row, up to the last one, whose gradient was exactly zero
 
     @property
     def total_steps(self) -> int:
@@ -64,6 +69,11 @@ class Run:
         if patience is not None and has_stopped_improving(self.state.rows, patience):
             return True
         return self.state.step == self.total_steps
+
+    @property
+    def is_as_planned(self) -> bool:
+        """Whether this attempt has trained, and as it was requested: with the planned attention, layer by layer."""
+        return self.steps_taken > 0 and self.setup == self.request.setup
 
     @property
     def expected_train_seconds(self) -> float:
@@ -93,7 +103,7 @@ class Run:
                 grad_norm=grad_norm,
                 tokens_per_second=tokens_per_second,
                 memory_bytes=self.watch.current_bytes(),
-                trained_tokens=self.state.tokens,
+                processed_tokens=self.state.tokens,
                 epoch=row.step / self.steps_per_epoch,
                 valid_loss=row.valid_loss,
                 valid_mean_token_accuracy=row.valid_mean_token_accuracy,

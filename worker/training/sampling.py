@@ -10,7 +10,7 @@ from core.datasets.encoding import Encoder
 from core.datasets.examples import Example
 from core.errors import InvalidRequestError
 from worker.training.loading import LoadedModel, plain_attention
-from worker.training.memory import is_out_of_memory, release
+from worker.training.memory import MEMORY_ERRORS, is_out_of_memory, release
 from worker.training.stopping import StopSignal
 
 MAX_NEW_TOKENS = 96
@@ -90,7 +90,7 @@ def _answer_shrinking(
 ) -> tuple[Answer, ...]:
     try:
         return _answer_batch(loaded, prompts, encoder, stop, max_new_tokens)
-    except (RuntimeError, MemoryError) as error:
+    except MEMORY_ERRORS as error:
         if not is_out_of_memory(error) or len(prompts) == 1:
             raise
     release()

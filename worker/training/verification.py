@@ -8,7 +8,8 @@ entropy, one example at a time), so it also checks the trainer's own attention, 
 import os
 import signal
 import traceback
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,15 +23,20 @@ from transformers import AutoModelForCausalLM
 
 from core.datasets.examples import EncodedExample
 from core.errors import TrainingError
+from planner.devices import read_cpu
 from planner.setup import Method, TrainingSetup
 from worker.training.batches import TokenizedSet
 from worker.training.loading import attach_adapter, load_base
+from worker.training.memory import is_out_of_memory, release
 from worker.training.whole_modules import train_in_base_dtype
 
 # Two right ways to the same loss differ by the rounding of bfloat16 activations: measured below 0.5% over families,
 # methods and devices. A forgotten adapter, a wrong scale or a wrong template is off by far more.
 RELATIVE_TOLERANCE = 0.02
 ABSOLUTE_TOLERANCE = 0.01  # nats
+
+
+Scored = tuple[tuple[int, ...], tuple[bool, ...]]  # token ids, and which of them are scored
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class VerificationTask:
     setup: TrainingSetup
     device: str
     threads: int
-    examples: tuple[tuple[tuple[int, ...], tuple[bool, ...]], ...]
+    examples: tuple[Scored, ...]
+    on_16bit_base: tuple[Scored, ...] = ()  # to score on the base in 16 bits too, where that fits
 
 
 class Verifier:
@@ -70,6 +77,14 @@ class Verifier:
             raise TrainingError(f"The export could not be loaded: {answer}", code="export_verification_failed")
         return answer
 
+    def loss_on_16bit_base(self) -> float | None:
+        """Mean loss on the 16-bit base, after `loss`; None where that did not fit."""
+        try:
+            answer: float | None = self._connection.recv()
+        except EOFError:  # ended for want of memory: the proof stands
+            return None
+        return answer
+
     def close(self) -> None:
         """End the process and wait for it."""
         self._connection.close()
@@ -94,6 +109,8 @@ def _serve(connection: Connection) -> None:
         task: VerificationTask = connection.recv()
         try:
             connection.send(reloaded_loss(task))
+            if task.on_16bit_base:
+                connection.send(loss_on_16bit_base(task))
         except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
             traceback.print_exc()
             connection.send(f"{type(error).__name__}: {error}")
@@ -107,10 +124,36 @@ def reloaded_loss(task: VerificationTask) -> float:
     """Load the export as a user would and score the examples, summed over tokens and divided by their number."""
     torch.set_num_threads(task.threads)
     device = torch.device(task.device)
-    model = _load(task, device).eval()
+    return _mean_loss(_load(task, device).eval(), task.examples, device)
+
+
+def loss_on_16bit_base(task: VerificationTask) -> float | None:
+    """The same of an adapter that was trained on a 4-bit base, on the base as its users mostly load it."""
+    release()
+    device = torch.device(task.device)
+    if not _fits(Path(task.base_directory), device):
+        return None
+    setup = replace(task.setup, method=Method.LORA, quantization=None)
+    try:
+        model = _load(replace(task, setup=setup), device).eval()
+        return _mean_loss(model, task.on_16bit_base, device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _fits(directory: Path, device: torch.device) -> bool:
+    """Whether the weights fit with a fifth of their size for what runs them."""
+    size = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else read_cpu().free_bytes
+    return 1.2 * size <= free
+
+
+def _mean_loss(model: nn.Module, examples: Sequence[Scored], device: torch.device) -> float:
     total, scored = 0.0, 0
     with torch.inference_mode():
-        for token_ids, trained in task.examples:
+        for token_ids, trained in examples:
             ids = torch.tensor([token_ids], device=device)
             chosen = torch.tensor(trained[1:], device=device)
             logits = model(input_ids=ids, use_cache=False).logits[0, :-1][chosen].float()  # [scored, vocabulary]

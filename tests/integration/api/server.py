@@ -23,6 +23,7 @@ from core.errors import TrainingError
 from core.fleet import service as fleet
 from core.ids import new_id
 from core.jobs import lease, progress
+from core.jobs.evaluation import HeldOut
 from core.jobs.lease import Lease
 from core.ledger import service as ledger
 from core.ledger.models import LedgerTransaction
@@ -121,20 +122,26 @@ class Service:
             lambda session: progress.record_metrics(session, held, [progress.Metrics(data, 64 * step)], 30.0)
         )
 
-    def write_checkpoint(self, held: Lease, step: int) -> None:
+    def write_checkpoint(self, held: Lease, step: int, valid_loss: float | None = None) -> None:
         """Act as the worker that stored a checkpoint."""
         stored = self.runtime.store.put(f"jobs/{held.job_id}/{step}", [b"checkpoint"])
-        self.runtime.database.run(
+        pruned = self.runtime.database.run(
             lambda session: progress.record_checkpoint(
                 session,
                 held,
                 step,
                 stored,
                 train_loss=1.0 / step,
-                valid_loss=None,
+                valid_loss=valid_loss,
                 valid_mean_token_accuracy=None,
             )
         )
+        for key in pruned:
+            self.runtime.store.delete(key)
+
+    def write_held_out(self, held: Lease, held_out: HeldOut) -> None:
+        """Act as the worker that has read the rows."""
+        self.runtime.database.run(lambda session: progress.record_held_out(session, held, held_out))
 
     def fail(self, held: Lease, message: str) -> None:
         """Act as the worker whose run cannot go on."""
@@ -149,7 +156,7 @@ class Service:
             progress.PublishedFile(name, store.put(f"jobs/{held.job_id}/{name}", [content]))
             for name, content in contents.items()
         ]
-        outcome = progress.Outcome(published, trained_tokens=256, message="All good")
+        outcome = progress.Outcome(published, processed_tokens=256, message="All good")
         self.runtime.database.run(lambda session: progress.succeed(session, held, outcome))
 
 

@@ -5,6 +5,8 @@ from typing import Any
 import openai
 import pytest
 
+from core.jobs.evaluation import HeldOut
+from core.jobs.retention import expire_checkpoints
 from tests.integration.api.server import Service, Tenant
 
 
@@ -231,7 +233,7 @@ def test_finished_job_shows_its_model_files_and_price(
     service.finish(held)
 
     job = jobs.retrieve(job_id)
-    assert (job.status, job.trained_tokens) == ("succeeded", 256)
+    assert (job.status, job.processed_tokens) == ("succeeded", 256)
     assert job.fine_tuned_model is not None
     assert job.fine_tuned_model.startswith("ft:tiny:")
     assert job.finished_at is not None
@@ -268,6 +270,72 @@ def test_finished_job_shows_its_model_files_and_price(
         models.retrieve(job.fine_tuned_model)
     with pytest.raises(openai.PermissionDeniedError):
         models.delete("tiny")
+
+
+def test_a_checkpoint_is_published_and_kept_until_its_model_is_deleted(
+    service: Service, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    job_id = rich.client.fine_tuning.jobs.create(model="tiny", training_file=rich.upload(rows), suffix="kept").id
+    path = f"/v1/fine_tuning/jobs/{job_id}/checkpoints"
+
+    def kept() -> dict[int, tuple[float | None, bool]]:
+        """The stored checkpoints: their own losses, and whether they are models."""
+        found = rich.http.get(path).json()["data"]
+        return {one["step_number"]: (one["metrics"]["valid_loss"], one["published"]) for one in found if one["bytes"]}
+
+    held = service.claim(job_id)
+    service.write_checkpoint(held, 1, valid_loss=2.0)
+    first = rich.http.get(path).json()["data"][0]
+    published = rich.http.post(f"{path}/{first['id']}/publish")
+    assert published.json()["id"] == first["fine_tuned_model_checkpoint"]
+    assert rich.http.post(f"{path}/{first['id']}/publish").json() == published.json(), "twice is once"
+    for step, valid_loss in ((2, 1.0), (3, None), (4, 1.5), (5, None)):
+        service.write_checkpoint(held, step, valid_loss)
+    assert kept() == {1: (2.0, True), 2: (1.0, False), 4: (1.5, False), 5: (None, False)}
+
+    service.finish(held)
+    job = rich.client.fine_tuning.jobs.retrieve(job_id)
+    models = [model.id for model in rich.client.models.list()]
+    assert {job.fine_tuned_model, f"{job.fine_tuned_model}:ckpt-step-1"} <= set(models)
+    expired = service.settings.model_copy(update={"checkpoint_retention_seconds": -1})
+    keys = service.runtime.database.run(lambda session: expire_checkpoints(session, expired))
+    assert kept() == {1: (2.0, True)}
+    assert not [key for key in keys if key.endswith("/1")]
+    assert rich.http.get(f"{path}/{first['id']}/content").content == b"checkpoint"
+
+    assert rich.client.models.delete(f"{job.fine_tuned_model}:ckpt-step-1").deleted
+    service.runtime.database.run(lambda session: expire_checkpoints(session, expired))
+    assert kept() == {}
+    gone = rich.http.post(f"{path}/{first['id']}/publish")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "checkpoint_not_found")
+
+
+def test_a_failed_job_that_cost_nothing_publishes_nothing(
+    service: Service, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    job_id = rich.client.fine_tuning.jobs.create(model="tiny", training_file=rich.upload(rows)).id
+    held = service.claim(job_id)
+    service.write_checkpoint(held, 1)
+    service.fail(held, "The loss is not a number at step 3.")
+    path = f"/v1/fine_tuning/jobs/{job_id}/checkpoints"
+    checkpoint = rich.http.get(path).json()["data"][0]["id"]
+    refused = rich.http.post(f"{path}/{checkpoint}/publish")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "invalid_job_state")
+
+
+def test_a_job_says_what_it_is_measured_on(service: Service, rich: Tenant, rows: list[dict[str, Any]]) -> None:
+    job = rich.client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=rich.upload(rows),
+        extra_body={"validation_split": 3, "checkpoint_selection": "last"},
+    )
+    assert job.model_extra is not None
+    assert (job.model_extra["held_out"], job.model_extra["checkpoint_selection"]) == (None, "last")
+    plan = rich.http.get(f"/v1/plans/{job.model_extra['plan']}").json()
+    assert plan["data"]["held_out_examples"] == 3
+    service.write_held_out(service.claim(job.id), HeldOut(3, 41, "a1b2"))
+    shown = rich.http.get(f"/v1/fine_tuning/jobs/{job.id}").json()["held_out"]
+    assert shown == {"rows": 3, "scored_tokens": 41, "sha256": "a1b2", "too_few": True}
 
 
 def test_failed_job_shows_its_error_and_costs_nothing(

@@ -60,6 +60,7 @@ def finished_job(
     status: JobStatus = JobStatus.SUCCEEDED,
     stepped_down: bool = False,
     seconds_ratio: float | None = None,
+    **measured_as: bool,
 ) -> tuple[Plan, Job]:
     """A job that took `ratio` of what was predicted, uncorrected."""
     organization_id, user_id = owner
@@ -77,7 +78,7 @@ def finished_job(
         step_seconds=None if seconds_ratio is None else ran.speed.unpaced_step_seconds * seconds_ratio,
         memory_measured={
             "when": "end", "peak_allocated_bytes": 1, "peak_reserved_bytes": 1, "device_bytes": measured,
-            "versions": versions or VERSIONS,
+            "versions": versions or VERSIONS, **measured_as,
         },
     )  # fmt: skip
     return row, job
@@ -145,6 +146,8 @@ def test_only_runs_that_are_alike_teach(database: Database, settings: Settings, 
         + [finished_job(owner, stepped, 1.5, stepped_down=True) for _ in range(30)]
         + [finished_job(owner, compiled, 1.5) for _ in range(30)]
         + [finished_job(owner, elsewhere, 1.5) for _ in range(30)]
+        + [finished_job(owner, ran, 1.5, is_attributed=False, as_planned=True) for _ in range(30)]
+        + [finished_job(owner, ran, 1.5, is_attributed=True, as_planned=False) for _ in range(30)]
         + [finished_job(owner, planned(method=Method.QLORA), 0.8) for _ in range(30)],
     )
     taught = learned(database, settings)

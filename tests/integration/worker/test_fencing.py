@@ -23,7 +23,7 @@ from worker.protocol import ResultReport
 STEP = 4
 RESULT = ResultReport(
     files={"adapter.zip": "adapter.zip", "metrics.csv": "metrics.csv"},
-    trained_tokens=10,
+    processed_tokens=10,
     steps=STEP,
     published_step=STEP,
     train_seconds=1.0,

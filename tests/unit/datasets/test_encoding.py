@@ -199,7 +199,8 @@ TOOLS_TEMPLATE = (
     "{% if tools %}{{ '<|im_start|>system\\n' + (tools | tojson) + '<|im_end|>\\n' }}{% endif %}"
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
     "{% if m.content is defined %}{{ m.content }}{% endif %}"
-    "{% for c in m.tool_calls or [] %}{{ '<call>' + (c.function.arguments | tojson) + '</call>' }}{% endfor %}"
+    "{% for c in m.tool_calls or [] %}"
+    "{{ '<call>' + c.function.name + (c.function.arguments | tojson) + '</call>' }}{% endfor %}"
     "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
@@ -216,7 +217,7 @@ def test_tool_calls_are_trained(model_directory: MakeDirectory) -> None:
     ]
     encoder = load_encoder(directory)
     encoded = encoder.encode(example(messages, tools=tools))
-    assert trained_runs(encoder, encoded) == ['<call>{"parcel": "é"}</call><|im_end|>', "At sea.<|im_end|>"]
+    assert trained_runs(encoder, encoded) == ['<call>track{"parcel": "é"}</call><|im_end|>', "At sea.<|im_end|>"]
     parsed = [dict(m) for m in messages]
     parsed[1]["tool_calls"] = [{**call, "function": {"name": "track", "arguments": {"parcel": "é"}}}]
     assert list(encoded.input_ids) == reference_ids(directory, parsed, tools=tools)

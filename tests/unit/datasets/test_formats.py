@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from core.datasets.detection import detect_format
 from core.datasets.examples import DataFormat, DataKind, Message
-from core.datasets.formats import RowError, detect_format, to_example
+from core.datasets.formats import RowError, to_example
 from core.errors import InvalidDatasetError
 
 CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
@@ -43,13 +44,6 @@ MESSAGES = DataFormat("messages", DataKind.CHAT, {"messages": "messages"})
             {"question": "Question", "answer": "Answer"},
         ),
         ({"text": "a", "source_url": "b"}, "text", DataKind.TEXT, {"text": "text"}),
-        ({"satz": "a", "n": 3}, "text", DataKind.TEXT, {"text": "satz"}),
-        (
-            {"frage": "a", "antwort": "b", "n": 1},
-            "prompt_completion",
-            DataKind.COMPLETION,
-            {"prompt": "frage", "completion": "antwort"},
-        ),
     ],
 )
 def test_formats_are_detected(row: dict[str, Any], shape: str, kind: DataKind, columns: dict[str, str]) -> None:

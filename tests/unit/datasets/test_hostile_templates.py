@@ -119,3 +119,29 @@ def test_rows_with_tools_take_the_template_for_them(model_directory: MakeDirecto
     with_tools = Example(1, plain.messages, tools=({"name": "track"},))
     assert "".join(text for text, _ in encoder.segments(plain)).startswith("<|im_start|>user")
     assert "".join(text for text, _ in encoder.segments(with_tools)).startswith('[{"name": "track"}]<|im_start|>user')
+
+
+def configured(directory: Path, **fields: object) -> Path:
+    config = orjson.loads((directory / "tokenizer_config.json").read_bytes())
+    (directory / "tokenizer_config.json").write_bytes(orjson.dumps({**config, **fields}))
+    return directory
+
+
+@pytest.mark.parametrize("listed", [{"first": {"content": "<a>"}}, [1, 2]], ids=["names", "list"])
+def test_tokens_without_ids_are_the_models_error(model_directory: MakeDirectory, listed: object) -> None:
+    with pytest.raises(InvalidModelError) as caught:
+        load_encoder(configured(model_directory(CHATML), added_tokens_decoder=listed))
+    assert caught.value.code == "invalid_model"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"added_tokens_decoder": {"0": {"content": 7}}, "extra_special_tokens": 9},
+        {"chat_template": 7},
+        {"chat_template": [{"name": ["default"], "template": "{{ 1 }}"}, 4]},
+    ],
+    ids=["numbers", "template", "templates"],
+)
+def test_fields_of_other_types_are_passed_over(model_directory: MakeDirectory, fields: dict[str, object]) -> None:
+    assert not load_encoder(configured(model_directory(CHATML, None), **fields)).has_chat_template

@@ -177,5 +177,7 @@ def test_thoughts_are_trained_where_the_template_shows_them(model_directory: Mak
     ]
     assert trained(encoder, apart) == expected
     forgetful = load_encoder(model_directory(DEEPSEEK_R1.shape))
-    end = DEEPSEEK_R1.shape.end_of_turn
-    assert trained(forgetful, thoughtful) == ["\n\nSend it." + end, "\n\nWait." + end]
+    with pytest.raises(RowError) as caught:
+        trained(forgetful, thoughtful)
+    assert (caught.value.code, caught.value.param) == ("template_loses_answer", "messages[1]")
+    assert "leaves out the reasoning of messages[1]" in caught.value.message

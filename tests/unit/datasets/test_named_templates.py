@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from core.datasets.detection import detect_format
 from core.datasets.encoding import load_encoder, resolve_template
 from core.datasets.examples import DataFormat, DataKind
-from core.datasets.formats import RowError, detect_format, to_example
+from core.datasets.formats import RowError, to_example
 from core.datasets.named_templates import NAMED_TEMPLATES, publish_template
 from core.errors import InvalidRequestError
 from tests.unit.datasets.model_shapes import COMMAND_R, LLAMA3
@@ -122,5 +123,5 @@ def test_tools_need_a_template_that_knows_them(model_directory: MakeDirectory) -
     encoder = load_encoder(model_directory(MISTRAL, None), "zephyr")
     call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
     row = {"messages": [MESSAGES[1], {"role": "assistant", "content": None, "tool_calls": [call]}]}
-    with pytest.raises(RowError, match="know no tools"):
+    with pytest.raises(RowError, match="knows no tools"):
         encoder.encode(to_example(row, 3, CHAT))

@@ -141,11 +141,11 @@ def test_an_empty_file_is_refused(tmp_path: Path, data: bytes) -> None:
 @pytest.mark.parametrize("container", ["jsonl", "json", "csv", "text"])
 def test_a_file_that_is_not_utf8_is_refused_with_line_and_offset(tmp_path: Path, container: str) -> None:
     before = {
-        "jsonl": b'{"text": "fine"}\n' * 40000 + b'{"text": "caf',
-        "json": b"[\n" + b'{"text": "fine"},\n' * 40000 + b'{"text": "caf',
-        "csv": b"prompt,completion\n" + b"fine,\xe2\x82\xac\n" * 40000 + b"caf",
-        "text": b"fine\n" * 90000 + b"caf",
-    }[container]
+        "jsonl": '{"text": "fine €"}\n' * 40000 + '{"text": "caf',
+        "json": "[\n" + '{"text": "fine €"},\n' * 40000 + '{"text": "caf',
+        "csv": "prompt,completion\n" + "fine,€\n" * 40000 + "caf",
+        "text": "fine €\n" * 90000 + "caf",
+    }[container].encode()
     error = fails(tmp_path / "x", before + b"\xe9 more")
     assert error.code == "not_utf8"
     assert f"line {before.count(bytes([10])) + 1} " in error.message
@@ -162,7 +162,7 @@ def test_a_file_that_ends_inside_a_character_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "code", "said"),
     [
-        ('{"a": 1}\n'.encode("utf-16"), "not_utf8", "UTF-16"),
+        (b"\xff\xfe" + '{"a": 1}'.encode("utf-16-le") + b"\n", "not_utf8", "UTF-16"),
         (b"PK\x03\x04\0\0", "unsupported_file", "spreadsheet"),
         (b"\x89PNG\0\0", "unsupported_file", "binary"),
         (b'{\n  "a": 1\n}\n', "invalid_dataset", "several lines"),
@@ -200,7 +200,7 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path, data: bytes, 
         (b'[{"a": ' + b"9" * 5000 + b"}]", 1, "number is too long"),
         (b'[{"a": ' + b"[" * 70 + b"]" * 70 + b"}]", 1, "64 levels"),
         (b"[" * 200000, 1, "nested too deeply"),
-        (b"prompt,completion\na,b\nc\nd,e\n", 2, "line 3 has 1 fields where the header has 2"),
+        (b"prompt,completion\na,b\nc\nd,e\n", 2, "line 3 has 1 fields where the first row has 2"),
     ],
 )
 def test_a_broken_row_is_named(tmp_path: Path, data: bytes, row: int, said: str) -> None:
@@ -219,10 +219,12 @@ def test_scanning_goes_on_after_a_broken_row(tmp_path: Path) -> None:
     assert [isinstance(row, RowError) for _, row in found] == [False, True, True, False]
 
 
-def test_an_unclosed_quote_in_csv_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.datasets.reading.MAX_ROW_BYTES", 1000)
+@pytest.mark.parametrize("limit", [1000, sources.MAX_ROW_BYTES])
+def test_an_unclosed_quote_in_csv_is_named(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.datasets.text_tables.MAX_ROW_BYTES", limit)
     error = fails(tmp_path / "x", b'prompt,completion\na,b\nc,"d\n' + b"e,f\n" * 1000)
-    assert "after row 1" in error.message
+    assert "Row 2" in error.message
+    assert "line 3" in error.message
     assert "never closed" in error.message
 
 

@@ -105,6 +105,17 @@ def test_wrong_gradients_and_missing_kernels_are_found_too() -> None:
     with reference_flash(*HALVES, op=missing):
         problem = flash_problem(HEADS, KV_HEADS, 16, torch.device("cpu"))
     assert problem == "cannot run on this device (no kernel image is available)"
+    with reference_flash(*HALVES, op=of_an_older_torch):
+        assert "unexpected keyword argument 'enable_gqa'" in str(
+            flash_problem(HEADS, KV_HEADS, 16, torch.device("cpu"))
+        )
+
+
+def of_an_older_torch(
+    query: torch.Tensor, *_rest: object, scale: float | None = None, window_size: tuple[int, int] = (-1, -1)
+) -> torch.Tensor:
+    """The operator before it knew grouped heads."""
+    raise AssertionError("it is not called without them")
 
 
 def missing(*_args: object, **_options: object) -> torch.Tensor:

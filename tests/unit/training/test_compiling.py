@@ -22,11 +22,12 @@ from tests.unit.training.varlen import reference_varlen_attn
 from worker.protocol import ErrorReport, MessageReport, MetricsReport, Report, ResultReport
 from worker.training import attention, compiling
 from worker.training.batches import Layout, Row, collate
-from worker.training.compiling import compile_layers, outlast_compiler
+from worker.training.compiling import Compilation, compile_layers, outlast_compiler
 from worker.training.evaluation import evaluate
 from worker.training.forward import score
 from worker.training.loading import LoadedModel, load_for_training
 from worker.training.memory import MemoryWatch
+from worker.training.optimizer import NoGradientError
 from worker.training.reporting import Reporter
 from worker.training.stopping import StopSignal
 
@@ -210,7 +211,7 @@ def test_a_compiler_that_fails_costs_nothing_but_a_warning(deep_model: Path, tmp
             parameter.grad = None
 
     said = Said()
-    found = outlast_compiler(lambda: train(loaded), undo, said)
+    found = outlast_compiler(Compilation(is_on=True), lambda: train(loaded), undo, said)
     torch.testing.assert_close(found, expected)
     (warning,) = said.warnings
     assert "no such instruction" in warning
@@ -224,7 +225,7 @@ def test_a_machine_without_a_compiler_trains_all_the_same(tmp_path: Path) -> Non
     loaded = compiled(load(model, setup_for(Method.FULL, dtype="float32")), tmp_path / "cache", "inductor")
     said = Said()
     with inductor_config.patch({"cpp.cxx": (str(tmp_path / "no-compiler"),), "compile_threads": 1}):
-        found = outlast_compiler(lambda: train(loaded), lambda: None, said)
+        found = outlast_compiler(Compilation(is_on=True), lambda: train(loaded), lambda: None, said)
     torch.testing.assert_close(found, expected)
     (warning,) = said.warnings
     assert warning.startswith("torch.compile failed (No working C++ compiler found")
@@ -233,8 +234,28 @@ def test_a_machine_without_a_compiler_trains_all_the_same(tmp_path: Path) -> Non
 def test_what_is_no_failure_of_the_compiler_is_raised() -> None:
     said = Said()
     with pytest.raises(torch.OutOfMemoryError):
-        outlast_compiler(_run_out_of_memory, lambda: None, said)
+        outlast_compiler(Compilation(is_on=True), _run_out_of_memory, lambda: None, said)
     assert said.warnings == []
+
+
+def test_layers_that_lose_their_gradients_are_trained_uncompiled() -> None:
+    said, compilation = Said(), Compilation(is_on=True)
+
+    def train_something() -> int:
+        if compilation.is_on:
+            raise NoGradientError("2 of 4 trained tensors got no gradient: nothing would be learned there.")
+        return 7
+
+    assert outlast_compiler(compilation, train_something, lambda: None, said) == 7
+    (warning,) = said.warnings
+    assert warning.startswith("torch.compile failed (2 of 4 trained tensors got no gradient)")
+    with pytest.raises(NoGradientError):
+        outlast_compiler(compilation, _train_nothing, lambda: None, said)
+    assert len(said.warnings) == 1, "what is no fault of the compiler is not blamed on it"
+
+
+def _train_nothing() -> None:
+    raise NoGradientError("All got no gradient.")
 
 
 def _run_out_of_memory() -> None:

@@ -4,12 +4,13 @@ import csv
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load
 
-from planner.setup import Method
+from planner.setup import CheckpointSelection, Method
 from tests.unit.training.runs import Finished, request_for, run_child, setup_for
 from worker.protocol import CheckpointReport, ErrorReport, MessageReport, Phase, PhaseReport, ResultReport, RunRequest
 from worker.training.metrics import MetricsRow, best_evaluation, has_stopped_improving
@@ -110,3 +111,20 @@ def test_without_the_best_checkpoint_the_last_model_is_published(request_to_over
     result = result_of(finished)
     assert result.published_step == result.steps > best
     assert any("is gone" in report.message for report in finished.of(MessageReport) if report.level == "warn")
+
+
+@pytest.mark.usefixtures("fork_server")
+@pytest.mark.parametrize("selection", list(CheckpointSelection))
+def test_a_run_to_its_end_publishes_the_step_that_was_asked_for(
+    request_to_overfit: RunRequest, selection: CheckpointSelection
+) -> None:
+    hyperparameters = replace(
+        request_to_overfit.hyperparameters, n_epochs=4, early_stopping_patience=None, checkpoint_selection=selection
+    )
+    finished = run_child(replace(request_to_overfit, hyperparameters=hyperparameters))
+    result = result_of(finished)
+    evaluated = {one.step: one.valid_loss for one in finished.of(CheckpointReport) if one.valid_loss is not None}
+    best = min(evaluated, key=lambda step: evaluated[step])
+    assert best < result.steps, "the last step is overfitted"
+    assert result.published_step == (best if selection is CheckpointSelection.BEST else result.steps)
+    assert result.final_valid_loss == evaluated[result.published_step]

@@ -44,7 +44,7 @@ def test_loss_curve_equals_trls(tmp_path: Path, conversations: Path, method: Met
     assert [report.train_loss for report in ours] == pytest.approx([log["loss"] for log in theirs], abs=1e-3)
     assert [report.grad_norm for report in ours] == pytest.approx([log["grad_norm"] for log in theirs], rel=1e-3)
     assert [report.learning_rate for report in ours] == pytest.approx([log["learning_rate"] for log in theirs])
-    assert ours[-1].trained_tokens == theirs[-1]["num_tokens"]
+    assert ours[-1].processed_tokens == theirs[-1]["num_tokens"]
 
 
 def train_with_trl(request: RunRequest, rows: TokenizedSet, directory: Path) -> list[dict[str, float]]:

@@ -1,0 +1,56 @@
+"""Names of columns: how they are compared, and where what a row may have beside its shape is usually found."""
+
+import re
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["MEDIA_COLUMNS", "USUAL_COLUMNS", "column_of", "columns_by_name", "listed", "plain_name", "shortened"]
+
+# What rows of any shape may have beside it, and the columns that hold it in the data sets people share.
+USUAL_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "system": ("system", "system_prompt", "system_message"),
+    "input": ("input",),
+    "context": ("context",),
+    "history": ("history",),
+    "label": ("label", "kto_tag"),
+}
+MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
+_SEPARATORS = re.compile(r"[\W_]+")
+
+
+def plain_name(name: str) -> str:
+    """The name in small letters, with one underscore for whatever is neither letter nor digit."""
+    return _SEPARATORS.sub("_", name.casefold()).strip("_")
+
+
+def columns_by_name(columns: Iterable[str]) -> dict[str, str]:
+    """The columns by their plain names; the first of several with the same."""
+    by_name: dict[str, str] = {}
+    for column in columns:
+        by_name.setdefault(plain_name(column), column)
+    return by_name
+
+
+def column_of(row: Mapping[str, Any], columns: Mapping[str, str], role: str) -> str | None:
+    """The column of this row that holds an optional role: the one mapped to it, else one of its usual columns.
+
+    A row is asked each time, because a column may be used by one row in a thousand. Mapped to "", a role has none.
+    """
+    column = columns.get(role)
+    if column is not None:
+        return column or None
+    return next((name for name in USUAL_COLUMNS[role] if name in row and name not in columns.values()), None)
+
+
+def shortened(value: object, length: int = 60) -> str:
+    """A value from a file as a message may quote it."""
+    if not isinstance(value, str):
+        return reprlib.repr(value)
+    return repr(value) if len(value) <= length else f"{value[:length]!r}…"
+
+
+def listed(columns: Sequence[str], most: int = 12) -> str:
+    """The names of columns, as a message lists them."""
+    names = ", ".join(map(shortened, columns[:most])) or "none"
+    return names + (f" and {len(columns) - most} more" if len(columns) > most else "")
