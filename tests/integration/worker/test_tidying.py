@@ -10,6 +10,7 @@ import pytest
 from core.db.base import utc_now
 from core.jobs import lease as leases
 from core.jobs import progress
+from migrations.schema import metadata
 from planner.plans import Wishes
 from tests.integration.worker.installation import CPU, Installation, installation
 from worker.tidying import tidy_runs, tidy_store
@@ -73,3 +74,9 @@ def test_run_directories_of_leases_that_are_over_go_with_their_data(here: Instal
     runtime.database.run(lambda session: leases.let_go(session, lease, "The worker shuts down"))
     tidy_runs(runtime)
     assert list(runtime.settings.runs_dir.iterdir()) == []
+
+
+def test_every_table_that_names_objects_is_asked_before_one_is_removed() -> None:
+    """A new one belongs into `core.jobs.leftovers.unrecorded`."""
+    naming = {name for name, table in metadata.tables.items() if "storage_key" in table.c}
+    assert naming == {"checkpoints", "artifacts", "files"}
