@@ -4,12 +4,17 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from sqlalchemy.orm import Session
 
 from cli.database import DataDirectory, open_database
+from cli.service_files import running_service
 from cli.terminal import out
 from core.accounts import queries
 from core.accounts.limits import limits_of, set_limits
+from core.accounts.models import User
 from core.accounts.passwords import Registration, register
+from core.accounts.service import create_sign_in_link, disable_user, enable_user, ensure_owner, sign_in_url
+from core.errors import NotFoundError
 from core.runtime import open_runtime
 from core.settings_loading import load_settings
 
@@ -53,6 +58,38 @@ def show(data: DataDirectory = None) -> None:
     out.print(table)
 
 
+@accounts.command("link")
+def link(
+    email: Annotated[str, typer.Argument(help="The e-mail address of the account.")], data: DataDirectory = None
+) -> None:
+    """Print a one-time sign-in link for someone who has lost their password or locked themselves out."""
+    settings = load_settings(data)
+    with open_database(settings) as database, database.transaction() as session:
+        token = create_sign_in_link(session, _user(session, email), settings.sign_in_link_seconds)
+    service = running_service(settings.data_dir)
+    out.print(sign_in_url(settings.public_url or (service.url if service else ""), token), soft_wrap=True)
+
+
+@accounts.command("disable")
+def disable(
+    email: Annotated[str, typer.Argument(help="The e-mail address of the account.")], data: DataDirectory = None
+) -> None:
+    """Let nobody sign in to an account, nor use a key of its; what it owns stays. `enable` undoes it."""
+    with open_database(load_settings(data)) as database, database.transaction() as session:
+        name = disable_user(session, _user(session, email).id, by=ensure_owner(session).id).name
+    out.print(f"{name} is disabled and signed out.")
+
+
+@accounts.command("enable")
+def enable(
+    email: Annotated[str, typer.Argument(help="The e-mail address of the account.")], data: DataDirectory = None
+) -> None:
+    """Let someone in again."""
+    with open_database(load_settings(data)) as database, database.transaction() as session:
+        name = enable_user(session, _user(session, email).id).name
+    out.print(f"{name} can sign in again.")
+
+
 @accounts.command("limit")
 def limit(
     organization: Annotated[str, typer.Argument(help="Id of the organization, as the list shows it.")],
@@ -73,3 +110,10 @@ def limit(
         name = database.run(lambda session: set_limits(session, organization, changes)).name
     own = ", ".join(f"{key} {value:,}" for key, value in changes.items() if value is not None)
     out.print(f"{name}: {own or 'the limits of the service'}.")
+
+
+def _user(session: Session, email: str) -> User:
+    user = queries.user_by_email(session, email.strip().lower())
+    if user is None:
+        raise NotFoundError(f"No account signs in as {email!r}. `tunewright accounts list` shows them.")
+    return user

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from cli.database import DataDirectory, open_database
 from cli.service_files import running_service
-from cli.sign_in import sign_in_url
 from cli.terminal import err, out
 from core.accounts.models import ApiKey, Scope
 from core.accounts.service import (
@@ -17,6 +16,7 @@ from core.accounts.service import (
     ensure_owner,
     list_api_keys,
     revoke_api_key,
+    sign_in_url,
 )
 from core.db.base import utc_now
 from core.errors import ServiceUnavailableError

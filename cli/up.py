@@ -18,11 +18,10 @@ from sqlalchemy.exc import DBAPIError
 from cli.broker import free_port, prepare_broker
 from cli.database import DataDirectory, open_database
 from cli.service_files import RunningService, announce, lock_directory
-from cli.sign_in import sign_in_url
 from cli.supervision import Liveness, Program, Runner, supervise
 from cli.terminal import err, out, warning_line
 from cli.training_workers import training_devices, training_program, worker_command
-from core.accounts.service import create_sign_in_link, ensure_owner
+from core.accounts.service import create_sign_in_link, ensure_owner, sign_in_url
 from core.db.migrate import upgrade
 from core.db.session import Database
 from core.errors import ConflictError, ServiceUnavailableError

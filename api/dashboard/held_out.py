@@ -21,12 +21,14 @@ def are_comparable(left: Job, right: Job) -> bool:
 
 def loss_marks(jobs: Iterable[Job]) -> dict[str, str]:
     """A letter for the held-out rows of each job with a loss, by job id; empty where all losses compare."""
-    letters: dict[str, str] = {}
-    marks: dict[str, str] = {}
-    for job in jobs:
-        if job.valid_loss is not None:
-            found = held_out_of(job)
-            rows = found.sha256 if found else job.id  # what is not known compares with nothing
-            letters.setdefault(rows, ascii_uppercase[len(letters) % len(ascii_uppercase)] + "′" * (len(letters) // 26))
-            marks[job.id] = letters[rows]
-    return marks if len(letters) > 1 else {}
+    measured = {job.id: held_out_of(job) for job in jobs if job.valid_loss is not None}
+    # What is not known compares with nothing.
+    rows = {job_id: found.sha256 if found else job_id for job_id, found in measured.items()}
+    letters = {
+        one: _letter(number) for number, one in enumerate(sorted(set(rows.values())))
+    }  # in any order of the list
+    return {job_id: letters[one] for job_id, one in rows.items()} if len(letters) > 1 else {}
+
+
+def _letter(number: int) -> str:
+    return ascii_uppercase[number % len(ascii_uppercase)] + "′" * (number // len(ascii_uppercase))

@@ -38,7 +38,7 @@ from core.events.series import curve, point
 from core.jobs import service as jobs
 from core.jobs.models import Job, JobArtifact
 from core.jobs.publishing import publish_checkpoint
-from core.jobs.settlement import released_credits, used_credits
+from core.jobs.settlement import due_credits, released_credits, used_credits
 from core.jobs.waiting import places
 from core.plans.service import training_plan, wishes_of
 from core.registry import queries as registry_queries
@@ -179,7 +179,7 @@ def ask_to_cancel(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id
     with runtime.database.read() as session:
         job = jobs.get_job(session, actor.organization_id, job_id)
     plan = training_plan(job.plan)
-    used = used_credits(job, plan.quote)
+    used = due_credits(job, plan.quote)
     return show(request, runtime, actor, "cancel.html", current="jobs", job=job, plan=plan, used=used)
 
 

@@ -151,7 +151,9 @@ def _facts(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Fact]:
         "Predicted memory": gib(plan.memory.device_bytes),
         "Measured memory": _measured(measured),
         "Processed tokens": f"{job.processed_tokens:,}" if job.processed_tokens is not None else "–",
-        "Measured on": f"{measured_on.rows:,} rows ({measured_on.sha256[:8]})" if measured_on else "–",
+        "Measured on": f"{measured_on.rows:,} row{'' if measured_on.rows == 1 else 's'} ({measured_on.sha256[:8]})"
+        if measured_on
+        else "–",
         "Validation loss": f"{job.valid_loss:.4f}" if job.valid_loss is not None else "–",
         "Device time": duration(job.used_seconds),
         "Quote": f"{job.quote_credits:,}",

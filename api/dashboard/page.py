@@ -12,6 +12,7 @@ from api import pages
 from api.deps import SESSION_COOKIE
 from api.forms import form_token
 from core.accounts import service as accounts
+from core.accounts.models import Scope
 from core.accounts.service import Actor
 from core.errors import AuthenticationError, InvalidRequestError, TunewrightError
 from core.ledger import service as ledger
@@ -28,6 +29,7 @@ NAVIGATION = (
     ("guide", "/guide", "Docs", "book"),
     ("settings", "/settings", "Settings", "gear"),
 )
+ADMINISTRATION = (("accounts", "/accounts", "Accounts", "people"),)
 
 
 class PageRoute(APIRoute):
@@ -93,7 +95,7 @@ def show(
             "account": account,
             "balance": balance,
             "current": current,
-            "navigation": NAVIGATION,
+            "navigation": NAVIGATION + (ADMINISTRATION if actor.scope.includes(Scope.ADMIN) else ()),
             **values,
         },
     )

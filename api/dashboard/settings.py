@@ -3,11 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import Depends, Form, Request, Response
+from fastapi import Depends, Form, Query, Request, Response
 
 from api.dashboard.page import page_router, see_other, show
-from api.deps import ActorDep, RuntimeDep, authenticate_admin
+from api.deps import SESSION_COOKIE, ActorDep, RuntimeDep, authenticate_admin
 from api.forms import check_form
+from core.accounts import passwords
 from core.accounts import service as accounts
 from core.accounts.limits import limits_of
 from core.accounts.models import Scope
@@ -17,14 +18,17 @@ from core.ledger import codes
 from core.runtime import Runtime
 
 SHOWN_CODES = 50
+LONGEST_DAYS = 36_500
 
 router = page_router()
 
 
 @router.get("/settings")
-def show_settings(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
+def show_settings(
+    request: Request, runtime: RuntimeDep, actor: ActorDep, changed: Annotated[str, Query(max_length=20)] = ""
+) -> Response:
     """Everything there is to set."""
-    return _show(request, runtime, actor)
+    return _show(request, runtime, actor, changed=changed)
 
 
 @router.post("/settings/keys", dependencies=[Depends(check_form)])
@@ -34,13 +38,17 @@ def create_key(
     actor: ActorDep,
     name: Annotated[str, Form(max_length=200)],
     scope: Annotated[Scope, Form()] = Scope.WRITE,
+    days: Annotated[str, Form(max_length=6)] = "",
 ) -> Response:
     """Make a key and show its secret, this once."""
     try:
         if not name.strip():
             raise InvalidRequestError("A key needs a name, to tell it from the others.", param="name")
+        expires_at = _in_days(days)
         new = runtime.database.run(
-            lambda session: accounts.create_api_key_for(session, actor, name.strip(), scope=scope)
+            lambda session: accounts.create_api_key_for(
+                session, actor, name.strip(), scope=scope, expires_at=expires_at
+            )
         )
     except TunewrightError as error:
         return _show(request, runtime, actor, key_problem=error, status=error.status)
@@ -52,6 +60,31 @@ def revoke_key(runtime: RuntimeDep, actor: ActorDep, key_id: str) -> Response:
     """Make a key unusable."""
     runtime.database.run(lambda session: accounts.revoke_api_key(session, actor.organization_id, key_id))
     return see_other("/settings#keys")
+
+
+@router.post("/settings/password", dependencies=[Depends(check_form)])
+def change_password(
+    request: Request,
+    runtime: RuntimeDep,
+    actor: ActorDep,
+    new: Annotated[str, Form(max_length=400)],
+    current: Annotated[str, Form(max_length=400)] = "",
+) -> Response:
+    """Another password; other browsers are signed out."""
+    try:
+        session_token = request.cookies.get(SESSION_COOKIE, "")
+        passwords.change_password(runtime, actor.user_id, current, new, session_token, actor.address)
+    except TunewrightError as error:
+        return _show(request, runtime, actor, password_problem=error, status=error.status)
+    return see_other("/settings?changed=password#sign-in")
+
+
+@router.post("/settings/sign-out-everywhere", dependencies=[Depends(check_form)])
+def sign_out_everywhere(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
+    """End the sessions of all other browsers."""
+    token = request.cookies.get(SESSION_COOKIE, "")
+    runtime.database.run(lambda session: accounts.sign_out_everywhere(session, actor.user_id, but=token))
+    return see_other("/settings?changed=sessions#sign-in")
 
 
 @router.post("/settings/codes", dependencies=[Depends(check_form), Depends(authenticate_admin)])
@@ -67,7 +100,7 @@ def create_code(
     """Make a code."""
     try:
         amount, most = _number(credits_each, "Credits"), _number(max_redemptions, "Uses") if max_redemptions else None
-        expires_at = datetime.now(UTC) + timedelta(days=_number(days, "Days")) if days else None
+        expires_at = _in_days(days)
         runtime.database.run(
             lambda session: codes.create_code(session, code, amount, expires_at=expires_at, max_redemptions=most)
         )
@@ -83,10 +116,14 @@ def disable_code(runtime: RuntimeDep, code: str) -> Response:
     return see_other("/settings#codes")
 
 
-def _number(text: str, name: str) -> int:
+def _in_days(days: str) -> datetime | None:
+    return datetime.now(UTC) + timedelta(days=_number(days, "Days", LONGEST_DAYS)) if days.strip() else None
+
+
+def _number(text: str, name: str, most: int = 10**15) -> int:
     digits = text.replace(",", "").strip()
-    if not digits.isdecimal() or len(digits) > 15:
-        raise InvalidRequestError(f"{name} must be a whole number; got {text!r}.")
+    if not digits.isdecimal() or len(digits) > len(str(most)) or int(digits) > most:
+        raise InvalidRequestError(f"{name} must be a whole number up to {most:,}; got {text!r}.")
     return int(digits)
 
 

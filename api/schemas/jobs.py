@@ -281,7 +281,9 @@ class JobObject(IdentifiedBody):
     quote: QuoteObject
     charged: int | None = Field(description="Credits charged: at most the quote; null until the job is finished.")
     released: int | None = Field(description="Credits of the quote that came back; null until the job is finished.")
-    used: int = Field(description="Credits its device time has cost so far: what ending it now would charge.")
+    used: int = Field(
+        description="Credits its device time comes to so far. It may pass the quote; what is charged never does."
+    )
     memory: JobMemory
 
 
@@ -348,7 +350,7 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         quote=show_quote(job.plan, plan.quote),
         charged=job.charged_credits,
         released=released_credits(job),
-        used=0 if job.status is JobStatus.FAILED else used_credits(job, plan.quote),
+        used=used_credits(job, plan.quote),
         memory=JobMemory(
             predicted=show_memory(plan.memory), bound=plan.memory.bound_bytes, measured=job.memory_measured
         ),

@@ -46,18 +46,23 @@ class User(Base):
     name: Mapped[str] = mapped_column(String(200))
     email: Mapped[str | None] = mapped_column(String(320), unique=True)
     password_hash: Mapped[str | None] = mapped_column(String(400))
+    disabled_at: Mapped[datetime | None]  # since then nobody signs in as this user, and no key of theirs works
     is_admin: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class ApiKey(Base):
-    """A bearer token. Only its hash is kept; `prefix` is what lists show."""
+    """A bearer token. Only its hash is kept; `prefix` is what lists show.
+
+    A key that was made with another one ends with it: it expires no later, and is revoked together with it.
+    """
 
     __tablename__ = "api_keys"
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"), index=True)
     name: Mapped[str] = mapped_column(String(200))
     prefix: Mapped[str] = mapped_column(String(20))
     secret_hash: Mapped[str] = mapped_column(String(64), unique=True)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from core.accounts import queries
 from core.accounts.models import Organization, User
-from core.accounts.service import open_browser_session
+from core.accounts.service import get_user, open_browser_session, sign_out_everywhere
 from core.db.upsert import insert_or_ignore
 from core.errors import ConflictError, InvalidRequestError, PermissionDeniedError, WrongPasswordError
 from core.ids import new_id
@@ -22,6 +22,7 @@ from core.throttle.service import HOUR, Rate
 SHORTEST_PASSWORD = 10
 LONGEST_PASSWORD = 200
 LONGEST_NAME = 200
+ADDRESSES_OF_ONE_ACCOUNT = 10  # from which it may be guessed at once, each as often as allowed
 _EMAIL = re.compile(r"[^@\s\x00]{1,64}@[^@\s\x00]{1,255}")
 
 
@@ -70,17 +71,49 @@ def register(runtime: Runtime, registration: Registration) -> str:
 
 
 def sign_in(runtime: Runtime, email: str, password: str, address: str) -> str:
-    """Sign in; returns the token of a browser session. Raises WrongPasswordError and RateLimitError."""
-    email, amount = email.strip().lower(), runtime.settings.sign_in_failures_per_hour
-    with runtime.throttle.failures(
-        WrongPasswordError,
-        (Rate("wrong passwords for this account", amount, HOUR), email),
-        (Rate("wrong passwords from this address", amount, HOUR), address),
-    ):
-        user_id = _known(runtime, email, password)
+    """Sign in; returns the token of a browser session.
+
+    Raises WrongPasswordError, RateLimitError, and PermissionDeniedError for a disabled account.
+
+    Wrong passwords are counted by account and address together, so that nobody locks out an account from elsewhere,
+    and by address; of an account from all addresses, only so many that guessing with many machines stays hopeless.
+    """
+    user_id = _guessed(runtime, email.strip().lower(), password, address)
     return runtime.database.run(
         lambda session: open_browser_session(session, user_id, runtime.settings.session_seconds)
     )
+
+
+def change_password(runtime: Runtime, user_id: str, current: str, new: str, session_token: str, address: str) -> None:
+    """Give a user another password, or a first one, and end their other browser sessions.
+
+    Raises WrongPasswordError, RateLimitError and InvalidRequestError, also for a user without an e-mail address.
+    """
+    with runtime.database.read() as session:
+        user = get_user(session, user_id)
+    if user.email is None:
+        raise InvalidRequestError("This account has no e-mail address to sign in with; it signs in by link.")
+    if user.password_hash is not None:
+        _guessed(runtime, user.email, current, address)
+    check_password(new)
+    password_hash = _hashing().hash(new)
+
+    def change(session: Session) -> None:
+        get_user(session, user_id).password_hash = password_hash
+        sign_out_everywhere(session, user_id, but=session_token)
+
+    runtime.database.run(change)
+
+
+def _guessed(runtime: Runtime, email: str, password: str, address: str) -> str:
+    amount = runtime.settings.sign_in_failures_per_hour
+    with runtime.throttle.failures(
+        WrongPasswordError,
+        (Rate("wrong passwords for this account from this address", amount, HOUR), f"{email} {address}"),
+        (Rate("wrong passwords from this address", amount, HOUR), address),
+        (Rate("wrong passwords for this account", amount * ADDRESSES_OF_ONE_ACCOUNT, HOUR), email),
+    ):
+        return _known(runtime, email, password)
 
 
 def _known(runtime: Runtime, email: str, password: str) -> str:
@@ -90,6 +123,8 @@ def _known(runtime: Runtime, email: str, password: str) -> str:
     is_right = _hashing().verify(password[:LONGEST_PASSWORD], password_hash)
     if user is None or not is_right:
         raise WrongPasswordError("The e-mail address or the password is wrong.")
+    if user.disabled_at is not None:
+        raise PermissionDeniedError("This account is disabled. Ask whoever runs this service.", code="account_disabled")
     return user.id
 
 
@@ -97,15 +132,19 @@ def _checked(registration: Registration) -> tuple[str, str]:
     email, name = registration.email.strip().lower(), registration.name.strip()
     if not _EMAIL.fullmatch(email):
         raise InvalidRequestError("That is not an e-mail address.", param="email")
-    if not SHORTEST_PASSWORD <= len(registration.password) <= LONGEST_PASSWORD:
-        raise InvalidRequestError(
-            f"A password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; this one has "
-            f"{len(registration.password)}.",
-            param="password",
-        )
+    check_password(registration.password)
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise InvalidRequestError(f"A name has 1 to {LONGEST_NAME} printable characters.", param="name")
     return email, name
+
+
+def check_password(password: str) -> None:
+    """Raises InvalidRequestError for a password of a length that is not taken."""
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        raise InvalidRequestError(
+            f"A password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; this one has {len(password)}.",
+            param="password",
+        )
 
 
 def _create(session: Session, email: str, name: str, password_hash: str) -> str:

@@ -2,10 +2,12 @@
 
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.accounts.models import ApiKey, BrowserSession, Organization, SignInLink, User
+
+_LITERAL = str.maketrans({character: f"\\{character}" for character in "\\%_"})  # in a pattern of LIKE
 
 
 def first_user(session: Session) -> User | None:
@@ -21,6 +23,25 @@ def user_by_email(session: Session, email: str) -> User | None:
 def users(session: Session) -> list[tuple[User, Organization]]:
     """Every user with their organization, oldest first."""
     query = select(User, Organization).join(Organization, Organization.id == User.organization_id).order_by(User.id)
+    return [(user, organization) for user, organization in session.execute(query)]
+
+
+def find_users(session: Session, words: str, limit: int) -> list[tuple[User, Organization]]:
+    """The newest users whose name, e-mail address or organization contains `words`."""
+    pattern = f"%{words.translate(_LITERAL)}%"
+    query = (
+        select(User, Organization)
+        .join(Organization, Organization.id == User.organization_id)
+        .where(
+            or_(
+                User.name.ilike(pattern, escape="\\"),
+                User.email.ilike(pattern, escape="\\"),
+                Organization.id.ilike(pattern, escape="\\"),
+            )
+        )
+        .order_by(User.id.desc())
+        .limit(limit)
+    )
     return [(user, organization) for user, organization in session.execute(query)]
 
 
@@ -44,6 +65,11 @@ def keys_of(session: Session, organization_id: str) -> list[ApiKey]:
     return list(session.scalars(query))
 
 
+def keys_made_with(session: Session, key_id: str) -> list[ApiKey]:
+    """The keys that were made with this one."""
+    return list(session.scalars(select(ApiKey).where(ApiKey.parent_id == key_id)))
+
+
 def touch_key(session: Session, key_id: str, now: datetime) -> None:
     """Note that the key was used."""
     session.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=now))
@@ -54,13 +80,19 @@ def session_user(session: Session, token_hash: str, now: datetime) -> User | Non
     return session.scalars(
         select(User)
         .join(BrowserSession, BrowserSession.user_id == User.id)
-        .where(BrowserSession.token_hash == token_hash, BrowserSession.expires_at > now)
+        .where(BrowserSession.token_hash == token_hash, BrowserSession.expires_at > now, User.disabled_at.is_(None))
     ).first()
 
 
 def end_session(session: Session, token_hash: str) -> None:
     """Forget a browser session."""
     session.execute(delete(BrowserSession).where(BrowserSession.token_hash == token_hash))
+
+
+def end_sessions_of(session: Session, user_id: str, but: str | None) -> None:
+    """Forget a user's browser sessions, except the one with this hash."""
+    statement = delete(BrowserSession).where(BrowserSession.user_id == user_id)
+    session.execute(statement if but is None else statement.where(BrowserSession.token_hash != but))
 
 
 def link_works(session: Session, token_hash: str, now: datetime) -> bool:

@@ -87,9 +87,23 @@ def create_api_key(
 def create_api_key_for(
     session: Session, actor: Actor, name: str, *, scope: Scope = Scope.WRITE, expires_at: datetime | None = None
 ) -> NewApiKey:
-    """A new key for the caller, which may do no more than the caller. Raises what `create_api_key` raises."""
+    """A new key for the caller, which may do no more than the caller, and no longer where that is a key itself.
+
+    Raises what `create_api_key` raises.
+    """
     require_scope(actor, scope)
-    return create_api_key(session, session.get_one(User, actor.user_id), name, scope=scope, expires_at=expires_at)
+    parent = session.get(ApiKey, actor.credential)  # a browser session's credential is none
+    if parent is not None and parent.expires_at is not None:
+        if expires_at is not None and expires_at > parent.expires_at:
+            raise InvalidRequestError(
+                f"The key that makes it expires at {parent.expires_at:%Y-%m-%d %H:%M} UTC; a key made with it cannot "
+                "last longer.",
+                param="expires_at",
+            )
+        expires_at = expires_at or parent.expires_at
+    new = create_api_key(session, session.get_one(User, actor.user_id), name, scope=scope, expires_at=expires_at)
+    new.key.parent_id = parent.id if parent is not None else None
+    return new
 
 
 def require_scope(actor: Actor, scope: Scope) -> None:
@@ -145,12 +159,50 @@ def list_api_keys(session: Session, organization_id: str) -> list[ApiKey]:
 
 
 def revoke_api_key(session: Session, organization_id: str, key_id: str) -> ApiKey:
-    """Make a key unusable from now on. Raises NotFoundError."""
+    """Make a key unusable from now on, and those made with it. Raises NotFoundError."""
     key = session.get(ApiKey, key_id)
     if key is None or key.organization_id != organization_id:
         raise NotFoundError(f"No API key {key_id!r}.", code="api_key_not_found", param="key_id")
-    key.revoked_at = key.revoked_at or utc_now()
+    now = utc_now()
+    ending = [key]
+    while ending:
+        one = ending.pop()
+        one.revoked_at = one.revoked_at or now
+        ending += queries.keys_made_with(session, one.id)
     return key
+
+
+def sign_out_everywhere(session: Session, user_id: str, *, but: str | None = None) -> None:
+    """End every browser session of a user; the one with the token `but` stays."""
+    queries.end_sessions_of(session, user_id, hash_token(but) if but is not None else None)
+
+
+def disable_user(session: Session, user_id: str, *, by: str) -> User:
+    """Let nobody sign in as this user, nor use a key of theirs, until enabled again. What they own stays.
+
+    Raises NotFoundError, and ConflictError for an administrator who would lock themselves out.
+    """
+    if user_id == by:
+        raise ConflictError("You cannot disable your own account.", code="own_account")
+    user = get_user(session, user_id)
+    user.disabled_at = user.disabled_at or utc_now()
+    sign_out_everywhere(session, user_id)
+    return user
+
+
+def enable_user(session: Session, user_id: str) -> User:
+    """Undo `disable_user`. Raises NotFoundError."""
+    user = get_user(session, user_id)
+    user.disabled_at = None
+    return user
+
+
+def get_user(session: Session, user_id: str) -> User:
+    """The user. Raises NotFoundError."""
+    user = session.get(User, user_id)
+    if user is None:
+        raise NotFoundError(f"No account {user_id!r}.", code="account_not_found", param="user_id")
+    return user
 
 
 def authenticate_key(session: Session, secret: str) -> Actor:
@@ -164,6 +216,8 @@ def authenticate_key(session: Session, secret: str) -> Actor:
         raise AuthenticationError(f"The API key {key.prefix}… was revoked on {key.revoked_at:%Y-%m-%d}.")
     if key.expires_at is not None and key.expires_at <= now:
         raise AuthenticationError(f"The API key {key.prefix}… expired on {key.expires_at:%Y-%m-%d}.")
+    if user.disabled_at is not None:
+        raise AuthenticationError("This account is disabled. Ask whoever runs this service.", code="account_disabled")
     scope = key.scope if key.scope is not Scope.ADMIN or user.is_admin else Scope.WRITE
     return Actor(key.organization_id, user.id, user.is_admin, credential=key.id, scope=scope)
 
@@ -184,6 +238,11 @@ def create_sign_in_link(session: Session, user: User, seconds: int) -> str:
     return token
 
 
+def sign_in_url(base_url: str, token: str) -> str:
+    """The link that signs its bearer in, once. `base_url` is where browsers reach the service."""
+    return f"{base_url.rstrip('/')}/sign-in?token={token}"
+
+
 def check_link(session: Session, token: str) -> None:
     """Raises PermissionDeniedError where a one-time link would not sign anyone in."""
     if not queries.link_works(session, hash_token(token), utc_now()):
@@ -195,6 +254,8 @@ def sign_in_with_link(session: Session, token: str, seconds: int) -> str:
     user_id = queries.spend_link(session, hash_token(token), utc_now())
     if user_id is None:
         raise _spent()
+    if get_user(session, user_id).disabled_at is not None:
+        raise PermissionDeniedError("This account is disabled. Ask whoever runs this service.", code="account_disabled")
     return open_browser_session(session, user_id, seconds)
 
 

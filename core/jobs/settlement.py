@@ -19,8 +19,13 @@ OWNERS_CODES = frozenset({"loss_diverged", "unsupported_setup"})
 
 
 def used_credits(job: Job, quote: Quote) -> int:
-    """What the device time used so far costs at the quote's rate, rounded up, and at most the quote."""
-    return min(job.quote_credits, math.ceil(job.used_seconds * quote.credits_per_hour / SECONDS_PER_HOUR))
+    """What the device time used so far comes to at the quote's rate, rounded up, above the quote too."""
+    return math.ceil(job.used_seconds * quote.credits_per_hour / SECONDS_PER_HOUR)
+
+
+def due_credits(job: Job, quote: Quote) -> int:
+    """What of that is charged: at most the quote."""
+    return min(job.quote_credits, used_credits(job, quote))
 
 
 def released_credits(job: Job) -> int | None:
@@ -36,5 +41,5 @@ def is_owners(error: ErrorBody) -> bool:
 def settle(session: Session, job: Job) -> None:
     """Settle a finished job: what it used, never above the quote; nothing for a failure that is not its owner's."""
     is_free = job.status is JobStatus.FAILED and not (job.error and is_owners(from_plain(ErrorBody, job.error)))
-    used = 0 if is_free else used_credits(job, training_plan(job.plan).quote)
-    job.charged_credits = ledger.settle(session, job.organization_id, job.id, used)
+    due = 0 if is_free else due_credits(job, training_plan(job.plan).quote)
+    job.charged_credits = ledger.settle(session, job.organization_id, job.id, due)

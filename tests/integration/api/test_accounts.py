@@ -1,5 +1,7 @@
 """Who may call: keys, browser sessions, and other sites' pages."""
 
+import re
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -57,6 +59,54 @@ def test_key_of_another_organization_cannot_be_revoked(tenant: Tenant, stranger:
     key_id = tenant.http.get("/v1/api_keys").json()["data"][0]["id"]
     answer = stranger.http.delete(f"/v1/api_keys/{key_id}")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "api_key_not_found")
+
+
+def test_a_key_made_with_a_key_ends_with_it(tenant: Tenant) -> None:
+    soon = int(time.time()) + 60
+    parent = tenant.http.post("/v1/api_keys", json={"name": "parent", "expires_at": soon}).json()
+    headers = {"authorization": f"Bearer {parent['secret']}"}
+    later = tenant.http.post("/v1/api_keys", json={"name": "later", "expires_at": soon + 1}, headers=headers)
+    assert (later.status_code, later.json()["error"]["param"]) == (400, "expires_at")
+    child = tenant.http.post("/v1/api_keys", json={"name": "child"}, headers=headers).json()
+    assert child["expires_at"] == soon
+    headers = {"authorization": f"Bearer {child['secret']}"}
+    grandchild = tenant.http.post("/v1/api_keys", json={"name": "grandchild"}, headers=headers).json()
+
+    tenant.http.delete(f"/v1/api_keys/{parent['id']}")
+    for key in (parent, child, grandchild):
+        answer = tenant.http.get("/v1/account", headers={"authorization": f"Bearer {key['secret']}"})
+        assert answer.status_code == 401, key["name"]
+    assert tenant.http.get("/v1/account").status_code == 200
+
+
+def test_an_administrator_disables_and_enables_an_account(service: Service, tenant: Tenant) -> None:
+    _, admin_id, _ = service.enrol(is_admin=True)
+    with service.runtime.database.transaction() as session:
+        token = accounts.create_sign_in_link(session, session.get_one(User, admin_id), 60)
+        invitation = accounts.create_sign_in_link(session, session.get_one(User, tenant.user_id), 60)
+    with httpx.Client(base_url=service.base_url, headers={"sec-fetch-site": "same-origin"}) as admin:
+        follow_link(admin, f"/sign-in?token={token}")
+        page = admin.get("/accounts", params={"q": tenant.organization_id}).text
+        assert tenant.user_id in page
+        found = re.search(r'name="csrf_token" value="(\w{64})"', page)
+        assert found is not None
+        form = {"csrf_token": found[1]}
+
+        assert "is disabled and signed out" in admin.post(f"/accounts/{tenant.user_id}/disable", data=form).text
+        assert tenant.http.get("/v1/account").json()["error"]["code"] == "account_disabled"
+        refused = follow_link(admin, f"/sign-in?token={invitation}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "account_disabled")
+        assert admin.post(f"/accounts/{admin_id}/disable", data=form).status_code == 409
+
+        assert "can sign in again" in admin.post(f"/accounts/{tenant.user_id}/enable", data=form).text
+        assert tenant.http.get("/v1/account").status_code == 200
+        assert "/sign-in?token=" in admin.post(f"/accounts/{tenant.user_id}/link", data=form).text
+        assert admin.post("/accounts/user-none/link", data=form).status_code == 404
+
+
+def test_accounts_are_the_administrators_alone(browser: httpx.Client) -> None:
+    assert browser.get("/accounts").status_code == 403
+    assert 'href="/accounts"' not in browser.get("/settings").text
 
 
 def test_link_signs_in_once(service: Service, tenant: Tenant) -> None:

@@ -140,6 +140,45 @@ def test_guessing_a_password_is_slowed(browser: httpx.Client) -> None:
     assert "tunewright_session" not in browser.cookies
 
 
+def test_guesses_from_elsewhere_do_not_lock_out_the_owner(service: Service) -> None:
+    """The server believes a proxy on this machine; so each client here comes from where it says."""
+    with _from(service, "192.0.2.1") as owner, _from(service, "192.0.2.2") as guesser:
+        sign_up(owner, "locked@example.org")
+        owner.cookies.clear()
+        while fill(guesser, "/sign-in", email="locked@example.org", password="wrong password").status_code != 429:
+            pass
+        answer = fill(owner, "/sign-in", email="locked@example.org", password=PASSWORD)
+        assert answer.status_code == 303
+
+
+def _from(service: Service, address: str) -> httpx.Client:
+    return httpx.Client(base_url=service.base_url, headers={**SAME_ORIGIN, "x-forwarded-for": address})
+
+
+def test_a_changed_password_signs_other_browsers_out(service: Service, browser: httpx.Client) -> None:
+    sign_up(browser, "changing@example.org")
+    with httpx.Client(base_url=service.base_url, headers=SAME_ORIGIN) as other:
+        assert fill(other, "/sign-in", email="changing@example.org", password=PASSWORD).status_code == 303
+        token = re.search(r'name="csrf_token" value="(\w{64})"', browser.get("/settings").text)
+        assert token is not None
+        form = {"csrf_token": token[1], "new": "another horse battery"}
+        wrong = browser.post("/settings/password", data={**form, "current": "wrong password"})
+        assert (wrong.status_code, "password is wrong" in wrong.text) == (401, True)
+        short = browser.post("/settings/password", data={**form, "current": PASSWORD, "new": "short"})
+        assert (short.status_code, "this one has 5" in short.text) == (400, True)
+        assert other.get("/v1/account").status_code == 200
+
+        changed = browser.post("/settings/password", data={**form, "current": PASSWORD})
+        assert changed.headers["location"] == "/settings?changed=password#sign-in"
+        assert browser.get("/v1/account").status_code == 200
+        assert other.get("/v1/account").status_code == 401
+        assert fill(other, "/sign-in", email="changing@example.org", password=PASSWORD).status_code == 401
+        assert fill(other, "/sign-in", email="changing@example.org", password=form["new"]).status_code == 303
+
+        browser.post("/settings/sign-out-everywhere", data={"csrf_token": token[1]})
+        assert (browser.get("/v1/account").status_code, other.get("/v1/account").status_code) == (200, 401)
+
+
 def test_signing_up_can_be_closed(tmp_path: Path, models_dir: Path, valkey_url: str) -> None:
     settings = Settings(data_dir=tmp_path, models_dir=models_dir, redis_url=valkey_url)
     assert not settings.sign_up_open

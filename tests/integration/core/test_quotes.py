@@ -18,7 +18,7 @@ from core.jobs.lease import Lease
 from core.jobs.models import Job
 from core.jobs.progress import Metrics
 from core.jobs.service import JobRequest
-from core.jobs.settlement import released_credits, used_credits
+from core.jobs.settlement import due_credits, released_credits, used_credits
 from core.jobs.states import JobStatus
 from core.ledger import service as ledger
 from core.ledger.service import Balance
@@ -159,6 +159,14 @@ def test_time_lost_to_the_service_is_not_charged(database: Database, runtime: Ru
     assert used() == 27
     database.run(lambda session: leases.let_go(session, lease, "The worker shuts down"))
     assert used() == 20, "each step is charged once, and step 3 was not charged yet"
+
+
+def test_what_was_used_is_told_where_it_passes_the_quote(database: Database, runtime: Runtime, owner: Owner) -> None:
+    lease = _claimed(database, runtime, owner, (QUOTE + 3) * SECONDS_OF_A_CREDIT)
+    with database.read() as session:
+        job = session.get_one(Job, lease.job_id)
+        quote = small_plan().quote
+        assert (used_credits(job, quote), due_credits(job, quote)) == (QUOTE + 3, QUOTE)
 
 
 def test_a_paused_job_shows_what_it_used_and_keeps_its_hold(database: Database, runtime: Runtime, owner: Owner) -> None:
