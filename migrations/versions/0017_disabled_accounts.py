@@ -11,21 +11,13 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply this step."""
-    with op.batch_alter_table("api_keys", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("parent_id", sa.String(length=64), nullable=True))
-        batch_op.create_index(batch_op.f("ix_api_keys_parent_id"), ["parent_id"], unique=False)
-        batch_op.create_foreign_key(batch_op.f("fk_api_keys_parent_id_api_keys"), "api_keys", ["parent_id"], ["id"])
-
-    with op.batch_alter_table("users", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("disabled_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("api_keys", sa.Column("parent_id", sa.String(length=64), nullable=True))
+    op.create_index("ix_api_keys_parent_id", "api_keys", ["parent_id"])
+    op.add_column("users", sa.Column("disabled_at", sa.DateTime(timezone=True), nullable=True))
 
 
 def downgrade() -> None:
-    """Take this step back."""
-    with op.batch_alter_table("users", schema=None) as batch_op:
-        batch_op.drop_column("disabled_at")
-
-    with op.batch_alter_table("api_keys", schema=None) as batch_op:
-        batch_op.drop_constraint(batch_op.f("fk_api_keys_parent_id_api_keys"), type_="foreignkey")
-        batch_op.drop_index(batch_op.f("ix_api_keys_parent_id"))
-        batch_op.drop_column("parent_id")
+    """Take this step back. In place on SQLite too: other tables refer to these."""
+    op.drop_column("users", "disabled_at")
+    op.drop_index("ix_api_keys_parent_id", table_name="api_keys")
+    op.drop_column("api_keys", "parent_id")
