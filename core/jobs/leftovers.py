@@ -4,11 +4,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.datasets.models import StoredFile
-from core.jobs.models import Checkpoint, JobArtifact
+from core.jobs import queries
 
 _OF_A_LEASE = re.compile(r"[^/]+/jobs/[^/]+/lease_[^/]+/.+")  # as core.jobs.lease.Lease.storage_prefix
 KEYS_AT_ONCE = 500
@@ -23,6 +21,5 @@ def of_leases(keys: Iterable[str]) -> Iterator[Sequence[str]]:
 
 def unrecorded(session: Session, keys: Sequence[str]) -> list[str]:
     """Those of the keys that no row names."""
-    columns = (Checkpoint.storage_key, JobArtifact.storage_key, StoredFile.storage_key)
-    recorded = {key for column in columns for key in session.scalars(select(column).where(column.in_(keys)))}
+    recorded = queries.recorded_keys(session, keys)
     return [key for key in keys if key not in recorded]

@@ -77,6 +77,6 @@ def test_run_directories_of_leases_that_are_over_go_with_their_data(here: Instal
 
 
 def test_every_table_that_names_objects_is_asked_before_one_is_removed() -> None:
-    """A new one belongs into `core.jobs.leftovers.unrecorded`."""
+    """A new one belongs into `core.jobs.queries.recorded_keys`."""
     naming = {name for name, table in metadata.tables.items() if "storage_key" in table.c}
     assert naming == {"checkpoints", "artifacts", "files"}
