@@ -16,6 +16,7 @@ DATA ?= var
 PYTEST_ARGS ?=
 GPU_ARGS ?=
 REPLICA ?=
+IMAGE_BUILD_FLAGS ?=
 
 # Pinned on its own and first: whatever else asks for torch is then content with the build that is there.
 TORCH := torch==2.13.0
@@ -76,6 +77,10 @@ gpu-kit: $(VENV)/.dev ## Collect the same check for a GPU machine without a netw
 .PHONY: gpu-rehearse
 gpu-rehearse: gpu-kit ## Rehearse the kit without a GPU, under the torch that GPU machines have (6 GB, ten minutes)
 	bench/gpu_kit/rehearse.sh $(REPLICA)
+
+.PHONY: image-check
+image-check: $(VENV)/.dev ## Build the image and train a job in it as docker-compose.yml runs it (Docker; or root with buildah and bubblewrap)
+	$(BIN)/python -m tests.image.check --build-flags "$(IMAGE_BUILD_FLAGS)"
 
 .PHONY: openapi
 openapi: $(VENV)/.dev ## Write docs/openapi.json anew

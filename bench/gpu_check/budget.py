@@ -92,6 +92,7 @@ def _run(session: Session, step: Step, seconds: float, visible: str | None) -> i
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     if visible is not None:
         environment["CUDA_VISIBLE_DEVICES"] = visible
+        environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # as the worker: to ask for a GPU is not to initialise CUDA
     with session.log.open("ab") as log:
         child = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, start_new_session=True)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.gpu_check.session import Session
-from planner.devices import process_bytes, read_devices
+from planner.devices import read_devices
 from planner.memory import library_workspaces, overheads
 from planner.setup import Method, TrainingSetup
 from worker.training.memory import MemoryWatch
@@ -58,14 +58,12 @@ def context_and_workspaces(device: torch.device) -> dict[str, Any]:
     torch's kernels too, so it is to be compared with what is held after the first of them ran."""
     watch = MemoryWatch(device, None)  # sets the allocator up as a run does
     torch.empty(1, device=device)
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
     free, total = torch.cuda.mem_get_info(device)
     planned = read_devices()[0]
     context, _slack = overheads(TrainingSetup(Method.FULL), planned, 0)
     found: dict[str, Any] = {
         "capability": torch.cuda.get_device_capability(device),
         "arch_list": torch.cuda.get_arch_list(),
-        "nvml_of_this_process": _mebibytes(process_bytes(uuid, os.getpid())),
         "used_of_all": (total - free) // MIB,
         "total": total // MIB,
         "reserved": torch.cuda.memory_reserved() // MIB,
@@ -81,10 +79,5 @@ def context_and_workspaces(device: torch.device) -> dict[str, Any]:
     torch.nn.functional.linear(weight.detach(), weight.detach(), bias)  # cuBLASLt's epilogue
     found["workspaces_with_cublaslt"] = (torch.cuda.memory_allocated() - before) // MIB
     said = watch.report("end")
-    found["nvml_after_kernels"] = _mebibytes(process_bytes(uuid, os.getpid()))
     found["context"] = (said.device_bytes - said.peak_reserved_bytes) // MIB
     return found
-
-
-def _mebibytes(size: int | None) -> int | None:
-    return None if size is None else size // MIB

@@ -14,9 +14,11 @@ from typing import Any
 
 from bench.gpu_check.report import AS_IT_SHOULD, PROVEN
 from bench.gpu_check.session import Session
+from bench.gpu_check.shapes import fitted
 from planner.devices import read_devices
 from planner.memory import estimate_memory
 from planner.model_spec import ModelSpec
+from planner.precision import trains_on
 from planner.setup import VARLEN_FLASH, InitLoraWeights, Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import Finished, request_for, run_child, setup_for, write_conversations
@@ -74,6 +76,9 @@ def run(session: Session) -> None:
         folder = Path(directory)
         data = write_conversations(folder / "chat.jsonl", 24 if session.rehearsing else 256)
         for number, job in enumerate(jobs(256 if session.rehearsing else 2048)):
+            if not trains_on(read_devices()[0], job.method):
+                session.record(job.name, skipped="no GPU of this age trains whole weights")
+                continue
             if not session.has_time(_COMPILED_SECONDS if job.changes.get("torch_compile") else _CASE_SECONDS):
                 session.record(job.name, skipped="its time was up")
                 continue
@@ -83,7 +88,8 @@ def run(session: Session) -> None:
 
 def run_job(session: Session, job: Job, model: Path, data: Path, directory: Path) -> dict[str, Any]:
     """One job from its request to its proven export, beside its plan."""
-    setup = setup_for(job.method, **job.changes)
+    device = read_devices()[0]
+    setup = fitted(setup_for(job.method, **job.changes), device)
     once = {"n_epochs": 1}
     request = request_for(model, data, directory, setup, hyperparameters=once, device=session.device)
     request = replace(request, memory_limit_bytes=job.limit_bytes)
@@ -96,7 +102,7 @@ def run_job(session: Session, job: Job, model: Path, data: Path, directory: Path
     if job.limit_bytes is not None and figures["said"].startswith("out_of_memory"):
         figures["ended"] = AS_IT_SHOULD
     spec = ModelSpec.from_config(json.loads((model / "config.json").read_text(encoding="utf-8")))
-    planned = estimate_memory(spec, setup, read_devices()[0])
+    planned = estimate_memory(spec, setup, device)
     figures |= {
         "planned_mib": planned.device_bytes // MIB,
         "planned_with_bound_mib": planned.required_bytes // MIB,

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from bench.gpu_check.session import Session, clear_device
-from bench.gpu_check.shapes import config_of, setup_of, variants
+from bench.gpu_check.shapes import config_of, fitted, setup_of, variants
 from bench.gpu_check.speed import planning_device
 from bench.gpu_check.training import Trainer
 from planner.memory import estimate_memory
 from planner.model_spec import ModelSpec
+from planner.precision import trains_on
 from planner.setup import VARLEN_FLASH, Method, TrainingSetup
 from worker.training.memory import MemoryWatch
 
@@ -72,7 +73,10 @@ def grid(session: Session) -> Iterator[tuple[str, TrainingSetup]]:
 def run(session: Session) -> None:
     """Measure case after case."""
     device = planning_device(session)
-    for model, setup in grid(session):
+    for model, wanted in grid(session):
+        if not trains_on(device, wanted.method):
+            continue
+        setup = fitted(wanted, device)
         if not session.has_time(_CASE_SECONDS):
             session.record("the rest of the grid", skipped="its time was up")
             return
@@ -102,11 +106,8 @@ def measure(session: Session, model: str, setup: TrainingSetup) -> dict[str, int
         torch.cuda.reset_peak_memory_stats(device)
     trainer.longest_steps(STEPS)
     said = watch.report("end")
-    return {
-        "measured_bytes": said.peak_allocated_bytes,
-        "reserved_bytes": said.peak_reserved_bytes,
-        "held_bytes": said.device_bytes,
-    }
+    held = {"held_bytes": said.device_bytes} if said.is_attributed else {}  # else others were on the device too
+    return {"measured_bytes": said.peak_allocated_bytes, "reserved_bytes": said.peak_reserved_bytes, **held}
 
 
 def describe(setup: TrainingSetup) -> str:

@@ -8,12 +8,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from planner.candidates import FLASH_CAPABILITY
 from planner.catalogue import find_model
 from planner.devices import Device
 from planner.model_spec import ModelSpec
 from planner.plans import Wishes
 from planner.policy import plan
-from planner.setup import Method, Quantization, TrainingSetup
+from planner.precision import dtype_on
+from planner.setup import VARLEN_FLASH, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
 
 RANK = 16
@@ -68,6 +70,15 @@ def setup_of(method: Method, rows: int, length: int, **changes: Any) -> Training
             lora_target_modules=("all-linear",), adapter_dtype="float32",
         )  # fmt: skip
     return replace(setup, **changes)
+
+
+def fitted(setup: TrainingSetup, device: Device) -> TrainingSetup:
+    """The setup in the number format that the device computes in, and without kernels that it has not."""
+    setup = replace(setup, dtype=dtype_on(device))
+    capability = device.compute_capability
+    if setup.attn_implementation == VARLEN_FLASH and capability is not None and capability < FLASH_CAPABILITY:
+        return replace(setup, attn_implementation="sdpa")
+    return setup
 
 
 def planned_setup(workload: Workload, device: Device, *, small: bool = False) -> TrainingSetup:

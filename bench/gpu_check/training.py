@@ -1,5 +1,6 @@
 """Our own training step on random weights: the loop's loading, layout, loss, clipping and optimizer, without a job."""
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from worker.training.compiling import compile_layers
 from worker.training.forward import score
 from worker.training.libraries import quiet
 from worker.training.loading import LoadedModel
+from worker.training.loss_scale import LossScale, unscaled_norm
 from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
 from worker.training.rehearsal import longest_batch
 
@@ -34,13 +36,14 @@ class StepFigures:
     without_gradient: int  # trained parameters that got none, or only zeros
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trainer:
     """A random model with its optimizer, as the loop holds them."""
 
     setup: TrainingSetup
     loaded: LoadedModel
     optimizer: torch.optim.Optimizer
+    loss_scale: LossScale
 
     @classmethod
     def of(cls, config: Mapping[str, Any], setup: TrainingSetup, device: torch.device) -> "Trainer":
@@ -54,7 +57,8 @@ class Trainer:
                 torch.nn.init.normal_(parameter, std=_START_DEVIATION)
         if setup.torch_compile:
             compile_layers(loaded, Path(tempfile.mkdtemp()) / "compiled")
-        return cls(setup, loaded, build_optimizer(loaded.parameters, setup, HYPERPARAMETERS))
+        optimizer = build_optimizer(loaded.parameters, setup, HYPERPARAMETERS)
+        return cls(setup, loaded, optimizer, LossScale.of(setup.dtype))
 
     @property
     def layout(self) -> Layout:
@@ -64,16 +68,25 @@ class Trainer:
     def step(self, data: TokenizedSet, step: Step, *, count_dead: bool = False) -> StepFigures:
         """`worker.training.loop.optimizer_step` without its reports."""
         tokens, trained = step_tokens(data, step)
-        total = torch.zeros((), device=self.loaded.device)
-        for batch in micro_batches(data, step, self.setup, self.layout):
-            loss, _ = score(self.loaded, batch.to(self.loaded.device), trained)
-            loss.backward()
-            total += loss.detach()
-        norm = gradient_norm(self.loaded.parameters)
-        values = torch.stack([total, norm.float()]).tolist()
+        while True:
+            loss, norm = self._gradients(data, step, trained)
+            values = torch.stack([loss, norm.float()]).tolist()  # waits for the device, once a step
+            if math.isfinite(values[1]) or not self.loss_scale.can_shrink:
+                break
+            self.optimizer.zero_grad(set_to_none=True)
+            self.loss_scale = self.loss_scale.halved()
         dead = self._without_gradient() if count_dead else 0
         self._update(norm)
         return StepFigures(tokens, values[0], values[1], dead)
+
+    def _gradients(self, data: TokenizedSet, step: Step, trained: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The step's loss and its gradients' norm, both on the device."""
+        total, scale = torch.zeros((), device=self.loaded.device), self.loss_scale.value
+        for batch in micro_batches(data, step, self.setup, self.layout):
+            loss, _ = score(self.loaded, batch.to(self.loaded.device), trained / scale)
+            loss.backward()
+            total += loss.detach() / scale
+        return total, unscaled_norm(self.loaded.parameters, self.loss_scale)
 
     def longest_steps(self, count: int) -> None:
         """Steps on the longest micro-batch that the setup allows: those whose memory is predicted."""

@@ -62,7 +62,7 @@ class ApiKey(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"), index=True)
+    parent_id: Mapped[str | None] = mapped_column(Id, index=True)
     name: Mapped[str] = mapped_column(String(200))
     prefix: Mapped[str] = mapped_column(String(20))
     secret_hash: Mapped[str] = mapped_column(String(64), unique=True)

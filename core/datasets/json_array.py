@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from core.datasets.nesting import MAX_DEPTH, MAX_PARTS, has_too_many_parts, is_too_deep
+from core.datasets.nesting import MAX_DEPTH, MAX_KEYS, MAX_PARTS, has_too_many_parts, is_too_deep
 from core.datasets.numbers import DECODER
 from core.datasets.row_errors import RowError, UnreadableRestError
 from core.datasets.sources import MAX_ROW_BYTES
@@ -162,6 +162,11 @@ def _checked(element: object, piece: str, number: int) -> Mapping[str, Any] | Ro
         return RowError(number, f"it is a JSON {type(element).__name__}, not an object.", None, "Make it an object.")
     if is_too_deep(element, opening=piece.count("[") + piece.count("{")):
         return RowError(number, f"it is nested deeper than {MAX_DEPTH} levels.", None, "Flatten it.")
+    if has_too_many_parts(piece):
+        return RowError(number, "it holds too many lists and objects.", None, "Shorten it.")
+    if len(element) > MAX_KEYS:
+        problem = f"it has {len(element):,} columns, and {MAX_KEYS:,} are the most."
+        return RowError(number, problem, None, "Nest what is not a column.")
     if _SURROGATE.search(piece):
         try:
             orjson.loads(piece)

@@ -1,10 +1,11 @@
 """How deep a row is nested. Templates and encoders recurse, so depth is bounded where rows come in."""
 
-__all__ = ["MAX_DEPTH", "MAX_PARTS", "has_too_many_parts", "is_too_deep"]
+__all__ = ["MAX_DEPTH", "MAX_KEYS", "MAX_PARTS", "has_too_many_parts", "is_too_deep"]
 
 MAX_DEPTH = 64  # JSON Schemas of tools, the deepest thing rows hold in practice, stay under 20
 # Lists and objects of one row. An empty one takes 2 bytes of JSON and 64 of memory.
 MAX_PARTS = 250_000
+MAX_KEYS = 4096  # columns of one row
 _LOOKED_AT_BYTES = 2 * MAX_PARTS
 
 

@@ -54,14 +54,16 @@ def load_json(text: str) -> Any:
 
 def is_respelled(value: object, text: bytes) -> bool:
     """Whether a fast parser's value may print other numbers than its text holds: floats, large integers and -0."""
+    return b"-0" in text or _holds_float(value)
+
+
+def _holds_float(value: object) -> bool:
     kind = type(value)
-    if kind is str or value is None or kind is bool:
-        return False
     if kind is dict:
-        return any(is_respelled(inner, text) for inner in value.values())  # type: ignore[attr-defined]
+        return any(_holds_float(inner) for inner in value.values())  # type: ignore[attr-defined]
     if kind is list:
-        return any(is_respelled(inner, text) for inner in value)  # type: ignore[attr-defined]
-    return kind is float or (value == 0 and b"-0" in text)
+        return any(_holds_float(inner) for inner in value)  # type: ignore[attr-defined]
+    return kind is float
 
 
 def dump_json(value: object, **options: Any) -> str:

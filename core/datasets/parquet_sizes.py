@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 from core.datasets.sources import MAX_EXPANSION, unpacked_limit
 from core.errors import InvalidDatasetError
 
-__all__ = ["BATCH_BYTES", "check_sizes", "dictionary_columns", "row_bytes", "rows_at_once"]
+__all__ = ["BATCH_BYTES", "check_sizes", "decoded_limit", "dictionary_columns", "row_bytes", "rows_at_once"]
 
 BATCH_ROWS = 64
 BATCH_BYTES = 32 * 1024**2  # a batch is whole in memory, as Arrow and as Python objects
-MAX_ROWS = 50_000_000
+MIN_DECODED_BYTES = 512 * 1024**2  # that any file's rows may take, one after the other
+MAX_ROWS_PER_BYTE = 100  # of the file, and a million in any
 MAX_LEAVES = 4096
+MAX_DELTA_BYTES = 128 * 1024**2  # that a column in a row group may hold where values repeat one another's beginning
 MAX_VALUES_PER_ROW = 250_000  # on average within a row group
 CHECKED_CHUNK_BYTES = 32 * 1024**2  # of a column in a row group; above this it may not be packed more than 100 to 1
 _OBJECT_BYTES = 64  # of a list, a struct or a number in Python
@@ -29,8 +31,8 @@ def check_sizes(metadata: pq.FileMetaData, file_bytes: int) -> None:
     unpacked_bytes, limit = sum(group.total_byte_size for group in groups), unpacked_limit(file_bytes)
     if metadata.num_columns > MAX_LEAVES:
         problem = f"has {metadata.num_columns:,} columns, and {MAX_LEAVES:,} are the most"
-    elif metadata.num_rows > MAX_ROWS:
-        problem = f"has {metadata.num_rows:,} rows, and {MAX_ROWS:,} are the most"
+    elif metadata.num_rows > max(1_000_000, MAX_ROWS_PER_BYTE * file_bytes):
+        problem = f"has {metadata.num_rows:,} rows in {file_bytes:,} bytes"
     elif unpacked_bytes > limit:
         problem = f"unpacks to {unpacked_bytes:,} bytes, and {limit:,} are the most for a file of its size"
     for index, group in enumerate(groups):
@@ -47,9 +49,17 @@ def _chunk_problem(column: pq.ColumnChunkMetaData, rows: int, group: int) -> str
     size, packed = column.total_uncompressed_size, column.total_compressed_size
     if size > max(CHECKED_CHUNK_BYTES, MAX_EXPANSION * packed):
         return f"packs {size:,} bytes into {packed:,}, more than {MAX_EXPANSION} to 1, in {where}"
+    if "DELTA_BYTE_ARRAY" in column.encodings and column.num_values * size > MAX_DELTA_BYTES:
+        # Each value may repeat all of the one before it, and a page of them is decoded at once.
+        return f"may hold up to {column.num_values * size:,} bytes in the encoding DELTA_BYTE_ARRAY, in {where}"
     if column.num_values > MAX_VALUES_PER_ROW * max(1, rows):
         return f"has {column.num_values:,} values in {rows:,} rows, in {where}"
     return ""
+
+
+def decoded_limit(file_bytes: int) -> int:
+    """How much all rows of a file may take together: a text counts as often as it is named."""
+    return max(MIN_DECODED_BYTES, unpacked_limit(file_bytes))
 
 
 def dictionary_columns(metadata: pq.FileMetaData) -> list[str]:
@@ -74,10 +84,7 @@ def rows_at_once(group: pq.RowGroupMetaData, schema: pq.ParquetSchema) -> int:
     for index in range(group.num_columns):
         column = group.column(index)
         values = -(-column.num_values // max(1, group.num_rows))
-        if "DELTA_BYTE_ARRAY" in column.encodings:  # a value repeats the beginning of the one before it
-            per_row += values * column.total_uncompressed_size
-        else:
-            per_row += column.total_uncompressed_size // max(1, group.num_rows)
+        per_row += column.total_uncompressed_size // max(1, group.num_rows)
         if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
             per_row += values * max(0, schema.column(index).length)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, per_row)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -94,7 +95,7 @@ def _cut(value: Any, characters: int, depth: int) -> Any:
     if isinstance(value, Mapping):
         if not depth:
             return "…"
-        first = list(value.items())[:_ITEMS]
+        first = islice(value.items(), _ITEMS)
         return {str(name)[:characters]: _cut(inner, characters, depth - 1) for name, inner in first}
     if isinstance(value, list | tuple):
         return [_cut(inner, characters, depth - 1) for inner in value[:_ITEMS]] if depth else "…"

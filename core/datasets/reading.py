@@ -13,7 +13,7 @@ from core.datasets.examples import DataFormat, Example
 from core.datasets.formats import to_example
 from core.datasets.json_array import iterate_array, json_problem
 from core.datasets.layouts import Container, Layout, detect_layout
-from core.datasets.nesting import MAX_DEPTH, has_too_many_parts, is_too_deep
+from core.datasets.nesting import MAX_DEPTH, MAX_KEYS, has_too_many_parts, is_too_deep
 from core.datasets.notices import NoticeCollector
 from core.datasets.numbers import is_respelled, load_json
 from core.datasets.row_errors import RowError, UnreadableRestError
@@ -156,6 +156,9 @@ def _checked_line(row: Any, line: bytes, number: int) -> Row | RowError:
         return RowError(number, f"line {number} is a JSON {type(row).__name__}, not an object.", None, fix)
     if is_too_deep(row, opening=line.count(b"[") + line.count(b"{")):
         return RowError(number, f"line {number} is nested deeper than {MAX_DEPTH} levels.", None, "Flatten it.")
+    if len(row) > MAX_KEYS:
+        problem = f"line {number} has {len(row):,} columns, and {MAX_KEYS:,} are the most."
+        return RowError(number, problem, None, "Nest what is not a column.")
     if not _is_all_text(row) and is_respelled(row, line):
         try:
             return load_json(line.decode())  # type: ignore[no-any-return]

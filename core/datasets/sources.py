@@ -19,7 +19,7 @@ MAX_ROW_BYTES = 16 * 1024**2
 MAX_FILE_BYTES = 4 * 1024**3  # once unpacked; a plain upload is smaller than that anyway
 # Text compresses 3 to 30 times; 100 leaves room for repetitive tables and none for a bomb.
 MAX_EXPANSION = 100
-MIN_EXPANDED_BYTES = 256 * 1024**2
+MIN_EXPANDED_BYTES = 64 * 1024**2
 _BUFFER_BYTES = 256 * 1024
 _GZIP_MAGIC, _ZSTD_MAGIC, _BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xef\xbb\xbf"
 

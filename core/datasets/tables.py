@@ -8,6 +8,7 @@ Nulls in maps, in lists, in columns of their own and in JSON text stay.
 import shutil
 import struct
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.datasets.parquet_sizes import BATCH_BYTES, check_sizes, dictionary_columns, row_bytes, rows_at_once
+from core.datasets.parquet_sizes import (
+    BATCH_BYTES,
+    check_sizes,
+    decoded_limit,
+    dictionary_columns,
+    row_bytes,
+    rows_at_once,
+)
 from core.datasets.row_errors import RowError
 from core.datasets.sources import MAX_ROW_BYTES, open_source
 from core.errors import InvalidDatasetError
@@ -43,8 +51,13 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError
             unpacked.flush()
             source = Path(unpacked.name)
         try:
+            decoded_bytes, limit = 0, decoded_limit(source.stat().st_size)
             for batch in _batches(source):
-                for row in _rows(batch, number):
+                sizes = row_bytes(batch)
+                decoded_bytes += sum(size for size in sizes if size <= MAX_ROW_BYTES)
+                if decoded_bytes > limit:
+                    raise _too_much(number, limit)
+                for row in _rows(batch, sizes, number):
                     number += 1
                     yield number, row
         except UnicodeDecodeError as error:
@@ -74,10 +87,9 @@ def _batches(source: Path) -> Iterator[pa.RecordBatch]:
             yield from file.iter_batches(batch_size=rows, row_groups=[index], use_threads=False)
 
 
-def _rows(batch: pa.RecordBatch, before: int) -> Iterator[Mapping[str, Any] | RowError]:
+def _rows(batch: pa.RecordBatch, sizes: list[int], before: int) -> Iterator[Mapping[str, Any] | RowError]:
     names = _unique(batch.schema.names)
     cleans = [_cleaner(column.type) for column in batch.columns]
-    sizes = row_bytes(batch)
     step = len(sizes) if sum(sizes) <= BATCH_BYTES and max(sizes, default=0) <= MAX_ROW_BYTES else 1
     for start in range(0, len(sizes), max(1, step)):
         if sizes[start] > MAX_ROW_BYTES:
@@ -88,6 +100,14 @@ def _rows(batch: pa.RecordBatch, before: int) -> Iterator[Mapping[str, Any] | Ro
         ]
         for values in zip(*columns, strict=True):
             yield dict(zip(names, values, strict=True))
+
+
+def _too_much(number: int, limit: int) -> InvalidDatasetError:
+    return InvalidDatasetError(
+        f"The rows of the Parquet file take more than {limit:,} bytes once they are decoded, from row {number + 1} or "
+        "soon after. Write it in smaller parts.",
+        code="file_too_large",
+    )
 
 
 def _too_large(number: int, size: int) -> RowError:
@@ -101,13 +121,15 @@ def _values(column: pa.Array, clean: Clean | None) -> list[Any]:
 
 
 def _unique(names: list[str]) -> list[str]:
-    found: list[str] = []
-    for name in names:
-        unique, count = name, 2
-        while unique in found:
-            unique, count = f"{name}_{count}", count + 1
-        found.append(unique)
-    return found
+    found: dict[str, None] = {}
+    counts: Counter[str] = Counter()
+    for wanted in names:
+        name = wanted
+        while name in found:
+            counts[wanted] += 1
+            name = f"{wanted}_{counts[wanted] + 1}"
+        found[name] = None
+    return list(found)
 
 
 def _cleaner(kind: pa.DataType) -> Clean | None:

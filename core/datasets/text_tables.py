@@ -8,6 +8,7 @@ makes the first row data.
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,13 +47,14 @@ class TextTable:
     @property
     def names(self) -> tuple[str, ...]:
         """The names that the first row gives: made unique, and those of blank cells their number's."""
-        names: list[str] = []
+        names: dict[str, None] = {}
+        counts: Counter[str] = Counter()
         for number, cell in enumerate(self.first, start=1):
-            name = cell.strip() or f"column_{number}"
-            count = 2
+            wanted = name = cell.strip() or f"column_{number}"
             while name in names:
-                name, count = f"{cell.strip()}_{count}", count + 1
-            names.append(name)
+                counts[wanted] += 1
+                name = f"{wanted}_{counts[wanted] + 1}"
+            names[name] = None
         return tuple(names)
 
     @property
@@ -91,7 +93,8 @@ class TextTable:
                 f"The first row ({cells}) is taken for the names of the columns. If it is data, map the columns as "
                 f"column_1 to column_{len(self.first)}, and it is kept.",
             )
-        doubled = sorted({cell.strip() for cell in self.first if cell.strip() and self.first.count(cell) > 1})
+        counts = Counter(cell.strip() for cell in self.first)
+        doubled = sorted(name for name, count in counts.items() if name and count > 1)
         if self.has_header and doubled:
             notices.add(
                 "doubled_column",
