@@ -123,6 +123,13 @@ class Settings(BaseSettings):
         None, description="Touched every second by the process; `tunewright up` names one for each that it starts."
     )
 
+    allowed_hosts: list[str] | None = Field(
+        None,
+        description="Host names that requests may be for, as JSON; none: any, but over loopback only localhost and the "
+        "public URL's.",
+        examples=['["tunewright.example.org"]'],
+    )
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_json: bool = True
 
@@ -133,6 +140,12 @@ class Settings(BaseSettings):
     )
     inline_inspection_bytes: PositiveInt = Field(
         32 * 1024**2, description="Files up to this size are inspected when needed."
+    )
+    files_read_at_once: PositiveInt = Field(
+        3, description="Files that one process inspects or counts tokens of at once; one organization: one fewer."
+    )
+    file_memory_bytes: int = Field(
+        2 * GIB, ge=256 * 1024**2, description="Memory in which a file is inspected, or its tokens are counted."
     )
     retry_window_seconds: PositiveInt = Field(600, description="How long a retried create returns the first result.")
     session_seconds: PositiveInt = Field(14 * 86400, description="How long a browser stays signed in.")
@@ -149,8 +162,15 @@ class Settings(BaseSettings):
     )
 
     max_running_jobs: PositiveInt = Field(20, description="Jobs of one organization that train at once; others wait.")
+    max_event_streams: PositiveInt = Field(
+        100, description="Event streams of one organization that are open at once, in each API process."
+    )
     max_queued_jobs: PositiveInt = Field(200, description="Jobs of one organization that wait for a device.")
-    max_storage_bytes: PositiveInt = Field(100 * GIB, description="Files and results of one organization.")
+    max_storage_bytes: PositiveInt = Field(
+        100 * GIB, description="Files, results and kept checkpoints of one organization."
+    )
+    max_files: PositiveInt = Field(10_000, description="Files of one organization.")
+    max_plans: PositiveInt = Field(5_000, description="Plans of one organization that no job uses, until forgotten.")
 
     prices: dict[str, NonNegativeInt] = Field(
         default=PRICES,
@@ -158,6 +178,9 @@ class Settings(BaseSettings):
         examples=['{"default": 2000, "cpu": 600}'],
     )
     quote_seconds: PositiveInt = Field(900, description="How long a quote stands.")
+    plan_retention_seconds: int = Field(
+        3600, ge=0, description="How long a plan that no job uses is kept after its quote."
+    )
 
     lease_seconds: PositiveFloat = Field(
         30.0, description="A worker that has not renewed its lease this long has lost the job."

@@ -6,6 +6,7 @@ import sys
 from core.errors import InvalidSettingsError
 from core.liveness import beat_in_thread
 from core.logging import configure_logging
+from core.own_process import keep_private
 from core.runtime import open_runtime
 from core.settings_loading import load_settings
 from worker import maintenance, training_worker
@@ -24,6 +25,7 @@ def main() -> None:
     except InvalidSettingsError as error:
         sys.exit(error.message)
     configure_logging(settings.log_level, as_json=settings.log_json)
+    keep_private(settings.data_dir)
     beat_in_thread(settings.liveness_file)
     runtime = open_runtime(settings)
     try:

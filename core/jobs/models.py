@@ -35,7 +35,7 @@ class Job(Base):
     integrations: Mapped[list[Any] | None]
 
     # What was decided. `setup` (planner.setup.TrainingSetup) starts as the plan's; only its micro-batch ever changes.
-    plan_id: Mapped[str] = mapped_column(ForeignKey("plans.id"))
+    plan_id: Mapped[str] = mapped_column(ForeignKey("plans.id"), index=True)
     plan: Mapped[Plan] = relationship(lazy="joined", innerjoin=True)
     setup: Mapped[dict[str, Any]]
     device_class: Mapped[str] = mapped_column(String(100))

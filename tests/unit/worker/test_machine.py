@@ -20,6 +20,11 @@ try:
 except SystemExit as error:
     print(json.dumps([str(error)]))
 """
+LISTED = """
+import json
+from cli.training_workers import training_devices
+print(json.dumps(training_devices()))
+"""
 AGAIN = """
 import json, os, sys
 from planner.devices import read_devices
@@ -63,3 +68,8 @@ def test_a_device_that_is_no_longer_listed_is_sick(tmp_path: Path) -> None:
     problem, is_same_size = read(tmp_path, AGAIN)
     assert "no longer lists it" in str(problem)
     assert is_same_size
+
+
+def test_workers_are_started_for_the_sound_devices_alone(tmp_path: Path) -> None:
+    assert read(tmp_path, LISTED, LOST=0) == ["cuda:1"]
+    assert read(tmp_path, LISTED, MIG=1) == ["cuda:0", "cuda:1:0", "cuda:1:2"]
