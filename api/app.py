@@ -16,17 +16,22 @@ from api import errors, pages
 from api.dashboard import PAGES
 from api.deps import KeyUses
 from api.document import DESCRIPTION, TAGS, build_document
+from api.hosts import HostMiddleware
 from api.metrics import RequestMetrics, ServiceCollector
 from api.middleware import BodyLimitMiddleware, RequestMiddleware
-from api.multipart import UPLOADS_AT_ONCE
+from api.places import UPLOADS_AT_ONCE, StreamPlaces, UploadPlaces
 from api.readiness import Readiness
 from api.request_heads import HeadLimitMiddleware
 from api.routers import account, api_keys, browser, codes, credits, files, health, job_outputs, jobs, models, plans
 from core.liveness import beat_in_loop
 from core.logging import configure_logging
+from core.own_process import allow_many_files, keep_private
 from core.runtime import open_runtime
 from core.settings import Settings
 from core.settings_loading import load_settings
+
+OTHER_FILES = 256  # that this process has open: the database's, the store's, requests that are no streams
+FILES_OF_A_STREAM = 2  # the client's connection, and the broker's
 
 ROUTERS = (files, plans, jobs, job_outputs, models, credits, codes, api_keys, account, health, browser)
 
@@ -39,6 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         settings = load_settings()
         configure_logging(settings.log_level, as_json=settings.log_json)
+        keep_private(settings.data_dir)
         # Every request is logged by the middleware; uvicorn's own line would show the tokens of sign-in links.
         logging.getLogger("uvicorn.access").disabled = True
     registry = CollectorRegistry()
@@ -62,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_upload_bytes=settings.max_upload_bytes,
         patience_seconds=settings.body_patience_seconds,
     )
+    app.add_middleware(HostMiddleware, allowed=settings.allowed_hosts, public_url=settings.public_url)
     app.add_middleware(HeadLimitMiddleware)
     app.add_middleware(RequestMiddleware, metrics=RequestMetrics(registry))
     errors.register(app)
@@ -83,6 +90,9 @@ def _lifespan(settings: Settings, registry: CollectorRegistry) -> Any:
         runtime = open_runtime(settings)
         app.state.runtime = runtime
         app.state.upload_limiter = anyio.CapacityLimiter(UPLOADS_AT_ONCE)
+        app.state.upload_places = UploadPlaces()
+        streams = max(1, (allow_many_files() - OTHER_FILES) // FILES_OF_A_STREAM)
+        app.state.stream_places = StreamPlaces(settings.max_event_streams, streams)
         app.state.readiness = Readiness(runtime)
         collector = ServiceCollector(runtime)
         registry.register(collector)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Header, Query, Request
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
+from api.numbers import whole_number
 from core.accounts import service as accounts
 from core.accounts.models import Scope
 from core.accounts.service import LAST_USED_RESOLUTION, Actor
@@ -151,7 +152,7 @@ def identify(
         path=request.url.path,
         body_sha256=body_sha256,
         idempotency_key=idempotency_key,
-        is_retry=retries.isdigit() and int(retries) > 0,
+        is_retry=(whole_number(retries) or 0) > 0,
         window_seconds=runtime.settings.retry_window_seconds,
     )
 

@@ -45,6 +45,7 @@ def register(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OperationalError, _database_away)
     app.add_exception_handler(DataError, _unstorable)
+    app.add_exception_handler(OverflowError, _unstorable)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -167,6 +168,8 @@ def _sentence(problem: Mapping[str, Any]) -> str:
             return f"Unknown field {context['field']!r}.{hint}"
         case "missing":
             return f"{name} is required." if _param(problem) else "A JSON body is required."
+        case "unstorable_text":
+            return f"{name} holds {context['problem']}, which cannot be kept. Leave it out."
         case "value_error":
             return f"{name}: {context['error']}"
     rule = _RULES.get(problem["type"])

@@ -10,7 +10,12 @@ import structlog
 from anyio.to_thread import run_sync
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from api.errors import error_response
+from api.places import StreamPlaces
+from core.errors import LimitReachedError
 from core.events import service as events
 from core.events.models import JobEvent
 from core.jobs import service as jobs
@@ -59,6 +64,25 @@ async def follow(
             if len(batch.events) < BATCH and not await wakes.wait():
                 # No blank line: the `openai` client takes one for the end of an event without data.
                 yield ": still here\n"
+
+
+class EventStream(StreamingResponse):
+    """Frames as a response, which holds a place among the organization's streams as long as it is open."""
+
+    def __init__(self, places: StreamPlaces, organization_id: str, frames: AsyncIterator[str]) -> None:
+        super().__init__(frames, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+        self._places, self._owner = places, organization_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._places.take(self._owner)
+        except LimitReachedError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._places.give_back(self._owner)
 
 
 class _Wakes:

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import RequestMetrics
+from api.numbers import whole_number
 from api.schemas.errors import envelope
 from core.errors import FileTooLargeError, SlowRequestError
 from core.ids import new_id
@@ -100,20 +101,22 @@ class BodyLimitMiddleware:
         is_upload = scope["method"] == "POST" and scope["path"] in UPLOAD_PATHS
         limit = self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES if is_upload else self.max_request_bytes
         refusal = self._refusal(is_upload)
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > limit:
+        declared = whole_number(Headers(scope=scope).get("content-length", ""))
+        if declared is not None and declared > limit:
             await JSONResponse(envelope(refusal.body), status_code=refusal.status)(scope, receive, send)
             return
-        received, is_complete, started = 0, False, time.monotonic()
+        received, is_complete, waited_seconds = 0, False, 0.0
 
         async def receive_limited() -> Message:
-            nonlocal received, is_complete
+            nonlocal received, is_complete, waited_seconds
             if is_complete:  # who asks on waits for the client to go away
                 return await receive()
             # Slow ones are allowed to be slow, not to hold a place for ever.
+            # What passes while nobody asks for more is not the client's doing.
             allowed_seconds = self.patience_seconds + received / SLOWEST_BYTES_PER_SECOND
+            asked_at = time.monotonic()
             try:
-                async with asyncio.timeout(started + allowed_seconds - time.monotonic()):
+                async with asyncio.timeout(allowed_seconds - waited_seconds):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(
@@ -121,6 +124,7 @@ class BodyLimitMiddleware:
                     f"{received:,} bytes of the body came in {allowed_seconds:,.0f} seconds, and then no more. Send it "
                     "again over a faster connection.",
                 ) from None
+            waited_seconds += time.monotonic() - asked_at
             is_complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > limit:

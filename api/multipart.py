@@ -20,7 +20,6 @@ from python_multipart.multipart import parse_options_header
 from core.datasets.service import Upload, upload_purpose
 from core.errors import InvalidRequestError, UnsupportedMediaTypeError
 
-UPLOADS_AT_ONCE = 32
 _CHUNKS_IN_FLIGHT = 8
 _LONGEST_FIELD_BYTES = 1024
 _MOST_FIELDS = 16

@@ -1,6 +1,8 @@
-"""The log files of a service's processes, and their warnings on the terminal."""
+"""The log files of a service's processes, kept from growing for ever, and their warnings on the terminal."""
 
 import asyncio
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -40,7 +42,16 @@ async def repeat_warnings(path: Path, position: int, show: Callable[[str], None]
             for line in lines:
                 if (text := warning_in(line)) is not None:
                     show(text)
+            if log.tell() > LARGEST_LOG_BYTES:
+                _rotate(path)
+                log.seek(0)
             await asyncio.sleep(READ_EVERY_SECONDS)
+
+
+def _rotate(path: Path) -> None:
+    """Copy a log aside and empty it. Its writer appends, and so goes on at the new end without knowing."""
+    shutil.copyfile(path, path.with_suffix(".log.1"))
+    os.truncate(path, 0)
 
 
 def warning_in(line: bytes) -> str | None:

@@ -9,6 +9,7 @@ from cli.database import DataDirectory
 from cli.terminal import out
 from core.db.migrate import pending, upgrade
 from core.errors import ServiceUnavailableError
+from core.own_process import keep_private
 from core.settings_loading import load_settings
 
 
@@ -17,7 +18,9 @@ def migrate(
     check: Annotated[bool, typer.Option("--check", help="Only look; exit with 1 where a migration is due.")] = False,
 ) -> None:
     """Bring the database to the schema of this release. Safe to run twice, and from several machines at once."""
-    url = load_settings(data).resolved_database_url
+    settings = load_settings(data)
+    keep_private(settings.data_dir)
+    url = settings.resolved_database_url
     try:
         steps = pending(url) if check else upgrade(url)
     except DBAPIError as error:

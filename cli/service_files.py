@@ -26,7 +26,7 @@ def lock_directory(data_dir: Path) -> Iterator[None]:
 
     The kernel drops the lock with the process, however it ends.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (data_dir / "up.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

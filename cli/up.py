@@ -27,6 +27,7 @@ from core.db.session import Database
 from core.errors import ConflictError, ServiceUnavailableError
 from core.fleet.models import ProgramStatus
 from core.fleet.programs import report_programs
+from core.own_process import keep_private
 from core.settings import Settings
 from core.settings_loading import load_settings
 
@@ -44,6 +45,7 @@ def up(
 ) -> None:
     """Run the whole service on this machine, with nothing else installed. Ctrl-C stops it."""
     settings = load_settings(data)
+    keep_private(settings.data_dir)
     with lock_directory(settings.data_dir):
         url = _url(host, port := _claim_port(host, port))
         err.print(f"Starting on {settings.data_dir.absolute()} …")

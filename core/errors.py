@@ -18,6 +18,7 @@
     │   └── NotYetError                  409  not_yet
     ├── FileTooLargeError                413  file_too_large
     ├── UnsupportedMediaTypeError        415  unsupported_media_type
+    ├── UnknownHostError                 421  unknown_host
     ├── HeadTooLargeError                431  request_head_too_large
     ├── RateLimitError                   429  rate_limit_exceeded
     ├── LimitReachedError                429  limit_reached
@@ -58,6 +59,7 @@ __all__ = [
     "TrainingError",
     "TunewrightError",
     "UnknownCodeError",
+    "UnknownHostError",
     "UnsupportedMediaTypeError",
     "WrongPasswordError",
 ]
@@ -221,6 +223,14 @@ class UnsupportedMediaTypeError(TunewrightError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
+
+
+class UnknownHostError(TunewrightError):
+    """Raised when a request is for a host that this service does not answer to."""
+
+    status = 421
+    type = "invalid_request_error"
+    code = "unknown_host"
 
 
 class HeadTooLargeError(TunewrightError):

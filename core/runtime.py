@@ -1,9 +1,10 @@
-"""What every process of the service opens once and passes down: settings, database, store, publisher."""
+"""What every process of the service opens once and passes down: settings, database, store, publisher, children."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core.artifacts.store import ArtifactStore, open_store
 from core.db.session import Database
+from core.limited import ChildPool
 from core.queue.publisher import QueuePublisher
 from core.settings import Settings
 from core.throttle.service import Throttle
@@ -18,9 +19,11 @@ class Runtime:
     store: ArtifactStore
     publisher: QueuePublisher
     throttle: Throttle
+    children: ChildPool = field(default_factory=ChildPool)
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Give all connections back, and end what children do."""
+        self.children.close()
         self.database.close()
         self.publisher.close()
 
@@ -38,4 +41,5 @@ def open_runtime(settings: Settings) -> Runtime:
         ),
         publisher=publisher,
         throttle=Throttle(settings.resolved_redis_url),
+        children=ChildPool(settings.files_read_at_once, settings.file_memory_bytes),
     )

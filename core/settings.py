@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -123,6 +124,13 @@ class Settings(BaseSettings):
         None, description="Touched every second by the process; `tunewright up` names one for each that it starts."
     )
 
+    allowed_hosts: list[str] | None = Field(
+        None,
+        description="Host names that requests may be for, as JSON; none: any, but over loopback only localhost and the "
+        "public URL's.",
+        examples=['["tunewright.example.org"]'],
+    )
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_json: bool = True
 
@@ -133,6 +141,12 @@ class Settings(BaseSettings):
     )
     inline_inspection_bytes: PositiveInt = Field(
         32 * 1024**2, description="Files up to this size are inspected when needed."
+    )
+    files_read_at_once: PositiveInt = Field(
+        3, description="Files that one process inspects or counts tokens of at once; one organization: one fewer."
+    )
+    file_memory_bytes: int = Field(
+        2 * GIB, ge=256 * 1024**2, description="Memory in which a file is inspected, or its tokens are counted."
     )
     retry_window_seconds: PositiveInt = Field(600, description="How long a retried create returns the first result.")
     session_seconds: PositiveInt = Field(14 * 86400, description="How long a browser stays signed in.")
@@ -149,8 +163,15 @@ class Settings(BaseSettings):
     )
 
     max_running_jobs: PositiveInt = Field(20, description="Jobs of one organization that train at once; others wait.")
+    max_event_streams: PositiveInt = Field(
+        100, description="Event streams of one organization that are open at once, in each API process."
+    )
     max_queued_jobs: PositiveInt = Field(200, description="Jobs of one organization that wait for a device.")
-    max_storage_bytes: PositiveInt = Field(100 * GIB, description="Files and results of one organization.")
+    max_storage_bytes: PositiveInt = Field(
+        100 * GIB, description="Files, results and kept checkpoints of one organization."
+    )
+    max_files: PositiveInt = Field(10_000, description="Files of one organization.")
+    max_plans: PositiveInt = Field(5_000, description="Plans of one organization that no job uses, until forgotten.")
 
     prices: dict[str, NonNegativeInt] = Field(
         default=PRICES,
@@ -158,6 +179,9 @@ class Settings(BaseSettings):
         examples=['{"default": 2000, "cpu": 600}'],
     )
     quote_seconds: PositiveInt = Field(900, description="How long a quote stands.")
+    plan_retention_seconds: int = Field(
+        3600, ge=0, description="How long a plan that no job uses is kept after its quote."
+    )
 
     lease_seconds: PositiveFloat = Field(
         30.0, description="A worker that has not renewed its lease this long has lost the job."
@@ -166,8 +190,9 @@ class Settings(BaseSettings):
         5.0, description="How often a worker renews its lease and reports its devices."
     )
     sweep_seconds: PositiveFloat = Field(10.0, description="How often lost messages and leases are looked for.")
-    checkpoint_seconds: PositiveFloat = Field(
-        60.0, description="The longest between two checkpoints; less for jobs below ten minutes."
+    checkpoint_seconds: NonNegativeFloat = Field(
+        60.0,
+        description="The longest between two checkpoints; less for jobs below ten minutes. 0: one after every step.",
     )
     stop_grace_seconds: PositiveFloat = Field(20.0, description="From SIGTERM to SIGKILL of a training child.")
     max_attempts: PositiveInt = Field(

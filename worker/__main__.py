@@ -6,9 +6,11 @@ import sys
 from core.errors import InvalidSettingsError
 from core.liveness import beat_in_thread
 from core.logging import configure_logging
+from core.own_process import keep_private
 from core.runtime import open_runtime
 from core.settings_loading import load_settings
 from worker import maintenance, training_worker
+from worker.tidying import tidy_in_thread, tidy_runs, tidy_store
 
 
 def main() -> None:
@@ -24,12 +26,15 @@ def main() -> None:
     except InvalidSettingsError as error:
         sys.exit(error.message)
     configure_logging(settings.log_level, as_json=settings.log_json)
+    keep_private(settings.data_dir)
     beat_in_thread(settings.liveness_file)
     runtime = open_runtime(settings)
     try:
         if arguments.maintenance:
+            tidy_in_thread(tidy_store, runtime)
             maintenance.run(runtime)
         else:
+            tidy_in_thread(tidy_runs, runtime)
             training_worker.run(runtime, arguments.device)
     finally:
         runtime.close()

@@ -17,7 +17,6 @@ from core.queue.messages import MAINTENANCE_QUEUE
 from core.queue.publisher import celery_client
 from core.settings import Settings
 
-SWEEP = "tunewright.sweep"
 LEAVING_SECONDS = 5.0
 
 log = structlog.get_logger()
@@ -33,8 +32,6 @@ def create_app(settings: Settings) -> Celery:
         worker_send_task_events=False,
         worker_enable_remote_control=False,
         task_default_queue=MAINTENANCE_QUEUE,
-        beat_max_loop_interval=settings.sweep_seconds,
-        beat_schedule={"sweep": {"task": SWEEP, "schedule": settings.sweep_seconds}},
     )
     return app
 

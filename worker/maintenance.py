@@ -1,25 +1,18 @@
 """The maintenance worker: it fetches and inspects files, rehearses models, and sweeps for what was lost."""
 
 import platform
-from collections.abc import Callable
 from datetime import timedelta
-from threading import Lock
 from time import monotonic
 
 import structlog
-from celery.beat import EmbeddedService, Scheduler
-from celery.signals import worker_ready
 from redis import Redis
 
-from core.datasets import hub_files
-from core.datasets import service as files
-from core.datasets.queries import unfetched, uninspected
+from core.datasets import hub_files, inspecting
 from core.db.base import utc_now
 from core.fleet.programs import report_sweep
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints
-from core.plans import rehearsals
-from core.plans.queries import unanswered
+from core.plans import idle, rehearsals
 from core.queue.messages import (
     FETCH_FILE,
     INSPECT_FILE,
@@ -31,86 +24,93 @@ from core.queue.messages import (
 )
 from core.retries.service import forget_before
 from core.runtime import Runtime
-from worker.app import SWEEP, create_app, serve
+from worker.app import create_app, serve
+from worker.lanes import Lane, Periodic
 from worker.rehearsals import end_all, rehearsed_memory
 
-FILES_PER_SWEEP = 20
-FETCHES_PER_SWEEP = 1
-REHEARSALS_PER_SWEEP = 1
+INSPECTIONS_AT_ONCE = 2
+FETCHES_AT_ONCE = 2
+ENDING_SECONDS = 3.0  # for what was cut short to be written down
 
 log = structlog.get_logger()
 
 
 def run(runtime: Runtime) -> None:
-    """Serve the maintenance queue until told to stop, with the sweep's clock in a thread of this process."""
+    """Serve the maintenance queue until told to stop.
+
+    A nudge says that there is work of a kind, not which: whose turn it is, the database knows. Each kind has threads of
+    its own, so that no kind waits for another, and so has each sweep: lost jobs are taken back whatever else goes on.
+    """
     app = create_app(runtime.settings)
-    slow = Lock()
+    lanes = {
+        INSPECT_FILE: Lane("inspections", lambda: inspecting.inspect_next(runtime), INSPECTIONS_AT_ONCE),
+        FETCH_FILE: Lane("fetches", lambda: hub_files.fetch_next(runtime), FETCHES_AT_ONCE),
+        REHEARSE: Lane("rehearsals", lambda: rehearsals.answer_next(runtime, rehearsed_memory), 1),
+    }
+    for name, lane in lanes.items():
+        app.task(name=name)(lane.nudge)
 
-    @app.task(name=INSPECT_FILE)
-    def inspect_file(file_id: str) -> None:
-        files.ensure_inspected(runtime, file_id)
+    def nudge_all() -> None:
+        """In place of messages that were lost."""
+        for lane in lanes.values():
+            lane.nudge()
 
-    def one_at_a_time(work: Callable[[], None]) -> None:
-        """So that a thread stays free for inspections and the sweep; what is turned away is sent again by it."""
-        if slow.acquire(blocking=False):
-            try:
-                work()
-            finally:
-                slow.release()
-
-    @app.task(name=FETCH_FILE)
-    def fetch_file(file_id: str) -> None:
-        one_at_a_time(lambda: hub_files.fetch(runtime, file_id))
-
-    @app.task(name=REHEARSE)
-    def rehearse(rehearsal_id: str) -> None:
-        one_at_a_time(lambda: rehearsals.answer(runtime, rehearsal_id, rehearsed_memory))
-
-    @app.task(name=SWEEP)
-    def sweep_for_lost() -> None:
-        sweep(runtime)
-
-    clock = EmbeddedService(app, thread=True, scheduler_cls=Scheduler)  # in memory: a missed sweep needs no making up
-    worker_ready.connect(lambda **_: clock.start(), weak=False)
+    sweeps = [
+        Periodic("sweep", lambda: sweep(runtime), runtime.settings.sweep_seconds),
+        Periodic("tidying", lambda: tidy(runtime), runtime.settings.sweep_seconds),
+        Periodic("nudges", nudge_all, runtime.settings.sweep_seconds),
+    ]
+    for one in sweeps:
+        one.start()
 
     def end_work() -> int:
-        """What is cut short here is sent again by the sweep."""
-        clock.service.stop()
+        """What is cut short here is taken up again, by another or at the next start."""
+        for one in sweeps:
+            one.stop()
+        for lane in lanes.values():
+            lane.stop()
+        runtime.children.close()
         end_all()
+        for lane in lanes.values():
+            lane.wait(ENDING_SECONDS)
         return 0
 
     serve(
         app,
         name="maintenance",
         queue=MAINTENANCE_QUEUE,
-        concurrency=2,
+        concurrency=1,
         log_level=runtime.settings.log_level,
         end_work=end_work,
     )
 
 
 def sweep(runtime: Runtime) -> None:
-    """Take jobs back from lost workers, send again what the broker has lost, and forget what is out of date."""
+    """Take jobs back from lost workers, and send again what the broker has lost."""
     settings = runtime.settings
     started_at = monotonic()
     for job_id in runtime.database.run(lambda session: lease.reclaim_expired(session, settings)):
         log.warning("lease_expired", job_id=job_id)
     resend(runtime)
+    runtime.database.run(lambda session: report_sweep(session, platform.node(), monotonic() - started_at))
+
+
+def tidy(runtime: Runtime) -> None:
+    """Forget what is out of date."""
+    settings = runtime.settings
     for key in runtime.database.run(lambda session: expire_checkpoints(session, settings)):
         runtime.store.delete(key)
     oldest = utc_now() - timedelta(seconds=settings.retry_window_seconds)
     runtime.database.run(lambda session: forget_before(session, oldest))
     runtime.database.run(lambda session: rehearsals.forget_old(session, utc_now()))
-    runtime.database.run(lambda session: report_sweep(session, platform.node(), monotonic() - started_at))
+    while runtime.database.run(lambda session: idle.forget_idle(session, settings)):
+        pass
 
 
 def resend(runtime: Runtime) -> None:
     """Send as many nudges as there are queued jobs above waiting messages: any nudge starts any job of its queue."""
     with runtime.database.read() as session:
         jobs = queries.queued(session)
-        waiting_files = uninspected(session, FILES_PER_SWEEP)
-        waiting_fetches = unfetched(session, FETCHES_PER_SWEEP)
-        waiting_rehearsals = unanswered(session, REHEARSALS_PER_SWEEP)
     broker = Redis.from_url(runtime.settings.resolved_redis_url)
     try:
         nudges: list[Nudge] = []
@@ -118,10 +118,6 @@ def resend(runtime: Runtime) -> None:
             queue = training_queue(device_class)
             ids = [job_id for job_id, job_class in jobs if job_class == device_class]
             nudges += [Nudge(RUN_JOB, queue, job_id) for job_id in ids[broker.llen(queue) :]]
-        if broker.llen(MAINTENANCE_QUEUE) == 0:
-            nudges += [Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file_id) for file_id in waiting_files]
-            nudges += [Nudge(FETCH_FILE, MAINTENANCE_QUEUE, file_id) for file_id in waiting_fetches]
-            nudges += [Nudge(REHEARSE, MAINTENANCE_QUEUE, rehearsal_id) for rehearsal_id in waiting_rehearsals]
     finally:
         broker.close()
     runtime.publisher(nudges)

@@ -12,6 +12,7 @@ from core.db.plain import from_plain, to_plain
 from core.errors import InvalidModelError, ServiceUnavailableError
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
 from planner.setup import TrainingSetup
+from worker.environment import without_secrets
 
 PROGRAM = "worker.training.rehearse"
 _RUNNING: set[subprocess.Popen[bytes]] = set()
@@ -43,7 +44,7 @@ def end_all() -> None:
 def _ask(request: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     name = f"The rehearsal of {config.get('model_type')!r}"
     command = [sys.executable, "-m", PROGRAM]
-    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as child:  # noqa: S603 - our own module, no shell
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=without_secrets()) as child:  # noqa: S603 - our own module, no shell
         _RUNNING.add(child)
         try:
             output, errors = child.communicate(orjson.dumps(request), LONGEST_SECONDS)

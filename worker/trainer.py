@@ -19,6 +19,7 @@ from typing import Self
 import orjson
 
 from core.limited.lifetime import end_with_parent
+from worker.environment import secrets_hidden
 from worker.protocol import Report, RunRequest, decode_report
 
 PRELOAD = "worker.training.preload"
@@ -30,7 +31,8 @@ _context = multiprocessing.get_context("forkserver")
 def start_fork_server() -> None:
     """Start the fork server, which imports while its worker goes on. It ends with the thread that calls this."""
     _context.set_forkserver_preload([PRELOAD])
-    multiprocessing.forkserver.ensure_running()
+    with secrets_hidden():
+        multiprocessing.forkserver.ensure_running()
 
 
 class ForkServerError(RuntimeError):
@@ -57,7 +59,8 @@ class TrainingChild:
         reader, writer = os.pipe()
         with Connection(writer, readable=False) as connection:
             self._process: ForkServerProcess = _context.Process(target=_enter, args=(request, connection))
-            self._process.start()
+            with secrets_hidden():  # a fork server that has died is started again
+                self._process.start()
         os.set_blocking(reader, False)
         self._reader = reader
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import orjson
 from fastapi import Depends, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
 
 from api import downloads, event_stream
 from api.dashboard.curves import lines_of
@@ -152,6 +151,7 @@ def _as_fields(job: Job, plan: TrainingPlan) -> dict[str, str]:
 
 @router.get("/jobs/{job_id}/stream")
 def stream_job(
+    request: Request,
     runtime: RuntimeDep,
     actor: ActorDep,
     job_id: str,
@@ -162,7 +162,7 @@ def stream_job(
     last_id = last_event_id or after
     event_stream.read_batch(runtime, actor.organization_id, job_id, last_id)  # errors before the 200
     frames = event_stream.follow(runtime, actor.organization_id, job_id, last_id, _frame)
-    return StreamingResponse(frames, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+    return event_stream.EventStream(request.app.state.stream_places, actor.organization_id, frames)
 
 
 def _frame(event: JobEvent) -> str:

@@ -47,6 +47,8 @@ def files_page(
         "request_too_slow",
         "file_too_large",
         "storage_bytes_limit",
+        "files_limit",
+        "too_many_at_once",
         "unsupported_media_type",
         "idempotency_key_reused",
         "store_unavailable",
@@ -107,7 +109,8 @@ def retrieve_file(runtime: RuntimeDep, actor: ActorDep, file_id: str) -> FileObj
 def delete_file(runtime: RuntimeDep, actor: ActorDep, file_id: str) -> FileDeleted:
     """Delete a file and its bytes. Refused while an unfinished job needs it."""
     key = runtime.database.run(lambda session: files.delete_file(session, actor.organization_id, file_id))
-    runtime.store.delete(key)
+    if key is not None:
+        runtime.store.delete(key)
     return FileDeleted(id=file_id)
 
 
@@ -140,11 +143,13 @@ def retrieve_file_content(request: Request, runtime: RuntimeDep, actor: ActorDep
         *SIGNED_IN,
         "file_not_found",
         "file_not_processed",
+        "too_many_at_once",
         "invalid_dataset",
         "chat_template_not_usable",
         "model_not_found",
         "unsafe_weights",
         "model_gated",
+        "metadata_too_large",
         "hub_unreachable",
         "store_unavailable",
     ),

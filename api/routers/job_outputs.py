@@ -4,7 +4,6 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
 
 from api import downloads, event_stream
 from api.deps import ActorDep, PageDep, PageQuery, RuntimeDep
@@ -57,10 +56,11 @@ def events_page(
                 }
             },
         },
-        **errors(*SIGNED_IN, "job_not_found"),
+        **errors(*SIGNED_IN, "job_not_found", "event_streams_limit"),
     },
 )
 def list_fine_tuning_events(
+    request: Request,
     runtime: RuntimeDep,
     actor: ActorDep,
     fine_tuning_job_id: str,
@@ -76,7 +76,7 @@ def list_fine_tuning_events(
         last_id = last_event_id or page.after
         event_stream.read_batch(runtime, organization_id, fine_tuning_job_id, last_id)  # errors before the 200
         frames = event_stream.follow(runtime, organization_id, fine_tuning_job_id, last_id, _as_json)
-        return StreamingResponse(frames, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+        return event_stream.EventStream(request.app.state.stream_places, organization_id, frames)
     with runtime.database.read() as session:
         jobs.get_job(session, organization_id, fine_tuning_job_id)
         rows = events.page(session, fine_tuning_job_id, after=page.after, limit=page.limit + 1)

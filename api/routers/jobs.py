@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from api.deps import ActorDep, CreateRequestDep, PageDep, RuntimeDep
 from api.planning import job_request, plan_request
 from api.schemas.errors import CREATE, PLANNING, SIGNED_IN, errors
-from api.schemas.jobs import JobCreate, JobDeleted, JobObject, show_job
+from api.schemas.jobs import LONGEST_KEY, LONGEST_VALUE, MOST_PAIRS, JobCreate, JobDeleted, JobObject, show_job
 from api.schemas.lists import ListObject, list_of
 from core.errors import InvalidRequestError
 from core.jobs import service as jobs
@@ -27,6 +27,12 @@ def metadata_filter(request: Request) -> dict[str, str] | None:
     for name, value in request.query_params.multi_items():
         if found := _METADATA.fullmatch(name):
             wanted[found[1]] = value
+            if len(wanted) > MOST_PAIRS or len(found[1]) > LONGEST_KEY or len(value) > LONGEST_VALUE:
+                raise InvalidRequestError(
+                    f"Filter by at most {MOST_PAIRS} pairs of metadata, with keys of {LONGEST_KEY} characters and "
+                    f"values of {LONGEST_VALUE}.",
+                    param="metadata",
+                )
         elif name == "metadata":
             if value != "null":
                 raise InvalidRequestError("Filter by metadata with metadata[key]=value.", param="metadata")
@@ -73,7 +79,11 @@ def create_fine_tuning_job(
                 "in": "query",
                 "style": "deepObject",
                 "explode": True,
-                "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+                "schema": {
+                    "type": "object",
+                    "additionalProperties": {"type": "string", "maxLength": LONGEST_VALUE},
+                    "maxProperties": MOST_PAIRS,
+                },
                 "description": "Only jobs with this metadata: `metadata[team]=support`. `metadata=null`: with none.",
             }
         ]

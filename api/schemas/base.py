@@ -1,5 +1,6 @@
 """What all bodies share: strict types, no unknown fields, and `"auto"` for what the planner decides."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -8,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidatorFunctionWrapHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 LATEST_SECONDS = 253_402_300_799  # the end of the year 9999, the last that a date can say
 
 
@@ -20,6 +22,8 @@ class RequestBody(BaseModel):
     @classmethod
     def _refuse_unknown_fields(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
+            if (problem := _unstorable(data)) is not None:
+                raise PydanticCustomError("unstorable_text", "Text that cannot be kept", {"problem": problem})
             for name in data:
                 if name not in cls.model_fields:
                     nearest = get_close_matches(str(name), cls.model_fields, n=1, cutoff=0.5)
@@ -29,6 +33,19 @@ class RequestBody(BaseModel):
                         {"field": str(name), "nearest": nearest[0] if nearest else None},
                     )
         return data
+
+
+def _unstorable(value: Any) -> str | None:
+    """What no database keeps in a text, or no encoding can write: found here, wherever in a body it is."""
+    if isinstance(value, str):
+        if "\0" in value:
+            return "the character NUL"
+        return "half of a surrogate pair" if _SURROGATE.search(value) else None
+    if isinstance(value, Mapping):
+        return next((found for pair in value.items() for part in pair if (found := _unstorable(part))), None)
+    if isinstance(value, list):
+        return next((found for part in value if (found := _unstorable(part))), None)
+    return None
 
 
 class ResponseBody(BaseModel):

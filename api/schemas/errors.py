@@ -29,6 +29,7 @@ from core.errors import (
     StoreError,
     TunewrightError,
     UnknownCodeError,
+    UnknownHostError,
     UnsupportedMediaTypeError,
     WrongPasswordError,
 )
@@ -123,6 +124,12 @@ _SHOWN: tuple[TunewrightError, ...] = (
         param="model",
     ),
     InvalidModelError(
+        "The configuration and tokenizer files of 'acme/large' are not fetched: vocab.json has 400,000,000 bytes, and "
+        "67,108,864 are read.",
+        code="metadata_too_large",
+        param="model",
+    ),
+    InvalidModelError(
         "The safetensors headers of 'acme/torn' cannot be read: the file is truncated.",
         code="unreadable_weights",
         param="model",
@@ -176,7 +183,7 @@ _SHOWN: tuple[TunewrightError, ...] = (
         code="job_not_finished",
         param="fine_tuning_job_id",
     ),
-    ConflictError("The file file-01JD… is still being inspected.", code="file_not_processed", param="training_file"),
+    NotYetError("The file file-01JD… is still being inspected.", code="file_not_processed", param="training_file"),
     NotYetError(
         "The planner has no formula for 'stablelm', so a worker rehearses its training steps, which takes about a "
         "minute and is done once for a data set. Ask again then.",
@@ -203,8 +210,32 @@ _SHOWN: tuple[TunewrightError, ...] = (
     FileTooLargeError("The file is larger than the limit upload_bytes, 536,870,912.", param="file"),
     FileTooLargeError("The body is larger than 1,048,576 bytes.", code="request_too_large"),
     UnsupportedMediaTypeError("Send the body as application/json; got 'text/plain'."),
+    UnknownHostError("This service does not answer to the host 'evil.example'."),
     HeadTooLargeError("The request's line has 60,000 bytes; 16,384 are read. Shorten it."),
     RateLimitError("More than 6,000 requests of this key or session in 60 seconds. Try again in 12 seconds."),
+    RateLimitError(
+        "Too many files are being read at once: 4 of this organization's and 0 others wait. Try again in 2 seconds.",
+        code="too_many_at_once",
+    ),
+    LimitReachedError(
+        "This organization's limit files is 10,000; this would make it 10,001. Delete files that are no longer needed.",
+        code="files_limit",
+    ),
+    LimitReachedError(
+        "This organization's limit plans is 5,000; this would make it 5,001. Those that no job uses are forgotten by "
+        "themselves; try again later.",
+        code="plans_limit",
+    ),
+    LimitReachedError(
+        "This organization's limit waiting_dry_runs is 5; this would make it 6. Ask again when one of them has been "
+        "answered.",
+        code="waiting_dry_runs_limit",
+    ),
+    LimitReachedError(
+        "100 event streams of this organization are open, of 100 it may have, and 120 in all, of 4,096. Close some, or "
+        "list the events instead.",
+        code="event_streams_limit",
+    ),
     LimitReachedError(
         "This organization's limit queued_jobs is 200; this would make it 201. Wait until one of its jobs has started, "
         "or cancel one.",
@@ -245,12 +276,16 @@ PLANNING = (
     "file_being_fetched",
     "file_too_large",
     "storage_bytes_limit",
+    "files_limit",
+    "plans_limit",
+    "waiting_dry_runs_limit",
     "chat_template_not_usable",
     "unsupported_method",
     "unsupported_integration",
     "invalid_dataset",
     "unsafe_weights",
     "model_gated",
+    "metadata_too_large",
     "quantized_weights",
     "weights_mismatch",
     "unreadable_weights",
@@ -261,6 +296,7 @@ PLANNING = (
     "file_not_found",
     "model_not_found",
     "file_not_processed",
+    "too_many_at_once",
     "no_workers",
     "hub_unreachable",
     "store_unavailable",
@@ -276,6 +312,7 @@ _TITLES = {
     409: "The object's state does not allow it. Retrying alone does not help, unless `retry-after` says when.",
     413: "Too large. Nothing is kept.",
     415: "The body is of another content type than this route reads.",
+    421: "The service does not answer to the request's host.",
     431: "The request's line or headers are too long.",
     429: "Asked too often, or an organization is at one of its limits.",
     503: "A part of the service is away. Try again.",

@@ -13,6 +13,9 @@ ChatTemplateName = Literal["chatml", "llama3", "zephyr"]
 # Taken in, so that the refusal can name the method instead of an unknown field.
 Unsupported = Annotated[Any, WithJsonSchema({"type": "null", "description": "Not supported."})]
 
+ModuleNames = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=64)]
+ColumnName = Annotated[str, Field(max_length=200)]
+
 
 class HyperparametersInput(RequestBody):
     """OpenAI's three. Leave one out, or say "auto", and the planner decides it."""
@@ -38,7 +41,9 @@ class MethodInput(RequestBody):
     """The kind of fine-tuning. `supervised` is the only one."""
 
     type: str = Field(
-        description="Others are refused with `unsupported_method`.", json_schema_extra={"enum": ["supervised"]}
+        max_length=40,
+        description="Others are refused with `unsupported_method`.",
+        json_schema_extra={"enum": ["supervised"]},
     )
     supervised: SupervisedInput | None = None
     dpo: Unsupported = None
@@ -57,7 +62,7 @@ class AdapterInput(RequestBody):
         None, description="Scale of the adapters, over r."
     )
     lora_dropout: Annotated[float | None, Field(ge=0.0, le=0.9, allow_inf_nan=False), OrAuto()] = None
-    target_modules: Annotated[list[str] | None, OrAuto()] = Field(
+    target_modules: Annotated[ModuleNames | None, OrAuto()] = Field(
         None, description='Names of linear layers, e.g. ["q_proj", "v_proj"].'
     )
     use_rslora: Annotated[bool | None, OrAuto()] = Field(
@@ -71,7 +76,7 @@ class AdapterInput(RequestBody):
         description="Where adapters start. `pissa` and `olora`: at factors of the base's weights; published as "
         "ordinary adapters of twice the rank, which fit the unchanged base model.",
     )
-    modules_to_save: Annotated[list[str] | None, OrAuto()] = Field(
+    modules_to_save: Annotated[ModuleNames | None, OrAuto()] = Field(
         None, description="Trained whole beside the adapters: `embed_tokens`, `lm_head` or both."
     )
 
@@ -82,8 +87,9 @@ class FormatInput(RequestBody):
     shape: (
         Literal["messages", "sharegpt", "prompt_completion", "question_answer", "alpaca", "preference", "text"] | None
     ) = Field(None, description="Null: as detected.")
-    columns: dict[str, str] = Field(
+    columns: dict[ColumnName, ColumnName] = Field(
         default_factory=dict,
+        max_length=32,
         description="Each role of the shape and the column that holds it. Roles left out have their usual name; beside "
         "those of the shape these are system, input, context, history and label. Mapped to an empty text, a role is "
         "not read. In a table without a row of names, columns are called column_1, column_2 and so on.",

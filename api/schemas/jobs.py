@@ -39,14 +39,17 @@ from core.jobs.settlement import released_credits, used_credits
 from core.jobs.states import JobStatus
 from core.jobs.verdict import VerdictKind
 from core.jobs.waiting import Place
+from core.ledger.codes import MOST_CREDITS
 from core.plans.service import training_plan
 from planner.optimizers import OPTIMIZERS
 from planner.setup import CheckpointSelection, TrainingSetup
 
+MOST_ROWS = 10**9
 LARGEST_EXPONENT = 700.0  # of e, that a float holds
 
-MetadataKey = Annotated[str, Field(max_length=64)]
-MetadataValue = Annotated[str, Field(max_length=512)]
+MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512  # of metadata, as OpenAI's
+MetadataKey = Annotated[str, Field(max_length=LONGEST_KEY)]
+MetadataValue = Annotated[str, Field(max_length=LONGEST_VALUE)]
 
 CREATE_EXAMPLES: list[JsonValue] = [
     {"model": "smollm2-135m-instruct", "training_file": "file-01JDZ5T0Q6W2N8V4K7R3M9X1YB", "suffix": "support"},
@@ -92,7 +95,7 @@ class PlanCreate(RequestBody):
     )
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, plan and machine: same adapter.")
     metadata: dict[MetadataKey, MetadataValue] | None = Field(
-        None, max_length=16, description="Up to 16 pairs of one's own; lists can be filtered by them."
+        None, max_length=MOST_PAIRS, description="Up to 16 pairs of one's own; lists can be filtered by them."
     )
     method: MethodInput | None = None
     hyperparameters: HyperparametersInput | None = Field(
@@ -109,7 +112,7 @@ class PlanCreate(RequestBody):
     plan: str | None = Field(
         None, max_length=64, description="Id of a plan: run exactly that, at its price. Only for jobs."
     )
-    max_credits: int | None = Field(None, ge=0, description="Refuse a quote above this.")
+    max_credits: int | None = Field(None, ge=0, le=MOST_CREDITS, description="Refuse a quote above this.")
     priority: Literal["auto", "quality", "economy"] = Field(
         "auto", description="`quality`: the least compressed method that fits. `economy`: the cheapest that fits."
     )
@@ -151,7 +154,7 @@ class PlanCreate(RequestBody):
         "bits; paged ones leave the GPU when it is full.",
         json_schema_extra={"examples": list(OPTIMIZERS)},
     )
-    validation_split: Annotated[float | None, Field(ge=0.0, allow_inf_nan=False), OrAuto()] = Field(
+    validation_split: Annotated[float | None, Field(ge=0.0, le=MOST_ROWS, allow_inf_nan=False), OrAuto()] = Field(
         None,
         description="Held out of the training file to measure on: a share below 1, or a number of rows; 0: none. Which "
         "rows is a function of the file alone. Not together with `validation_file`.",

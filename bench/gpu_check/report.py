@@ -52,7 +52,7 @@ def sections(results: Sequence[Row]) -> Iterable[str]:
 def summary(results: Sequence[Row]) -> dict[str, Any]:
     """The figures that one wants first; None for those that were not measured."""
     errors = [abs(row["error_share"]) for row in map(_with_error, _of(results, "memory")) if "error_share" in row]
-    covered = [row["covered"] for row in map(_with_error, _of(results, "memory")) if "covered" in row]
+    covered = [row["covered"] for row in map(_with_error, _of(results, "memory")) if row.get("covered") is not None]
     jobs = [row for row in results if row["step"] == "jobs" and "skipped" not in row and "method" in row]
     ratios = [f"{row['workload']}: {row['against']:.2f}x" for row in compared(results) if row.get("against")]
     timed = [row for row in _of(results, "speed", "compiled") if row.get("mfu")]
@@ -132,7 +132,7 @@ def _with_error(row: dict[str, Any]) -> dict[str, Any]:
     return row | {
         "error_share": row["predicted_bytes"] / row["measured_bytes"] - 1,
         "required_bytes": required,
-        "covered": row["held_bytes"] <= required,
+        "covered": row["held_bytes"] <= required if "held_bytes" in row else None,
         "accelerate_error": row["accelerate_bytes"] / row["measured_bytes"] - 1,
     }
 

@@ -18,6 +18,8 @@ class Limits:
     queued_jobs: int
     storage_bytes: int
     upload_bytes: int
+    files: int
+    plans: int
 
 
 def limits_of(session: Session, settings: Settings, organization_id: str) -> Limits:
@@ -56,6 +58,8 @@ def _limits(organization: Organization, settings: Settings) -> Limits:
         queued_jobs=_or(organization.max_queued_jobs, settings.max_queued_jobs),
         storage_bytes=_or(organization.max_storage_bytes, settings.max_storage_bytes),
         upload_bytes=min(_or(organization.max_upload_bytes, settings.max_upload_bytes), settings.max_upload_bytes),
+        files=settings.max_files,
+        plans=settings.max_plans,
     )
 
 

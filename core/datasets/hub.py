@@ -20,12 +20,14 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import DatasetInfo
+from huggingface_hub.utils._validators import validate_repo_id
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from core.errors import InvalidDatasetError, InvalidRequestError, NotFoundError, ServiceUnavailableError
@@ -35,7 +37,8 @@ __all__ = ["HUB_SCHEME", "HubReference", "HubSource", "download", "parse_referen
 HUB_SCHEME = "hf://"
 CONVERTED = "refs/convert/parquet"  # a branch that the hub keeps: CONFIG/SPLIT/0000.parquet, …
 CONNECT_SECONDS = 10.0
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})?")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
 _SHARD = re.compile(r"[-_.]?\d{4,5}([-_]of[-_]\d{4,5})?$")
 _SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "dev": "validation"}
 _BATCH_ROWS = 1024
@@ -82,16 +85,27 @@ def parse_reference(text: str, param: str) -> HubReference:
     repository, _, revision = name.partition("@")
     options = dict(parse_qsl(query, keep_blank_values=True))
     known = {"config", "split", "revision"}
-    if not _REPOSITORY.fullmatch(repository) or ".." in repository or options.keys() - known or "" in options.values():
+    revision = options.get("revision") or revision
+    named = _is_repository(repository) and (not revision or _REVISION.fullmatch(revision))
+    if not named or options.keys() - known or "" in options.values():
         raise InvalidRequestError(
             f"{text!r} is no data set of the hub. Write hf://owner/name, and behind it what you choose of "
             "?config=main&split=train&revision=COMMIT.",
             code="invalid_hub_reference",
             param=param,
         )
-    return HubReference(
-        repository, options.get("config"), options.get("split"), options.get("revision") or revision or None
-    )
+    return HubReference(repository, options.get("config"), options.get("split"), revision or None)
+
+
+def _is_repository(name: str) -> bool:
+    """Whether the hub's library takes this name; it has rules beyond the letters, as for `a--b` and `x.git`."""
+    if not _REPOSITORY.fullmatch(name):
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def resolve(reference: HubReference, param: str) -> HubSource:
@@ -264,7 +278,7 @@ def _explained(repository: str, param: str) -> Iterator[None]:
             code="dataset_not_found",
             param=param,
         ) from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.TransportError, HfHubHTTPError, OSError) as error:
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.HTTPError, HfHubHTTPError, OSError) as error:
         raise ServiceUnavailableError(
             f"The hub did not answer for the data set {repository!r} ({type(error).__name__}). Try again, or, on a "
             "machine that does not reach it, download the data set elsewhere and upload its file.",

@@ -11,13 +11,14 @@ from sqlalchemy.orm import Session
 
 from core.accounts.limits import limits_of, lock_limits
 from core.artifacts.store import StoredObject
-from core.datasets import hub, queries
+from core.datasets import claims, hub, queries
 from core.datasets.hub import HUB_SCHEME, HubSource
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
 from core.datasets.service import LONGEST_DETAILS, LONGEST_FILENAME, check_room
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
-from core.errors import FileTooLargeError, ServiceUnavailableError, TunewrightError
+from core.db.session import database_now
+from core.errors import FileTooLargeError, InvalidDatasetError, ServiceUnavailableError, TunewrightError
 from core.ids import new_id
 from core.queue.messages import FETCH_FILE, INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, collect
 from core.runtime import Runtime
@@ -80,32 +81,53 @@ def source_of(file: StoredFile) -> HubSource | None:
     return from_plain(HubSource, file.hub_source) if file.hub_source is not None else None
 
 
+def fetch_next(runtime: Runtime) -> bool:
+    """Fetch the next file that waits for it, each organization in turn; False where none does, or the hub is away."""
+    file = runtime.database.run(lambda session: claims.claim_next(session, FileStatus.FETCHING))
+    return file is not None and _fetch(runtime, file)
+
+
 def fetch(runtime: Runtime, file_id: str) -> None:
-    """Fetch a file that waits for it. Runs outside any transaction; losing a race with another is harmless.
+    """Fetch this file unless that was done, or another process does it. Runs outside any transaction."""
+    file = runtime.database.run(lambda session: claims.claim(session, file_id, FileStatus.FETCHING))
+    if file is not None:
+        _fetch(runtime, file)
+
+
+def _fetch(runtime: Runtime, file: StoredFile) -> bool:
+    """Fetch a claimed file; False where it waits on.
 
     A refusal of the hub is kept as the file's error. A hub that is away leaves it waiting, and the sweep asks again.
     """
     with runtime.database.read() as session:
-        file = session.get(StoredFile, file_id)
-        if file is None or file.status is not FileStatus.FETCHING:
-            return
         limit_bytes = limits_of(session, runtime.settings, file.organization_id).upload_bytes
-    source = from_plain(HubSource, file.hub_source)
     stored: StoredObject | None = None
     problem = ""
     try:
-        with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-            path = hub.download(source, Path(directory))
-            stored = runtime.store.put(file.storage_key, _chunks(path), max_bytes=limit_bytes)
+        with claims.renewed(runtime.database, file.id):
+            stored = _stored(runtime, file, limit_bytes)
     except ServiceUnavailableError as error:
         if utc_now() - file.created_at < GIVEN_UP_AFTER:
-            log.warning("hub_file_waits", file_id=file_id, error=error.message)
-            return
+            log.warning("hub_file_waits", file_id=file.id, error=error.message)
+            runtime.database.run(lambda session: claims.give_back(session, file.id, counts=False))
+            return False
         problem = error.message
     except TunewrightError as error:
         problem = error.message
-    if not runtime.database.run(lambda session: _record(session, file_id, stored, problem)) and stored is not None:
+    if not runtime.database.run(lambda session: _record(session, file.id, stored, problem)) and stored is not None:
         runtime.store.delete(stored.key)
+    return True
+
+
+def _stored(runtime: Runtime, file: StoredFile, limit_bytes: int) -> StoredObject:
+    if file.attempts > claims.MOST_ATTEMPTS:
+        raise InvalidDatasetError(
+            f"Fetching this file has ended {claims.MOST_ATTEMPTS} times without a result, so it is not tried again."
+        )
+    source = from_plain(HubSource, file.hub_source)
+    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
+        path = hub.download(source, Path(directory))
+        return runtime.store.put(file.storage_key, _chunks(path), max_bytes=limit_bytes)
 
 
 def _record(session: Session, file_id: str, stored: StoredObject | None, problem: str) -> bool:
@@ -118,6 +140,7 @@ def _record(session: Session, file_id: str, stored: StoredObject | None, problem
         file.status, file.status_details = FileStatus.ERROR, details[:LONGEST_DETAILS]
         return True
     file.size_bytes, file.sha256, file.status = stored.size_bytes, stored.sha256, FileStatus.UPLOADED
+    file.attempts, file.claimed_until = 0, database_now(session)  # the next attempts are to inspect it
     collect(session, Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file_id))
     return True
 

@@ -47,4 +47,6 @@ class StoredFile(Base):
     inspection: Mapped[dict[str, Any] | None]  # core.datasets.inspection.Inspection
     hub_source: Mapped[dict[str, Any] | None]  # core.datasets.hub.HubSource, of a data set of the hub
     hub_key: Mapped[str | None] = mapped_column(String(64))  # a hash of it: one file for each source
+    attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # to fetch it, then to inspect it
+    claimed_until: Mapped[datetime | None]  # who works on it has it until then
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

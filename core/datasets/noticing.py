@@ -14,7 +14,7 @@ __all__ = ["ContentWatch", "NoticeBoard"]
 ALREADY_RENDERED = "already_rendered"
 # How templates in use open a turn. A message that begins like that was rendered before it came here.
 _TURN = re.compile(
-    r"\s*(?:(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>)\s*)?"
+    r"\s*+(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>)?\s*+"
     r"(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|start_of_role\|>|<\|START_OF_TURN_TOKEN\|>|<\|turn>"
     r"|\[INST\]|\[SYSTEM_PROMPT\]|<<SYS>>|<\|(?:system|user|assistant)\|>|<｜(?:User|Assistant)｜>"
     r"|<\|start\|>(?:system|developer|user|assistant))"

@@ -1,13 +1,17 @@
 """SQL of files."""
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, cast
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import CursorResult, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
-from core.jobs.models import Job, JobArtifact
+from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.states import JobStatus
+
+CANDIDATES = 5  # of which another process may just have taken the first
 
 
 def file_of(session: Session, organization_id: str, file_id: str) -> StoredFile | None:
@@ -34,16 +38,43 @@ def file_from_hub(session: Session, organization_id: str, hub_key: str) -> Store
     return session.scalars(query).first()
 
 
-def unfetched(session: Session, limit: int) -> Sequence[str]:
-    """Ids of files that still wait to be fetched, oldest first."""
-    query = select(StoredFile.id).where(StoredFile.status == FileStatus.FETCHING).order_by(StoredFile.id)
-    return session.scalars(query.limit(limit)).all()
+def waiting(session: Session, status: FileStatus, now: datetime) -> Sequence[str]:
+    """Ids of files in this status that nobody works on: of the organization that was served longest ago, the oldest."""
+    served = (
+        select(StoredFile.organization_id, func.max(StoredFile.claimed_until).label("last"))
+        .where(StoredFile.organization_id.in_(select(StoredFile.organization_id).where(StoredFile.status == status)))
+        .group_by(StoredFile.organization_id)
+        .subquery()
+    )
+    query = (
+        select(StoredFile.id)
+        .join(served, served.c.organization_id == StoredFile.organization_id)
+        .where(StoredFile.status == status, or_(StoredFile.claimed_until.is_(None), StoredFile.claimed_until <= now))
+        .order_by(served.c.last.asc().nulls_first(), StoredFile.id)
+    )
+    return session.scalars(query.limit(CANDIDATES)).all()
 
 
-def uninspected(session: Session, limit: int) -> Sequence[str]:
-    """Ids of files that still wait for their inspection, oldest first."""
-    query = select(StoredFile.id).where(StoredFile.status == FileStatus.UPLOADED).order_by(StoredFile.id)
-    return session.scalars(query.limit(limit)).all()
+def claim(session: Session, file_id: str, status: FileStatus, now: datetime, until: datetime) -> bool:
+    """Take the file for work, unless another has it or its status is another by now."""
+    free = or_(StoredFile.claimed_until.is_(None), StoredFile.claimed_until <= now)
+    taken = session.execute(
+        update(StoredFile)
+        .where(StoredFile.id == file_id, StoredFile.status == status, free)
+        .values(claimed_until=until, attempts=StoredFile.attempts + 1)
+        .execution_options(synchronize_session=False)
+    )
+    return cast(CursorResult[Any], taken).rowcount == 1
+
+
+def extend_claim(session: Session, file_id: str, until: datetime) -> None:
+    """Keep the file for longer."""
+    session.execute(
+        update(StoredFile)
+        .where(StoredFile.id == file_id)
+        .values(claimed_until=until)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def unfinished_job_using(session: Session, file_id: str) -> str | None:
@@ -58,8 +89,13 @@ def unfinished_job_using(session: Session, file_id: str) -> str | None:
     ).first()
 
 
+def is_artifact(session: Session, storage_key: str) -> bool:
+    """Whether these bytes are among what a job published."""
+    return session.scalar(select(JobArtifact.id).where(JobArtifact.storage_key == storage_key).limit(1)) is not None
+
+
 def stored_bytes(session: Session, organization_id: str) -> int:
-    """Bytes of the organization's files and of what its jobs published."""
+    """Bytes of the organization's files, of what its jobs published, and of their checkpoints that are kept."""
     files = select(func.coalesce(func.sum(StoredFile.size_bytes), 0)).where(
         StoredFile.organization_id == organization_id
     )
@@ -68,4 +104,15 @@ def stored_bytes(session: Session, organization_id: str) -> int:
         .join(Job, Job.id == JobArtifact.job_id)
         .where(Job.organization_id == organization_id)
     )
-    return int(session.scalar(files) or 0) + int(session.scalar(published) or 0)
+    kept = (
+        select(func.coalesce(func.sum(Checkpoint.size_bytes), 0))
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(Job.organization_id == organization_id, Checkpoint.storage_key.is_not(None))
+    )
+    return sum(int(session.scalar(query) or 0) for query in (files, published, kept))
+
+
+def count_files(session: Session, organization_id: str) -> int:
+    """How many files the organization has."""
+    query = select(func.count()).select_from(StoredFile).where(StoredFile.organization_id == organization_id)
+    return int(session.scalar(query) or 0)

@@ -1,6 +1,5 @@
 """Files: stored while they are hashed, inspected before anything is charged, deleted only when no job needs them."""
 
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from sqlalchemy.orm import Session
 from core.accounts.limits import Limits, check_limit, limits_of, lock_limits
 from core.artifacts.store import StoredObject
 from core.datasets import queries
-from core.datasets.inspection import Inspection, inspect_file
+from core.datasets.inspection import Inspection
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
-from core.db.plain import from_plain, to_plain
+from core.db.plain import from_plain
 from core.errors import ConflictError, InvalidDatasetError, InvalidRequestError, NotFoundError, NotYetError
 from core.ids import new_id
 from core.paging import Page
@@ -54,8 +53,10 @@ def store_upload(runtime: Runtime, organization_id: str, filename: str, chunks: 
 
 def check_room(session: Session, limits: Limits, organization_id: str, size_bytes: int) -> None:
     """Raises LimitReachedError where the organization has no room for another file of this size."""
+    advice = "Delete files that are no longer needed."
+    check_limit("files", queries.count_files(session, organization_id) + 1, limits.files, advice)
     wanted = queries.stored_bytes(session, organization_id) + size_bytes
-    check_limit("storage_bytes", wanted, limits.storage_bytes, "Delete files that are no longer needed.")
+    check_limit("storage_bytes", wanted, limits.storage_bytes, advice)
 
 
 def upload_purpose(purpose: str) -> FilePurpose:
@@ -152,8 +153,11 @@ def list_files(
     return Page.of(rows, limit)
 
 
-def delete_file(session: Session, organization_id: str, file_id: str) -> str:
-    """Forget a file; returns the key of its bytes. Raises NotFoundError, ConflictError while a job needs it."""
+def delete_file(session: Session, organization_id: str, file_id: str) -> str | None:
+    """Forget a file; returns the key of its bytes, None where they are a job's artifact too, which keeps them.
+
+    Raises NotFoundError, ConflictError while a job needs it.
+    """
     file = get_file(session, organization_id, file_id)
     job_id = queries.unfinished_job_using(session, file_id)
     if job_id is not None:
@@ -162,42 +166,9 @@ def delete_file(session: Session, organization_id: str, file_id: str) -> str:
         )
     session.delete(file)
     session.flush()
-    return file.storage_key
+    return None if queries.is_artifact(session, file.storage_key) else file.storage_key
 
 
 def inspection_of(file: StoredFile) -> Inspection | None:
     """What the inspection found; None where it has not run."""
     return from_plain(Inspection, file.inspection) if file.inspection is not None else None
-
-
-def ensure_inspected(runtime: Runtime, file_id: str) -> None:
-    """Inspect the file unless that was done. Runs outside any transaction; losing a race with another is harmless."""
-    with runtime.database.read() as session:
-        file = session.get(StoredFile, file_id)
-        if file is None or file.status is not FileStatus.UPLOADED:
-            return
-    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-        path = runtime.store.materialize(file.storage_key, Path(directory))
-        try:
-            inspection: Inspection | None = inspect_file(path)
-            details = _details(inspection) if inspection else None
-        except InvalidDatasetError as error:
-            inspection, details = None, error.message
-    runtime.database.run(lambda session: _record(session, file_id, inspection, details))
-
-
-def _details(inspection: Inspection) -> str | None:
-    if not inspection.error_count:
-        return None
-    more = inspection.error_count - len(inspection.errors)
-    lines = [*map(str, inspection.errors), *([f"And {more} more rows."] if more else [])]
-    return "\n".join(lines)[:LONGEST_DETAILS]
-
-
-def _record(session: Session, file_id: str, inspection: Inspection | None, details: str | None) -> None:
-    file = session.get(StoredFile, file_id, with_for_update=True)
-    if file is None:
-        return
-    file.inspection = to_plain(inspection) if inspection else None
-    file.status = FileStatus.ERROR if details is not None else FileStatus.PROCESSED
-    file.status_details = details

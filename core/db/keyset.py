@@ -16,6 +16,7 @@ from core.paging import Page
 Row = TypeVar("Row")
 
 _SEPARATOR = "~"  # between value and id; in no id
+_LARGEST_INTEGER = 2**63 - 1
 _MISSING = 1e300  # sorts in place of a number that is not there, behind all others in either direction
 
 
@@ -59,15 +60,25 @@ def sorted_page(
 def _behind(row_id: InstrumentedAttribute[str], order: Order, after: str) -> ColumnElement[bool]:
     text, separator, last_id = after.rpartition(_SEPARATOR)
     kind = order.by.type.python_type
-    try:
-        value = datetime.fromisoformat(text) if kind is datetime else kind(text)
-    except ValueError:
-        separator = ""
-    if not separator:
+    value = _value(kind, text)
+    if not separator or value is None:
         raise InvalidRequestError(f"{after!r} is not a place in this list. Begin at its first page.", param="after")
     if order.is_descending:
         return or_(order.by < value, and_(order.by == value, row_id < last_id))
     return or_(order.by > value, and_(order.by == value, row_id > last_id))
+
+
+def _value(kind: type[Any], text: str) -> Any:
+    """The value that a page's address carries; None for what no page gave, a number too large for a column too."""
+    try:
+        value = datetime.fromisoformat(text) if kind is datetime else kind(text)
+    except ValueError:
+        return None
+    if isinstance(value, datetime):
+        return value if value.tzinfo is not None else None
+    if isinstance(value, int | float):
+        return value if abs(value) <= (_LARGEST_INTEGER if kind is int else _MISSING) else None
+    return value
 
 
 def _place(value: object, row_id: str) -> str:

@@ -1,6 +1,17 @@
-"""Work on input of strangers, done in a child process with limits: see `run_limited` and `LimitedChild`."""
+"""Work on input of strangers, done in a child process with limits: see `run_limited`, `LimitedChild`, `ChildPool`."""
 
 from core.limited.limits import ChildDiedError, Limit, LimitExceededError, Limits
+from core.limited.pool import ChildPool
 from core.limited.process import LimitedChild, run_limited
+from core.limited.turns import Turns
 
-__all__ = ["ChildDiedError", "Limit", "LimitExceededError", "LimitedChild", "Limits", "run_limited"]
+__all__ = [
+    "ChildDiedError",
+    "ChildPool",
+    "Limit",
+    "LimitExceededError",
+    "LimitedChild",
+    "Limits",
+    "Turns",
+    "run_limited",
+]

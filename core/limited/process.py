@@ -70,6 +70,10 @@ class LimitedChild:
         """Whether it can be called. An answer that was not read to its end makes it useless."""
         return self._process.poll() is None and not self._input.closed
 
+    def kill(self) -> None:
+        """End the child from another thread than the one that calls it, which gets ChildDiedError."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the child now."""
         self._process.kill()

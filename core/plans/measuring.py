@@ -1,28 +1,67 @@
 """What planning reads off a stored file: its tokens under a model, and what it shares with another file.
 
-Both take a pass over the file, so they are remembered: a stored file never changes. So is which template a model's rows
-are rendered with: reading a large vocabulary takes longer than planning. A model's files may be replaced while the
-service runs, so when they were written is part of what is asked.
+Both take a pass over the file, by a limited child, so they are remembered: a stored file never changes. A model's files
+may be replaced while the service runs, so when they were written is part of what is asked.
 """
 
 import tempfile
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Generic, TypeVar
 
 import orjson
 
-from core.artifacts.store import ArtifactStore
-from core.datasets.encoding import load_encoder, resolve_template
+from core.datasets import in_child
 from core.datasets.examples import DataFormat
-from core.datasets.inspection import Overlap, TokenInspection, measure_tokens, overlap
+from core.datasets.inspecting import unreadable
+from core.datasets.inspection import Overlap, TokenInspection
 from core.datasets.models import StoredFile
-from core.datasets.reading import read_examples
+from core.datasets.tokenizer_files import MORE_TEMPLATES
 from core.db.plain import from_plain, to_plain
+from core.errors import InvalidDatasetError
+from core.limited import ChildDiedError, LimitExceededError
 from core.registry.base_models import BaseModel
 from core.runtime import Runtime
 
-SmallFiles = tuple[tuple[str, int], ...]  # a model's small files, each with its time in nanoseconds
+REMEMBERED = 128
+Found = TypeVar("Found")
+
+
+class _Remembered(Generic[Found]):
+    """The newest answers. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[Hashable, Found] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, runtime: Runtime, owner: str, key: Hashable, find: Callable[[], Found]) -> Found:
+        """The answer, found now if it is not known: in turns, so that no organization keeps the others waiting.
+
+        Raises RateLimitError where too many wait for theirs.
+        """
+        known = self._known(key)
+        if known is not None:
+            return known
+        with runtime.children.turns.turn(owner):
+            answer = self._known(key) or find()  # by whoever had the turn before, perhaps
+        with self._lock:
+            self._answers[key] = answer
+            if len(self._answers) > REMEMBERED:
+                self._answers.popitem(last=False)
+        return answer
+
+    def _known(self, key: Hashable) -> Found | None:
+        with self._lock:
+            if key in self._answers:
+                self._answers.move_to_end(key)
+            return self._answers.get(key)
+
+
+_TOKENS = _Remembered[TokenInspection]()
+_OVERLAPS = _Remembered[Overlap]()
 
 
 def measure(
@@ -35,64 +74,56 @@ def measure(
 ) -> TokenInspection:
     """Token counts of a file under a base model, with its own chat template or the one that suits the rows.
 
-    Raises InvalidRequestError for a template that the model cannot read, and InvalidDatasetError.
+    Raises InvalidRequestError for a template that the model cannot read, InvalidDatasetError, and RateLimitError where
+    too many files are read at once.
     """
-    store: Any = runtime.store  # hashed by identity, which its protocol does not say
-    tokenizer, files, mapping = base_model.directory, _small_files(base_model.directory), _frozen(data_format)
-    name = _template_name(tokenizer, files, mapping, chat_template)
-    return _measured(store, file.storage_key, tokenizer, files, mapping, name, max_length)
+    model = base_model.directory, _small_files(base_model.directory)
 
+    def find() -> TokenInspection:
+        with _explained(), tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
+            path = runtime.store.materialize(file.storage_key, Path(directory))
+            arguments = (path, to_plain(data_format), *model, chat_template, max_length)
+            return from_plain(TokenInspection, runtime.children.call(in_child.measure, *arguments))
 
-def _small_files(directory: Path) -> SmallFiles:
-    paths = sorted(path for pattern in ("*.json", "*.jinja") for path in directory.glob(pattern))
-    return tuple((path.name, path.stat().st_mtime_ns) for path in paths)
-
-
-@lru_cache(maxsize=128)
-def _template_name(tokenizer: Path, _files: SmallFiles, data_format: bytes, asked: str | None) -> str | None:
-    return resolve_template(tokenizer, from_plain(DataFormat, orjson.loads(data_format)), asked)
-
-
-@lru_cache(maxsize=128)
-def _measured(
-    store: ArtifactStore,
-    storage_key: str,
-    tokenizer: Path,
-    _files: SmallFiles,
-    data_format: bytes,
-    chat_template: str | None,
-    max_length: int | None,
-) -> TokenInspection:
-    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-        path = store.materialize(storage_key, Path(directory))
-        mapping = from_plain(DataFormat, orjson.loads(data_format))
-        return measure_tokens(path, mapping, load_encoder(tokenizer, chat_template), max_length=max_length)
+    key = (file.storage_key, _frozen(data_format), model, chat_template, max_length)
+    return _TOKENS.get(runtime, file.organization_id, key, find)
 
 
 def overlapping_rows(
     runtime: Runtime, training: StoredFile, validation: StoredFile, data_format: DataFormat, held_out_format: DataFormat
 ) -> Overlap:
-    """Rows of the validation file that are in the training file too, each file read in its own format."""
-    store: Any = runtime.store  # hashed by identity, which its protocol does not say
-    return _overlapping(
-        store, training.storage_key, _frozen(data_format), validation.storage_key, _frozen(held_out_format)
+    """Rows of the validation file that are in the training file too, each file read in its own format.
+
+    Raises InvalidDatasetError, and RateLimitError where too many files are read at once.
+    """
+
+    def find() -> Overlap:
+        with _explained(), tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
+            paths = [
+                runtime.store.materialize(file.storage_key, Path(directory) / name)
+                for name, file in (("training", training), ("validation", validation))
+            ]
+            arguments = (paths[0], to_plain(data_format), paths[1], to_plain(held_out_format))
+            return from_plain(Overlap, runtime.children.call(in_child.overlap, *arguments))
+
+    key = (training.storage_key, _frozen(data_format), validation.storage_key, _frozen(held_out_format))
+    return _OVERLAPS.get(runtime, training.organization_id, key, find)
+
+
+def _small_files(directory: Path) -> tuple[tuple[str, int], ...]:
+    """A model's small files, each with its time in nanoseconds."""
+    paths = sorted(
+        path for pattern in ("*.json", "*.jinja", f"{MORE_TEMPLATES}/*.jinja") for path in directory.glob(pattern)
     )
+    return tuple((path.name, path.stat().st_mtime_ns) for path in paths)
 
 
-@lru_cache(maxsize=128)
-def _overlapping(
-    store: ArtifactStore, training_key: str, training_format: bytes, validation_key: str, validation_format: bytes
-) -> Overlap:
-    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-        rows = []
-        for name, key, plain in (
-            ("training", training_key, training_format),
-            ("validation", validation_key, validation_format),
-        ):
-            (Path(directory) / name).mkdir()
-            path = store.materialize(key, Path(directory) / name)
-            rows.append(read_examples(path, from_plain(DataFormat, orjson.loads(plain))))
-        return overlap(*rows)
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (LimitExceededError, ChildDiedError) as error:
+        raise InvalidDatasetError(unreadable(error)) from None
 
 
 def _frozen(data_format: DataFormat) -> bytes:

@@ -31,7 +31,7 @@ class Plan(Base):
     exact_match: Mapped[dict[str, Any] | None]  # core.datasets.final_answers.ExactMatch
     notices: Mapped[list[Any] | None]  # core.datasets.notices.Notice, of the training file
     quote_credits: Mapped[int] = mapped_column(BigInteger)
-    expires_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -41,6 +41,7 @@ class Rehearsal(Base):
     __tablename__ = "rehearsals"
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
+    organization_id: Mapped[str | None] = mapped_column(Id)  # who asked first
     question: Mapped[dict[str, Any]]  # planner.rehearsed.RehearsalQuestion
     memory: Mapped[dict[str, Any] | None]  # planner.rehearsed.RehearsedMemory
     error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody

@@ -1,18 +1,52 @@
-"""SQL of rehearsals."""
+"""SQL of plans that nobody uses, and of rehearsals."""
 
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import and_, delete, or_, select
+from sqlalchemy import and_, delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from core.plans.models import Rehearsal
+from core.jobs.models import Job
+from core.plans.models import Plan, Rehearsal
+
+_IDLE = ~exists().where(Job.plan_id == Plan.id)
 
 
-def unanswered(session: Session, limit: int) -> Sequence[str]:
-    """Ids of rehearsals that wait for a worker, oldest first."""
+def unanswered(session: Session, limit: int, organization_id: str | None = None) -> Sequence[str]:
+    """Ids of rehearsals that wait for a worker, oldest first: all, or those that one organization asked for."""
     query = select(Rehearsal.id).where(Rehearsal.finished_at.is_(None)).order_by(Rehearsal.created_at)
+    if organization_id is not None:
+        query = query.where(Rehearsal.organization_id == organization_id)
     return session.scalars(query.limit(limit)).all()
+
+
+def count_idle(session: Session, organization_id: str) -> int:
+    """How many plans of the organization no job uses."""
+    query = select(func.count()).select_from(Plan).where(Plan.organization_id == organization_id, _IDLE)
+    return int(session.scalar(query) or 0)
+
+
+def delete_idle(session: Session, *, expired_before: datetime, limit: int) -> int:
+    """Drop plans that no job uses and whose quotes ended before a time, at most so many; returns how many."""
+    ids = session.scalars(select(Plan.id).where(Plan.expires_at < expired_before, _IDLE).limit(limit)).all()
+    session.execute(delete(Plan).where(Plan.id.in_(ids), _IDLE).execution_options(synchronize_session=False))
+    return len(ids)
+
+
+def next_rehearsal(session: Session) -> str | None:
+    """The oldest rehearsal that waits, of the organization whose last one was answered longest ago."""
+    answered = (
+        select(Rehearsal.organization_id, func.max(Rehearsal.finished_at).label("last"))
+        .group_by(Rehearsal.organization_id)
+        .subquery()
+    )
+    query = (
+        select(Rehearsal.id)
+        .outerjoin(answered, answered.c.organization_id == Rehearsal.organization_id)
+        .where(Rehearsal.finished_at.is_(None))
+        .order_by(answered.c.last.asc().nulls_first(), Rehearsal.created_at)
+    )
+    return session.scalars(query.limit(1)).first()
 
 
 def delete_rehearsals(session: Session, *, before: datetime, refused_before: datetime) -> None:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import orjson
 from sqlalchemy.orm import Session
 
+from core.accounts.limits import check_limit
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
 from core.db.upsert import insert_or_ignore
@@ -24,23 +25,24 @@ from planner.plans import Wishes
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 
 MOST_WAITING = 50  # rehearsals that may be asked for and unanswered at once
+MOST_WAITING_EACH = 5  # of one organization
 KEPT = timedelta(days=7)  # answers; a plan keeps its own copy
 REFUSALS_KEPT = timedelta(minutes=10)  # what failed may have failed for want of memory or time
 RETRY_AFTER_SECONDS = 20
 
 
-def memory_for(runtime: Runtime, question: RehearsalQuestion) -> RehearsedMemory:
+def memory_for(runtime: Runtime, organization_id: str, question: RehearsalQuestion) -> RehearsedMemory:
     """The rehearsed steps that answer the question.
 
-    Raises NotYetError while a worker rehearses them, InvalidModelError where they cannot be rehearsed, and
-    ServiceUnavailableError where too many others wait.
+    Raises NotYetError while a worker rehearses them, InvalidModelError where they cannot be rehearsed,
+    LimitReachedError where too many of the organization's wait, and ServiceUnavailableError where too many others do.
     """
     question = replace(question, wishes=_deciding(question.wishes))
     key = _key(question)
     with runtime.database.read() as session:
         row = session.get(Rehearsal, key)
     if row is None:
-        runtime.database.run(lambda session: _ask(session, key, question))
+        runtime.database.run(lambda session: _ask(session, organization_id, key, question))
     elif row.error is not None:
         refused = from_plain(ErrorBody, row.error)
         raise InvalidModelError(refused.message, code=refused.code, param="model")
@@ -53,6 +55,15 @@ def memory_for(runtime: Runtime, question: RehearsalQuestion) -> RehearsedMemory
         param="model",
         retry_after_seconds=RETRY_AFTER_SECONDS,
     )
+
+
+def answer_next(runtime: Runtime, rehearse: Callable[[RehearsalQuestion], RehearsedMemory]) -> bool:
+    """Answer the next question that waits, each organization in turn; False where none does."""
+    with runtime.database.read() as session:
+        rehearsal_id = queries.next_rehearsal(session)
+    if rehearsal_id is not None:
+        answer(runtime, rehearsal_id, rehearse)
+    return rehearsal_id is not None
 
 
 def answer(runtime: Runtime, rehearsal_id: str, rehearse: Callable[[RehearsalQuestion], RehearsedMemory]) -> None:
@@ -83,14 +94,22 @@ def forget_old(session: Session, now: datetime) -> None:
     queries.delete_rehearsals(session, before=now - KEPT, refused_before=now - REFUSALS_KEPT)
 
 
-def _ask(session: Session, key: str, question: RehearsalQuestion) -> None:
+def _ask(session: Session, organization_id: str, key: str, question: RehearsalQuestion) -> None:
+    check_limit(
+        "waiting_dry_runs",
+        len(queries.unanswered(session, MOST_WAITING, organization_id)) + 1,
+        MOST_WAITING_EACH,
+        "Ask again when one of them has been answered.",
+    )
     if len(queries.unanswered(session, MOST_WAITING)) == MOST_WAITING:
         raise ServiceUnavailableError(
             f"{MOST_WAITING} models wait to be rehearsed, and no more are taken. Try again in some minutes.",
             code="too_many_rehearsals",
             param="model",
         )
-    insert_or_ignore(session, Rehearsal, id=key, question=to_plain(question), created_at=utc_now())
+    insert_or_ignore(
+        session, Rehearsal, id=key, organization_id=organization_id, question=to_plain(question), created_at=utc_now()
+    )
     collect(session, Nudge(REHEARSE, MAINTENANCE_QUEUE, key))
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from core.accounts.models import Scope
 from core.accounts.service import Actor
-from core.datasets import hub_files
+from core.datasets import hub_files, inspecting
 from core.datasets import service as files
 from core.datasets.examples import DataFormat, DataKind
 from core.datasets.final_answers import ExactMatch
@@ -34,12 +35,13 @@ from core.errors import (
     InvalidModelError,
     InvalidRequestError,
     NotFoundError,
+    NotYetError,
     PlanDoesNotFitError,
     ServiceUnavailableError,
 )
 from core.fleet import service as fleet
 from core.ids import new_id
-from core.plans import history, rehearsals
+from core.plans import history, idle, rehearsals
 from core.plans.measuring import measure, overlapping_rows
 from core.plans.models import Plan
 from core.plans.params import param_of
@@ -181,7 +183,7 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
             "No worker has reported a device lately, so nothing can be planned. Start one with `tunewright worker`.",
             code="no_workers",
         )
-    source = _memory_source(runtime, base_model, devices, statistics, request.wishes)
+    source = _memory_source(runtime, actor, base_model, devices, statistics, request.wishes)
     return PlanInputs(
         request, base_model, source, training, data_format, tokens, statistics, devices, learned, validation, repeated
     )
@@ -274,7 +276,8 @@ def create_plan(runtime: Runtime, actor: Actor, request: PlanRequest, create_req
 
 
 def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft) -> Plan:
-    """Keep a draft, with a quote that stands for a while."""
+    """Keep a draft, with a quote that stands for a while. Raises LimitReachedError where too many idle ones are."""
+    idle.check_room(session, runtime.settings, actor.organization_id)
     row = Plan(
         id=new_id("plan_"),
         organization_id=actor.organization_id,
@@ -335,7 +338,7 @@ def inspect(
     """What is in a file and, with a model, its tokens, in the format that is detected unless one is given.
 
     Rows count as truncated above `max_length`, or above what the model reads. With a validation file, also which of
-    its rows are in this one. Raises NotFoundError, InvalidDatasetError, ConflictError for a validation file that is
+    its rows are in this one. Raises NotFoundError, InvalidDatasetError, NotYetError for a validation file that is
     not inspected yet, InvalidRequestError for a template that the model cannot read, and what `find_base_model` raises.
     """
     file = _inspected_file(runtime, actor, file_id, "file_id")
@@ -345,7 +348,8 @@ def inspect(
         structure is not None and (data_format is not None or skip_broken_rows)
     )
     if model_id is not None and is_readable:
-        base_model = find_base_model(runtime.settings.resolved_models_dir, model_id)
+        may_fetch = actor.scope.includes(Scope.WRITE)  # a question that only reads should not bring anything here
+        base_model = find_base_model(runtime.settings.resolved_models_dir, model_id, may_fetch=may_fetch)
         longest = min(max_length or LONGEST, int(base_model.config.get("max_position_embeddings") or LONGEST))
         mapping = _format_of(file, data_format, skip_broken_rows, "file_id")
         tokens = measure(runtime, base_model, file, mapping, chat_template, longest if longest < LONGEST else None)
@@ -390,7 +394,7 @@ def _inspected_file(runtime: Runtime, actor: Actor, file_id: str, param: str) ->
     with runtime.database.read() as session:
         file = files.get_file(session, actor.organization_id, file_id, param=param)
     if file.status is FileStatus.UPLOADED and file.size_bytes <= runtime.settings.inline_inspection_bytes:
-        files.ensure_inspected(runtime, file_id)
+        inspecting.ensure_inspected(runtime, file_id)
         with runtime.database.read() as session:
             file = files.get_file(session, actor.organization_id, file_id, param=param)
     return file
@@ -402,10 +406,11 @@ def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str, reads
         files.stored_file(session, actor.organization_id, file_id, param=param)
     file = _inspected_file(runtime, actor, file_id, param)
     if file.status is FileStatus.UPLOADED:
-        raise ConflictError(
+        raise NotYetError(
             f"The file {file_id} ({file.size_bytes:,} bytes) is still being inspected. Try again in a moment.",
             code="file_not_processed",
             param=param,
+            retry_after_seconds=files.FETCH_RETRY_SECONDS,
         )
     found = files.inspection_of(file)
     if file.status is FileStatus.ERROR and not (reads_broken and found):
@@ -471,6 +476,7 @@ def _data_reasons(inputs: PlanInputs) -> list[str]:
 
 def _memory_source(
     runtime: Runtime,
+    actor: Actor,
     base_model: BaseModel,
     devices: Sequence[Device],
     statistics: DatasetStatistics,
@@ -483,7 +489,8 @@ def _memory_source(
     except UnsupportedArchitectureError:
         check_weights(base_model, None)
         kinds = tuple(sorted({device.kind for device in devices}))
-        return rehearsals.memory_for(runtime, RehearsalQuestion(base_model.config, kinds, statistics, wishes))
+        question = RehearsalQuestion(base_model.config, kinds, statistics, wishes)
+        return rehearsals.memory_for(runtime, actor.organization_id, question)
 
 
 def _spec(config: Mapping[str, Any]) -> ModelSpec:

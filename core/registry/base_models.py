@@ -55,11 +55,11 @@ class BaseModel:
         return any(self.directory.glob("*.safetensors"))
 
 
-def find_base_model(models_dir: Path, model_id: str) -> BaseModel:
-    """The base model of this id.
+def find_base_model(models_dir: Path, model_id: str, *, may_fetch: bool = True) -> BaseModel:
+    """The base model of this id. Without `may_fetch`, one of the hub only if it has been used here before.
 
     Raises ModelNotFoundError, InvalidModelError (gated, pickle weights only, no configuration or tokenizer), and
-    ServiceUnavailableError where the hub is needed and does not answer.
+    ServiceUnavailableError where the hub is needed and does not answer; PermissionDeniedError where it may not be.
     """
     if model_id.startswith("ft:"):
         raise InvalidModelError(
@@ -72,7 +72,7 @@ def find_base_model(models_dir: Path, model_id: str) -> BaseModel:
         return _read(model_id, hub_id, None, local)
     if hub_id is None:
         raise ModelNotFoundError(_unknown(model_id), param="model")
-    directory, revision = hub.fetch_metadata(hub_id)
+    directory, revision = (hub.fetch_metadata if may_fetch else hub.known_metadata)(hub_id)
     return _read(model_id, hub_id, revision, directory)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,21 @@ from huggingface_hub import HfApi, get_local_safetensors_metadata, snapshot_down
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import ModelInfo
 
-from core.errors import InvalidModelError, ModelNotFoundError, ServiceUnavailableError
+from core.errors import InvalidModelError, ModelNotFoundError, PermissionDeniedError, ServiceUnavailableError
 
 METADATA = ["*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
 WEIGHTS = [*METADATA, "*.safetensors"]
 CONNECT_SECONDS = 10.0
+# What is fetched to plan with a model: the largest tokenizers have some 35 MB.
+LARGEST_FILE_BYTES, MOST_BYTES, MOST_FILES = 64 * 1024**2, 160 * 1024**2, 500
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class StoredTensor:
 def fetch_metadata(hub_id: str) -> tuple[Path, str]:
     """Configuration and tokenizer of a hub model: their directory and the commit. Raises as `base_models` says."""
     with _explained(hub_id):
-        info = HfApi().model_info(hub_id, timeout=CONNECT_SECONDS)
+        info = HfApi().model_info(hub_id, files_metadata=True, timeout=CONNECT_SECONDS)
         names = {sibling.rfilename for sibling in info.siblings or []}
         if not any(name.endswith(".safetensors") for name in names):
             raise InvalidModelError(
@@ -50,8 +55,50 @@ def fetch_metadata(hub_id: str) -> tuple[Path, str]:
                 code="unsafe_weights",
                 param="model",
             )
+        _check_sizes(hub_id, info)
         revision = info.sha or "main"
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=METADATA)), revision
+
+
+def known_metadata(hub_id: str) -> tuple[Path, str]:
+    """As `fetch_metadata`, of what was fetched before; asks nobody. Raises PermissionDeniedError where nothing was."""
+    try:
+        directory = Path(snapshot_download(hub_id, allow_patterns=METADATA, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        raise PermissionDeniedError(
+            f"The hub model {hub_id!r} has not been used here yet, and fetching its configuration and tokenizer needs "
+            "the scope 'write'; yours is 'read'.",
+            code="insufficient_scope",
+            param="model",
+        ) from None
+    return directory, directory.name
+
+
+def _check_sizes(hub_id: str, info: ModelInfo) -> None:
+    """Raises InvalidModelError where what is fetched to plan with a model is too much, before any of it is."""
+    sizes = {
+        sibling.rfilename: sibling.size
+        for sibling in info.siblings or []
+        if any(fnmatchcase(sibling.rfilename, pattern) for pattern in METADATA)
+    }
+    problem = None
+    if None in sizes.values():
+        problem = "the hub does not say how large they are"
+    elif len(sizes) > MOST_FILES:
+        problem = f"there are {len(sizes):,} of them, and {MOST_FILES:,} are read"
+    elif (largest := max(sizes, key=lambda name: sizes[name] or 0, default=None)) is not None:
+        size, total = sizes[largest] or 0, sum(size or 0 for size in sizes.values())
+        if size > LARGEST_FILE_BYTES:
+            problem = f"{largest} has {size:,} bytes, and {LARGEST_FILE_BYTES:,} are read"
+        elif total > MOST_BYTES:
+            problem = f"they have {total:,} bytes together, and {MOST_BYTES:,} are read"
+    if problem is not None:
+        raise InvalidModelError(
+            f"The configuration and tokenizer files of {hub_id!r} are not fetched: {problem}. Copy the model into the "
+            "models folder, and use the directory's name.",
+            code="metadata_too_large",
+            param="model",
+        )
 
 
 def fetch_planned_metadata(hub_id: str, revision: str) -> Path:
@@ -114,13 +161,13 @@ def _explained(hub_id: str) -> Iterator[None]:
             code="model_gated",
             param="model",
         ) from None
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, HFValidationError):
         raise ModelNotFoundError(
             f"The model {hub_id!r} is neither in the catalogue nor on the hub. Check its spelling; a private model "
             "needs HF_TOKEN set for the service.",
             param="model",
         ) from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.TransportError, HfHubHTTPError, OSError) as error:
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.HTTPError, HfHubHTTPError, OSError) as error:
         raise ServiceUnavailableError(
             f"The model hub did not answer for {hub_id!r} ({type(error).__name__}). Try again, or copy the model into "
             "the models folder and use the directory's name.",

@@ -87,11 +87,11 @@ def test_a_name_puts_no_header_into_a_download(tenant: Tenant, name: str) -> Non
 
 
 def test_a_header_that_comes_in_does_not_go_out(service: Service, tenant: Tenant) -> None:
-    answer = tenant.http.get("/v1/account", headers={"x-request-id": "evil", "host": "evil.example"})
+    answer = tenant.http.get("/v1/account", headers={"x-request-id": "evil", "x-forwarded-host": "evil.example"})
     assert answer.headers["x-request-id"].startswith("req_")
     assert "evil" not in str(answer.headers)
     with socket.create_connection(urlsplit(service.base_url).netloc.split(":")) as raw:
-        raw.sendall(b"GET /v1/account HTTP/1.1\r\nhost: x\r\nauthorization: Bearer tw-\r\n x\r\nx: \0\r\n\r\n")
+        raw.sendall(b"GET /v1/account HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer tw-\r\n x\r\nx: \0\r\n\r\n")
         assert raw.recv(100).split()[1] in (b"400", b"401")
 
 
@@ -146,6 +146,15 @@ def test_a_head_without_an_end_is_let_go(service: Service, monkeypatch: pytest.M
         silent.settimeout(20)
         silent.sendall(b"GET / HTTP/1.1\r\n")
         assert silent.recv(100).split()[1] == b"400"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8040", "10.0.0.1"])
+def test_another_name_for_this_machine_is_refused(service: Service, tenant: Tenant, host: str) -> None:
+    answer = tenant.http.get("/v1/account", headers={"host": host})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (421, "unknown_host")
+    port = urlsplit(service.base_url).port
+    for name in (f"localhost:{port}", "LOCALHOST", f"127.0.0.1:{port}", f"[::1]:{port}"):
+        assert tenant.http.get("/v1/account", headers={"host": name}).status_code == 200
 
 
 def _gzip_bomb() -> bytes:
@@ -210,7 +219,8 @@ def test_an_upload_that_stops_is_let_go(service: Service, tenant: Tenant) -> Non
     parts = urlsplit(service.base_url)
     before = len(service.artifacts)
     head = (
-        f"POST /v1/files HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.key}\r\ncontent-length: 1000000\r\n"
+        f"POST /v1/files HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {tenant.key}\r\n"
+        "content-length: 1000000\r\n"
         "content-type: multipart/form-data; boundary=b\r\n\r\n"
         '--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\nslow'
     )
@@ -226,7 +236,7 @@ def test_an_upload_that_stops_is_let_go(service: Service, tenant: Tenant) -> Non
 def test_many_slow_clients_leave_room_for_others(service: Service, tenant: Tenant) -> None:
     parts = urlsplit(service.base_url)
     head = (
-        f"POST /v1/plans HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.key}\r\ncontent-length: 1000\r\n"
+        f"POST /v1/plans HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {tenant.key}\r\ncontent-length: 1000\r\n"
         "content-type: application/json\r\n\r\n{"
     )
     slow = [socket.create_connection((parts.hostname, parts.port)) for _ in range(100)]

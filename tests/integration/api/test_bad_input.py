@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -43,7 +44,9 @@ def refuse(rich: Tenant, rows: Rows) -> Callable[..., dict[str, Any]]:
     return ask
 
 
-@pytest.mark.parametrize("model", ["smollm9", "../tiny", "/etc", "..", "tiny/../../etc", "https://example.org/x"])
+@pytest.mark.parametrize(
+    "model", ["smollm9", "../tiny", "/etc", "..", "tiny/../../etc", "https://example.org/x", "a/b--c", "a/x.git"]
+)
 def test_unknown_model(refuse: Callable[..., dict[str, Any]], model: str) -> None:
     error = refuse(404, "model_not_found", model=model)
     assert error["param"] == "model"
@@ -292,6 +295,41 @@ def test_unknown_route_and_method(tenant: Tenant) -> None:
 def test_bad_query_is_explained(tenant: Tenant, query: str) -> None:
     answer = tenant.http.get(f"/v1/fine_tuning/jobs?{query}")
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
+
+
+@pytest.mark.parametrize("name", ["a/b--c", "a/x.git", "b--c", "a/b@..\\", "é/é", "a/b?revision=x y"])
+def test_what_the_hubs_library_refuses_is_refused_in_our_words(rich: Tenant, name: str) -> None:
+    answer = rich.http.post("/v1/plans", json={"model": "tiny", "training_file": f"hf://{name}"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_hub_reference"), answer.text
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "\u0663", "1" * 400, "-1", "1e3", "0x1"])
+def test_a_header_that_is_no_number_is_none(tenant: Tenant, number: str) -> None:
+    headers = {"x-stainless-retry-count": number.encode("utf-8"), "content-type": "application/json"}
+    answer = tenant.http.post("/v1/api_keys", content=b'{"name": "k"}', headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("sort", ["steps", "-steps", "created_at", "loss", "cost", "model", "status"])
+@pytest.mark.parametrize("place", ["9" * 26, "-" + "9" * 26, "1e400", "nan", "inf", "2026-01-01", "\u00b2", "", "%00"])
+def test_a_place_that_no_page_gave_is_no_500(browser: httpx.Client, sort: str, place: str) -> None:
+    answer = browser.get(f"/jobs?sort={sort}&after={place}~x")
+    assert answer.status_code < 500, answer.text
+
+
+@pytest.mark.parametrize("escape", ["\\u0000", "\\ud800", "\\udfff"])
+def test_text_that_no_database_keeps_is_refused(tenant: Tenant, escape: str) -> None:
+    for path, body in (
+        ("/v1/api_keys", f'{{"name": "a{escape}"}}'),
+        ("/v1/plans", f'{{"model": "tiny{escape}", "training_file": "x"}}'),
+        ("/v1/plans", f'{{"model": "tiny", "training_file": "x", "metadata": {{"a": "{escape}"}}}}'),
+        ("/v1/plans", f'{{"model": "tiny", "training_file": "x", "metadata": {{"{escape}": "a"}}}}'),
+        ("/v1/plans", f'{{"model": "tiny", "training_file": "x", "adapter": {{"target_modules": ["{escape}"]}}}}'),
+        ("/v1/credits/redemptions", f'{{"code": "{escape}"}}'),
+    ):
+        answer = tenant.http.post(path, content=body.encode(), headers={"content-type": "application/json"})
+        assert answer.status_code == 400, (body, answer.text)
+        assert "cannot be kept" in answer.json()["error"]["message"]
 
 
 def test_no_worker_is_503(service: Service, rich: Tenant, rows: Rows) -> None:

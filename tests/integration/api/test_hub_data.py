@@ -9,8 +9,7 @@ import pytest
 
 from core.accounts import limits
 from core.accounts.models import Organization
-from core.datasets import hub_files
-from core.datasets import service as files
+from core.datasets import hub_files, inspecting
 from core.datasets.models import FileStatus, StoredFile
 from tests.hub_server import COMMIT, NEXT_COMMIT, Hub, Repository, parquet, running_hub, talk_to
 from tests.integration.api.server import Service, Tenant
@@ -51,7 +50,7 @@ def file_of(tenant: Tenant) -> dict[str, Any]:
 def fetch(service: Service, file_id: str) -> None:
     """Act as the maintenance worker."""
     hub_files.fetch(service.runtime, file_id)
-    files.ensure_inspected(service.runtime, file_id)
+    inspecting.ensure_inspected(service.runtime, file_id)
 
 
 def test_a_data_set_is_fetched_once_and_becomes_a_file(service: Service, rich: Tenant, hub: Hub) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from core.db.base import utc_now
 from core.db.session import Database
-from core.errors import InvalidModelError, NotYetError, ServiceUnavailableError
+from core.errors import InvalidModelError, LimitReachedError, NotYetError, ServiceUnavailableError
 from core.plans import rehearsals
 from core.plans.models import Rehearsal
 from core.plans.queries import unanswered
@@ -23,6 +23,7 @@ from planner.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 
+ORGANIZATION = "org_one"
 QUESTION = RehearsalQuestion(
     {"model_type": "strange", "hidden_size": 64}, ("cpu",), DatasetStatistics(10, 100, 50, (10,) * 10), Wishes()
 )
@@ -52,7 +53,7 @@ def never(_question: RehearsalQuestion) -> RehearsedMemory:
 def ask(runtime: Runtime, question: RehearsalQuestion = QUESTION) -> str:
     """Ask, be told to come back, and return the id of the oldest rehearsal that waits."""
     with pytest.raises(NotYetError) as told:
-        rehearsals.memory_for(runtime, question)
+        rehearsals.memory_for(runtime, ORGANIZATION, question)
     assert told.value.code == "model_being_rehearsed"
     assert told.value.retry_after_seconds > 0
     with runtime.database.read() as session:
@@ -64,7 +65,7 @@ def test_an_answer_is_found_by_whoever_asks_again(runtime: Runtime, sent: list[M
     assert ask(runtime) == rehearsal_id
     assert sent == [Nudge(REHEARSE, MAINTENANCE_QUEUE, rehearsal_id)]
     rehearsals.answer(runtime, rehearsal_id, answered)
-    assert rehearsals.memory_for(runtime, QUESTION) == answered(QUESTION)
+    assert rehearsals.memory_for(runtime, ORGANIZATION, QUESTION) == answered(QUESTION)
     rehearsals.answer(runtime, rehearsal_id, never)
     rehearsals.answer(runtime, "no such id", never)
 
@@ -72,7 +73,7 @@ def test_an_answer_is_found_by_whoever_asks_again(runtime: Runtime, sent: list[M
 def test_wishes_that_change_no_step_share_a_rehearsal(runtime: Runtime) -> None:
     rehearsals.answer(runtime, ask(runtime), answered)
     same = Wishes(priority=Priority.ECONOMY, n_epochs=9, batch_size=4, learning_rate_multiplier=0.5)
-    assert rehearsals.memory_for(runtime, replace(QUESTION, wishes=same)).spec.model_type == "strange"
+    assert rehearsals.memory_for(runtime, ORGANIZATION, replace(QUESTION, wishes=same)).spec.model_type == "strange"
     for other in (Wishes(lora_rank=64), Wishes(max_length=32), Wishes(lora_dropout=0.1), Wishes(method=Method.FULL)):
         ask(runtime, replace(QUESTION, wishes=other))
 
@@ -84,7 +85,7 @@ def test_answers_outlive_refusals_and_both_are_forgotten(
     rehearsals.answer(runtime, ask(runtime), rehearse)
     if rehearse is refused:
         with pytest.raises(InvalidModelError, match=r"It cannot be built\.") as told:
-            rehearsals.memory_for(runtime, QUESTION)
+            rehearsals.memory_for(runtime, ORGANIZATION, QUESTION)
         assert told.value.code == "unsupported_architecture"
     for later, kept in (
         (timedelta(0), True),
@@ -106,7 +107,7 @@ def test_a_rehearsal_that_was_interrupted_stays_to_be_done(runtime: Runtime) -> 
         rehearsals.answer(runtime, rehearsal_id, interrupted)
     assert ask(runtime) == rehearsal_id
     rehearsals.answer(runtime, rehearsal_id, answered)
-    assert rehearsals.memory_for(runtime, QUESTION) == answered(QUESTION)
+    assert rehearsals.memory_for(runtime, ORGANIZATION, QUESTION) == answered(QUESTION)
 
 
 def test_not_everyone_may_wait(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,5 +115,28 @@ def test_not_everyone_may_wait(runtime: Runtime, monkeypatch: pytest.MonkeyPatch
     for rank in (1, 2):
         ask(runtime, replace(QUESTION, wishes=Wishes(lora_rank=rank)))
     with pytest.raises(ServiceUnavailableError, match="2 models wait"):
-        rehearsals.memory_for(runtime, replace(QUESTION, wishes=Wishes(lora_rank=3)))
+        rehearsals.memory_for(runtime, ORGANIZATION, replace(QUESTION, wishes=Wishes(lora_rank=3)))
     ask(runtime, replace(QUESTION, wishes=Wishes(lora_rank=1)))
+
+
+def test_organizations_take_turns_and_each_may_have_a_few_wait(runtime: Runtime) -> None:
+    def wanted(rank: int) -> RehearsalQuestion:
+        return replace(QUESTION, wishes=Wishes(lora_rank=rank))
+
+    for rank in range(1, rehearsals.MOST_WAITING_EACH + 1):
+        ask(runtime, wanted(rank))
+    with pytest.raises(LimitReachedError) as refused:
+        rehearsals.memory_for(runtime, ORGANIZATION, wanted(99))
+    assert refused.value.code == "waiting_dry_runs_limit"
+    with pytest.raises(NotYetError):
+        rehearsals.memory_for(runtime, "org_other", wanted(99))
+
+    order: list[int | None] = []
+
+    def note(question: RehearsalQuestion) -> RehearsedMemory:
+        order.append(question.wishes.lora_rank)
+        return answered(question)
+
+    while rehearsals.answer_next(runtime, note):
+        pass
+    assert order == [1, 99, 2, 3, 4, 5]

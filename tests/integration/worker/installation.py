@@ -13,6 +13,7 @@ import psutil
 from core.accounts import service as accounts
 from core.accounts.service import Actor
 from core.artifacts.store import ArtifactStore
+from core.datasets import inspecting
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
 from core.db.migrate import upgrade
@@ -69,7 +70,7 @@ class Installation:
         self.runtime.database.run(
             lambda session: files.create_file(session, organization_id, upload, FilePurpose.FINE_TUNE).id
         )
-        files.ensure_inspected(self.runtime, upload.id)
+        inspecting.ensure_inspected(self.runtime, upload.id)
         said = WorkerReport("worker-test", "here", os.getpid(), CPU, None, None, {}, None)
         self.runtime.database.run(lambda session: fleet.report(session, said))
         draft = plans.draft_plan(self.runtime, self.actor, PlanRequest(model, upload.id, wishes=wishes))

@@ -1,0 +1,43 @@
+"""A program that trains knows no password of the service's."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from worker.environment import secrets_hidden, without_secrets
+
+SECRETS = {
+    "TUNEWRIGHT_DATABASE_URL": "postgresql://user:hidden@host/db",
+    "TUNEWRIGHT_REDIS_URL": "redis://:hidden@host/0",
+    "AWS_SECRET_ACCESS_KEY": "hidden",
+    "AWS_SESSION_TOKEN": "hidden",
+    "HF_TOKEN": "hidden",
+    "HUGGING_FACE_HUB_TOKEN": "hidden",
+    "PGPASSWORD": "hidden",
+    "SMTP_PASSWORD": "hidden",
+}
+
+
+@pytest.fixture(autouse=True)
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("HF_HOME", "/somewhere")
+
+
+def test_secrets_are_left_out_and_nothing_else() -> None:
+    kept = without_secrets()
+    assert kept.keys() & SECRETS.keys() == set()
+    assert (kept["CUDA_VISIBLE_DEVICES"], kept["HF_HOME"], kept["PATH"]) == ("1", "/somewhere", os.environ["PATH"])
+
+
+def test_what_is_started_meanwhile_inherits_no_secret() -> None:
+    with secrets_hidden():
+        script = "print(open('/proc/self/environ').read())"
+        said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "hidden" not in said
+    assert "CUDA_VISIBLE_DEVICES" in said
+    assert os.environ["HF_TOKEN"] == "hidden"
