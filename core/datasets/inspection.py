@@ -128,6 +128,7 @@ class _Survey:
         self.notices = NoticeCollector()
         self.unread = UnreadColumns(data_format) if data_format else None
         self.is_cut_short = False
+        self._last_keys: object = None
         self.preview: list[Example] = []
         self.fingerprints = array("q")
         self.seen: set[int] = set()
@@ -138,7 +139,9 @@ class _Survey:
         if isinstance(row, RowError):
             self._note_error(row)
             return
-        self.columns.take(row, with_values=self.rows <= _SAMPLED_ROWS)
+        if (keys := row.keys()) != self._last_keys or self.rows <= _SAMPLED_ROWS:
+            self._last_keys = keys
+            self.columns.take(row, with_values=self.rows <= _SAMPLED_ROWS)
         if self.data_format is None:
             return
         plain = plain_conversation(row, self.data_format) if len(self.preview) == _PREVIEW_ROWS else None

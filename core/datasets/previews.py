@@ -32,17 +32,12 @@ class ColumnSamples:
 
     def __init__(self) -> None:
         self._values: dict[str, list[str]] = {}
-        self._last_keys: object = None
-        self._open = 0
 
     def take(self, row: Mapping[str, Any], *, with_values: bool) -> None:
         """Note the row's columns, and its values where they are wanted."""
-        keys = row.keys()
-        if keys != self._last_keys:
-            self._last_keys = keys
-            for name in keys:
-                if name not in self._values and len(self._values) < _COLUMNS and len(name) <= _NAME_CHARACTERS:
-                    self._values[name] = []
+        for name in row:
+            if name not in self._values and len(self._values) < _COLUMNS and len(name) <= _NAME_CHARACTERS:
+                self._values[name] = []
         if with_values:
             for name, value in row.items():
                 self._note(name, value)

@@ -13,7 +13,7 @@ from core.datasets.examples import DataFormat, Example
 from core.datasets.formats import to_example
 from core.datasets.json_array import iterate_array, json_problem
 from core.datasets.layouts import Container, Layout, detect_layout
-from core.datasets.nesting import MAX_DEPTH, MAX_KEYS, has_too_many_parts, is_too_deep
+from core.datasets.nesting import MAX_DEPTH, MAX_KEYS, MAX_PARTS, has_too_many_parts, is_too_deep
 from core.datasets.notices import NoticeCollector
 from core.datasets.numbers import is_respelled, load_json
 from core.datasets.row_errors import RowError, UnreadableRestError
@@ -25,7 +25,6 @@ from core.errors import InvalidDatasetError
 __all__ = ["Container", "Layout", "detect_layout", "read_examples", "read_rows", "scan_rows"]
 
 Row = Mapping[str, Any]
-_TEXT = frozenset({str})
 
 
 def scan_rows(
@@ -117,7 +116,7 @@ def _json_lines(
             )
         if encoding is not UTF_8:
             line = line.decode(encoding).encode()
-        if has_too_many_parts(line):
+        if len(line) > MAX_PARTS and has_too_many_parts(line):
             yield number, RowError(number, f"line {number} holds too many lists and objects.", None, "Shorten it.")
             continue
         try:
@@ -175,8 +174,11 @@ def _is_all_text(row: dict[str, Any]) -> bool:
         if type(value) is not list:
             return False
         for item in value:
-            if type(item) is not dict or not _TEXT.issuperset(map(type, item.values())):
+            if type(item) is not dict:
                 return False
+            for inner in item.values():
+                if type(inner) is not str:
+                    return False
     return True
 
 
