@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -189,8 +190,9 @@ class Settings(BaseSettings):
         5.0, description="How often a worker renews its lease and reports its devices."
     )
     sweep_seconds: PositiveFloat = Field(10.0, description="How often lost messages and leases are looked for.")
-    checkpoint_seconds: PositiveFloat = Field(
-        60.0, description="The longest between two checkpoints; less for jobs below ten minutes."
+    checkpoint_seconds: NonNegativeFloat = Field(
+        60.0,
+        description="The longest between two checkpoints; less for jobs below ten minutes. 0: one after every step.",
     )
     stop_grace_seconds: PositiveFloat = Field(20.0, description="From SIGTERM to SIGKILL of a training child.")
     max_attempts: PositiveInt = Field(

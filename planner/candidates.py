@@ -11,7 +11,7 @@ from planner.errors import InvalidSetupError, UnusableDeviceError
 from planner.memory import NO_CORRECTION, Correction, MemoryEstimate, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.plans import Quote, Wishes
-from planner.precision import BFLOAT16, device_problem, dtype_on, trains_on
+from planner.precision import device_problem, dtype_on, trains_on
 from planner.recipe import (
     Length,
     choose_alpha,
@@ -162,8 +162,9 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
     sort = replace(device, index=0, uuid="", free_bytes=0)  # all that an estimate looks at
     for method in (method for method in allowed_methods(question) if trains_on(device, method)):
         hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.wishes)
-        for setup in _variants(question, length, method, _attention(question.spec, device), dtype_on(device)):
-            combinations = _combinations(question, setup)
+        for setup in _variants(question, length, method, _attention(question.spec, device)):
+            fused = _fuses_norms(question.spec, device)
+            combinations = _combinations(question, replace(setup, dtype=dtype_on(device), fused_norms=fused))
             tried = [_estimate(question, device, sort, combined, hyperparameters) for combined in combinations]
             yield from tried
             if any(candidate.fits for candidate in tried):
@@ -200,9 +201,12 @@ def _attention(spec: ModelSpec, device: Device | None) -> str:
     return VARLEN_FLASH if fits_kernel and device.compute_capability >= FLASH_CAPABILITY else "sdpa"
 
 
-def _variants(
-    question: Question, length: Length, method: Method, attention: str, dtype: str = BFLOAT16
-) -> Iterator[TrainingSetup]:
+def _fuses_norms(spec: ModelSpec, device: Device) -> bool:
+    """Whether the family's norm is what torch has one kernel for, on CUDA: scaled after it is cast back."""
+    return device.kind == "cuda" and not spec.is_surveyed and not spec.family.float32_norm_weight
+
+
+def _variants(question: Question, length: Length, method: Method, attention: str) -> Iterator[TrainingSetup]:
     """Setups of one method from the one that is wanted to the one that needs least."""
     wishes, spec = question.wishes, question.spec
     setup = TrainingSetup(
@@ -211,7 +215,6 @@ def _variants(
         packing=length.packing,
         attn_implementation=attention,
         optimizer=wishes.optim or OPTIMIZER,
-        dtype=dtype,
         torch_compile=bool(wishes.torch_compile),
     )
     if method is Method.FULL:

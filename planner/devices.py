@@ -14,6 +14,7 @@ _CGROUP_V2_USE = Path("/sys/fs/cgroup/memory.current")
 _CGROUP_V1_LIMIT = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _CGROUP_V1_USE = Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(gib|gb|g)$", re.IGNORECASE)
+OLDEST_CAPABILITY = (7, 5)  # below, torch's CUDA 13 wheels have no kernels
 _TOO_OLD = re.compile(r"\b(v100s?|titan ?(v|xp?)|p100|p40|p4|gtx ?(9|10)\d\d|m[46]0|k80|k40)\b", re.IGNORECASE)
 _UNITS = {"gib": GIB, "g": GIB, "gb": 10**9}
 
@@ -131,8 +132,16 @@ def _device(place: int, gpu: Gpu) -> Device:
         slice=gpu.slice,
         card_class=card_class if profile else None,
         card_share=gpu.card_share,
-        problem=gpu.problem,
+        problem=gpu.problem or without_kernels(gpu.compute_capability),
     )
+
+
+def without_kernels(capability: tuple[int, int] | None) -> str | None:
+    """The sentence about a GPU that torch has no kernels for; None for any other device."""
+    if capability is None or capability >= OLDEST_CAPABILITY:
+        return None
+    major, minor = capability
+    return f"it has compute capability {major}.{minor}, and PyTorch's kernels begin at 7.5 (T4, RTX 20)"
 
 
 def _slug(text: str) -> str:

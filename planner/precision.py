@@ -1,10 +1,9 @@
 """Which number format a device computes in, and what that rules out."""
 
-from planner.devices import Device
+from planner.devices import Device, without_kernels
 from planner.model_spec import ModelSpec
 from planner.setup import Method
 
-OLDEST_CAPABILITY = (7, 5)  # below, torch's CUDA 13 wheels have no kernels
 BFLOAT16_CAPABILITY = (8, 0)  # from here on tensor cores take bfloat16
 BFLOAT16, FLOAT16 = "bfloat16", "float16"
 
@@ -26,8 +25,8 @@ def device_problem(device: Device, spec: ModelSpec, methods: tuple[Method, ...])
     capability = device.compute_capability
     if capability is None:
         return None
-    if capability < OLDEST_CAPABILITY:
-        return f"{too_old(device)} Use a GPU from the T4 and the RTX 20 series on, or a CPU."
+    if missing := without_kernels(capability):
+        return f"{device.name} cannot train: {missing}. Use such a GPU or a newer one, or a CPU."
     if dtype_on(device) == BFLOAT16:
         return None
     named = f"{device.name} (compute capability {capability[0]}.{capability[1]}) computes in float16, not in bfloat16"
@@ -42,14 +41,3 @@ def device_problem(device: Device, spec: ModelSpec, methods: tuple[Method, ...])
             "or a GPU of compute capability 8.0 or more (RTX 30, A10, L4 and later)."
         )
     return None
-
-
-def too_old(device: Device) -> str | None:
-    """The sentence about a GPU that torch has no kernels for; None for any other device."""
-    capability = device.compute_capability
-    if capability is None or capability >= OLDEST_CAPABILITY:
-        return None
-    return (
-        f"{device.name} has compute capability {capability[0]}.{capability[1]}; PyTorch's kernels begin at "
-        f"{OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]}."
-    )

@@ -80,6 +80,7 @@ class TrainingSetup:
     packing: bool = False
     gradient_checkpointing: bool = False
     attn_implementation: str = "sdpa"  # "eager", "sdpa", "varlen_flash" or "flash_attention_2"
+    fused_norms: bool = False  # RMSNorm in one kernel that keeps its 16-bit input; on CUDA
     loss: Loss = Loss.FUSED_LINEAR_CE
     optimizer: str = "adamw_torch_fused"
     torch_compile: bool = False  # decoder layers through torch.compile, on CUDA; estimated as if they were not

@@ -63,6 +63,7 @@ def _tunewright(setup: TrainingSetup, on_cpu: bool) -> StackProfile:
     masked = setup.packing and setup.attn_implementation == "sdpa" and not on_cpu
     return StackProfile(
         AdapterCompute.FUSED,
+        fused_norm=setup.fused_norms,
         lora_dropout=setup.lora_dropout,
         repeats_key_values=masked,
         materialises_attention_mask=masked,

@@ -10,6 +10,7 @@ from core.own_process import keep_private
 from core.runtime import open_runtime
 from core.settings_loading import load_settings
 from worker import maintenance, training_worker
+from worker.tidying import tidy_in_thread, tidy_runs, tidy_store
 
 
 def main() -> None:
@@ -30,8 +31,10 @@ def main() -> None:
     runtime = open_runtime(settings)
     try:
         if arguments.maintenance:
+            tidy_in_thread(tidy_store, runtime)
             maintenance.run(runtime)
         else:
+            tidy_in_thread(tidy_runs, runtime)
             training_worker.run(runtime, arguments.device)
     finally:
         runtime.close()

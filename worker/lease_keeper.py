@@ -19,6 +19,7 @@ from core.queue.messages import job_channel
 from core.runtime import Runtime
 
 LISTEN_SECONDS = 1.0
+BEATS_COUNTED = 2  # heartbeats of device time that are counted at most from one to the next
 
 log = structlog.get_logger()
 
@@ -72,9 +73,11 @@ class LeaseKeeper:
             return seconds
 
     def _collect(self) -> None:
+        """Add the time since this was last called: with each beat, and so no more where the process was frozen."""
         if self._running_since is not None:
             now = time.monotonic()
-            self._unaccounted_seconds += now - self._running_since
+            longest = BEATS_COUNTED * self._runtime.settings.heartbeat_seconds
+            self._unaccounted_seconds += min(now - self._running_since, longest)
             self._running_since = now
 
     def _keep(self) -> None:
@@ -85,13 +88,15 @@ class LeaseKeeper:
         with self._woken_by_news():
             while not self._ended:
                 seconds += self.take_seconds()
+                asked_at = time.monotonic()  # the lease is counted from then, at the earliest
                 try:
                     status = self._renew(seconds)
-                    renewed_at, seconds = time.monotonic(), 0.0
+                    renewed_at, seconds = asked_at, 0.0
                 except StaleLeaseError:
                     self._on_lost()
                     return
                 except DBAPIError as error:
+                    seconds = 0.0  # an outage is not charged
                     log.warning("lease_not_renewed", job_id=self._lease.job_id, error=str(error.orig))
                     status = JobStatus.RUNNING
                 if time.monotonic() - renewed_at > settings.lease_seconds:

@@ -19,7 +19,7 @@ from core.registry.base_models import BaseModel, ModelRef
 from core.registry.weights import check_weights
 from core.runtime import Runtime
 from planner.candidates import DerivedMemory
-from worker.base_weights import ensure_weights
+from worker.fetching import Fetcher
 
 CHECKPOINTS = "checkpoints"  # the child's folder of checkpoints, under the run's directory
 
@@ -37,32 +37,34 @@ class Prepared:
     validation_path: Path | None
 
 
-def prepare(runtime: Runtime, lease: Lease, job: Job) -> Prepared:
+def prepare(runtime: Runtime, lease: Lease, job: Job, fetcher: Fetcher) -> Prepared:
     """Fetch what the run needs, and check that it is what was planned.
 
     Raises NotFoundError for a file deleted meanwhile, TrainingError for bytes that are not the planned ones,
-    StoreError, and what finding the base model raises.
+    StoreError, what finding the base model raises, and what the fetcher does.
     """
     plan = job.plan
     directory = run_directory(runtime, lease)
     for stale in runtime.settings.runs_dir.glob(f"{job.id}-*"):
         shutil.rmtree(stale, ignore_errors=True)
     directory.mkdir(parents=True)
-    base_model, weights = ensure_weights(runtime.settings, ModelRef(job.model, plan.model_revision))
+    base_model, weights = fetcher.weights(ModelRef(job.model, plan.model_revision))
     source = memory_source(plan, base_model.config)
     check_weights(replace(base_model, directory=weights), source.spec if isinstance(source, DerivedMemory) else None)
     prepared = Prepared(
         run_directory=directory,
         base_model=base_model,
         weights=weights,
-        training_path=_fetch(runtime, job.training_file_id, plan.training_sha256, directory / "data" / "training"),
+        training_path=_fetch(
+            runtime, fetcher, job.training_file_id, plan.training_sha256, directory / "data" / "training"
+        ),
         validation_path=_fetch(
-            runtime, job.validation_file_id, plan.validation_sha256, directory / "data" / "validation"
+            runtime, fetcher, job.validation_file_id, plan.validation_sha256, directory / "data" / "validation"
         )
         if job.validation_file_id
         else None,
     )
-    restore_checkpoint(runtime, job, directory)
+    restore_checkpoint(runtime, fetcher, job, directory)
     return prepared
 
 
@@ -76,14 +78,17 @@ def clean_up(runtime: Runtime, lease: Lease) -> None:
     shutil.rmtree(run_directory(runtime, lease), ignore_errors=True)
 
 
-def restore_checkpoint(runtime: Runtime, job: Job, directory: Path) -> None:
-    """Unpack the newest checkpoint that the store still has; the child verifies it, and starts over without one."""
+def restore_checkpoint(runtime: Runtime, fetcher: Fetcher, job: Job, directory: Path) -> None:
+    """Unpack the checkpoints that the store still has; the child verifies them, and starts over without one.
+
+    Raises StoreError where the store is away, and what the fetcher does.
+    """
     with runtime.database.read() as session:
         stored = list(queries.stored_checkpoints(session, job.id))
     for checkpoint in stored:
         try:
-            _unpack(runtime, checkpoint, directory / CHECKPOINTS)
-        except (StoreError, NotFoundError, tarfile.TarError) as error:
+            _unpack(fetcher, checkpoint, directory / CHECKPOINTS)
+        except (NotFoundError, tarfile.TarError) as error:
             log.warning("checkpoint_unreadable", job_id=job.id, step=checkpoint.step, error=str(error))
 
 
@@ -105,22 +110,22 @@ def store_checkpoint(runtime: Runtime, lease: Lease, job: Job, checkpoint: Path)
         packed.unlink(missing_ok=True)
 
 
-def _unpack(runtime: Runtime, checkpoint: Checkpoint, target: Path) -> None:
+def _unpack(fetcher: Fetcher, checkpoint: Checkpoint, target: Path) -> None:
     assert checkpoint.storage_key is not None, "only stored checkpoints are restored"
     target.mkdir(parents=True, exist_ok=True)
-    packed = runtime.store.materialize(checkpoint.storage_key, target.parent / "data")
+    packed = fetcher.materialize(checkpoint.storage_key, target.parent / "data")
     with tarfile.open(packed) as archive:
         archive.extractall(target, filter="data")
 
 
-def _fetch(runtime: Runtime, file_id: str, planned_sha256: str | None, directory: Path) -> Path:
+def _fetch(runtime: Runtime, fetcher: Fetcher, file_id: str, planned_sha256: str | None, directory: Path) -> Path:
     with runtime.database.read() as session:
         file = session.get(StoredFile, file_id)
     if file is None:
         raise NotFoundError(f"The file {file_id} was deleted before the job could read it.", code="file_not_found")
     directory.mkdir(parents=True)
     try:
-        path = runtime.store.materialize(file.storage_key, directory)
+        path = fetcher.materialize(file.storage_key, directory)
     except NotFoundError:
         raise TrainingError(
             f"The bytes of the file {file_id} ({file.filename}) are not in the artifact store any more, though nobody "

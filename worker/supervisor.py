@@ -40,6 +40,7 @@ from planner.memory import Correction
 from planner.policy import step_down
 from planner.setup import TrainingSetup
 from worker import prepare, publish
+from worker.fetching import FetchStoppedError, InterruptibleFetcher
 from worker.lease_keeper import LeaseKeeper
 from worker.machine import device_again
 from worker.outages import delays, outlast
@@ -118,6 +119,8 @@ class Supervisor:
         self._lost = threading.Event()
         self._restart_delays = delays(FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS)  # anew with each checkpoint
         self._store_is_away = False
+        self._fetcher = InterruptibleFetcher(runtime, lambda: self._stopping.is_set() or self._lost.is_set())
+        self._keeper = LeaseKeeper(runtime, lease, on_stop=self._stop, on_lost=self._lose)
 
     @property
     def job_id(self) -> str:
@@ -136,33 +139,37 @@ class Supervisor:
     def supervise(self) -> None:
         """Run the job until it ends or is no longer ours. Raises nothing that the job's owner can cause."""
         try:
-            with LeaseKeeper(self._runtime, self._lease, on_stop=self._stop, on_lost=self._lose) as keeper:
-                self._run(keeper)
+            with self._keeper:
+                self._run()
         except StaleLeaseError:
             log.warning("lease_lost", job_id=self.job_id)
         finally:
             prepare.clean_up(self._runtime, self._lease)
 
-    def _run(self, keeper: LeaseKeeper) -> None:
+    def _run(self) -> None:
         try:
-            prepared = self._outlast(lambda: prepare.prepare(self._runtime, self._lease, self._job))
+            prepared = self._outlast(lambda: prepare.prepare(self._runtime, self._lease, self._job, self._fetcher))
             setup = self._fit(memory_source(self._job.plan, prepared.base_model.config))
+        except FetchStoppedError:
+            if self._lost.is_set():
+                raise StaleLeaseError(f"The lease on {self.job_id} was lost while it was prepared.") from None
+            self._let_go()
         except ServiceUnavailableError as error:
             self._let_go(f"{error.message} Moved back to the queue")
         except TunewrightError as error:
             self._fail(error.body)
         else:
-            self._train(keeper, prepared, setup)
+            self._train(prepared, setup)
 
-    def _train(self, keeper: LeaseKeeper, prepared: Prepared, setup: TrainingSetup) -> None:
+    def _train(self, prepared: Prepared, setup: TrainingSetup) -> None:
         """Start children until one brings the run to an end."""
         while True:
             if self._stopping.is_set():
                 self._let_go()
                 return
-            with keeper.device_in_use():
+            with self._keeper.device_in_use():
                 ending = self._attempt(self._request(prepared, setup))
-            self._account(keeper)
+            self._account()
             match ending:
                 case ResultReport():
                     self._succeed(prepared, ending)
@@ -188,7 +195,16 @@ class Supervisor:
                         return
                     if not self._start_again(ending):
                         return
-                    prepare.restore_checkpoint(self._runtime, self._job, prepared.run_directory)
+                    self._restore_checkpoint(prepared)
+
+    def _restore_checkpoint(self, prepared: Prepared) -> None:
+        """Beside the child's own, which are on this machine still, and where the store has newer ones."""
+        try:
+            prepare.restore_checkpoint(self._runtime, self._fetcher, self._job, prepared.run_directory)
+        except StoreError as error:
+            log.warning("checkpoint_unreadable", job_id=self.job_id, error=error.message)
+        except FetchStoppedError:
+            log.info("checkpoint_not_needed", job_id=self.job_id)  # the next thing is to stop
 
     def _attempt(self, request: RunRequest) -> Ending:
         """Run one child to its end."""
@@ -288,7 +304,15 @@ class Supervisor:
             seconds_left = self._pace.seconds_left(report)
             data = {name: value for name, value in asdict(report).items() if name not in NOT_ON_THE_WIRE}
             metrics.append(Metrics(data, report.processed_tokens))
-        self._write(partial(progress.record_metrics, lease=self._lease, metrics=metrics, seconds_left=seconds_left))
+        self._write(
+            partial(
+                progress.record_metrics,
+                lease=self._lease,
+                metrics=metrics,
+                seconds_left=seconds_left,
+                used_seconds=self._keeper.take_seconds(),
+            )
+        )
 
     def _fit(self, memory: MemorySource) -> TrainingSetup:
         """The setup in force, with a smaller micro-batch where less memory is free than when it was planned."""
@@ -391,8 +415,8 @@ class Supervisor:
         message = f"{self._device.name} ran out of memory {tried} ({report.message}) {fits} Nothing is charged."
         return ErrorBody(message, "server_error", None, OUT_OF_MEMORY)
 
-    def _account(self, keeper: LeaseKeeper) -> None:
-        seconds = keeper.take_seconds()
+    def _account(self) -> None:
+        seconds = self._keeper.take_seconds()
         settings = self._runtime.settings
         self._write(partial(leases.renew, settings=settings, lease=self._lease, used_seconds=seconds))
 
@@ -411,6 +435,7 @@ class Supervisor:
                     raise StaleLeaseError(f"The lease on {self.job_id} ran out while the database was away.") from None
             else:
                 if away_since is not None:
+                    self._keeper.take_seconds()  # an outage is not charged
                     away_seconds = time.monotonic() - away_since
                     message = f"The database was away for {away_seconds:.1f} s; training went on and nothing is lost"
                     with suppress(StaleLeaseError):  # `work` may have been the job's end

@@ -3,9 +3,11 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO
 
 from core.artifacts.objects import Meter, StoredObject, check_key, file_chunks
@@ -113,6 +115,34 @@ class LocalStore:
         """None: the API serves the bytes."""
         check_key(key)
         return None
+
+    def keys_before(self, moment: datetime) -> Iterator[str]:
+        """The keys of all objects stored before then. Raises StoreError."""
+        for path in self._files_before(self.root, moment):
+            key = path.relative_to(self.root).as_posix()
+            if not key.startswith(_INCOMING):
+                yield key
+
+    def discard_incomplete(self, moment: datetime) -> int:
+        """Remove streams to which nothing was written since then. Raises StoreError."""
+        stale = list(self._files_before(self.root / _INCOMING, moment))
+        try:
+            for path in stale:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._failed("changed", error) from error
+        return len(stale)
+
+    def _files_before(self, directory: Path, moment: datetime) -> Iterator[Path]:
+        for path in directory.rglob("*"):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            except OSError as error:
+                raise self._failed("read", error) from error
+            if S_ISREG(stat.st_mode) and stat.st_mtime < moment.timestamp():
+                yield path
 
     def check(self) -> None:
         """Raises StoreError unless a file can be written."""

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote
@@ -18,7 +19,7 @@ from core.errors import NotFoundError, StoreError
 __all__ = ["S3Store"]
 
 PART_BYTES = 16 * 1024**2  # S3 allows 10,000 parts of at least 5 MiB: objects up to 156 GiB
-_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+_MISSING = frozenset({"404", "NoSuchKey", "NoSuchUpload", "NotFound"})
 
 
 class S3Store:
@@ -130,6 +131,30 @@ class S3Store:
                 "get_object", Params=parameters, ExpiresIn=expires_seconds
             )
         return url
+
+    def keys_before(self, moment: datetime) -> Iterator[str]:
+        """The keys of all objects stored before then. Raises StoreError."""
+        for page in self._pages("list_objects_v2"):
+            for found in page.get("Contents", ()):
+                if found["LastModified"] < moment:
+                    yield found["Key"].removeprefix(self._prefix)
+
+    def discard_incomplete(self, moment: datetime) -> int:
+        """Abort multipart uploads begun before then. Raises StoreError."""
+        stale = [
+            {"Key": found["Key"], "UploadId": found["UploadId"]}
+            for page in self._pages("list_multipart_uploads")
+            for found in page.get("Uploads", ())
+            if found["Initiated"] < moment
+        ]
+        for upload in stale:
+            with suppress(NotFoundError), self._errors(upload["Key"]):
+                self._client.abort_multipart_upload(Bucket=self._bucket, **upload)
+        return len(stale)
+
+    def _pages(self, operation: str) -> Iterator[dict[str, Any]]:
+        with self._errors(self._prefix):
+            yield from self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=self._prefix)
 
     def check(self) -> None:
         """Raises StoreError unless an object can be written."""

@@ -1,6 +1,7 @@
 """Where bytes live: uploads, checkpoints and results. A directory on one machine, or a bucket for many."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -45,6 +46,12 @@ class ArtifactStore(Protocol):
     def download_url(self, key: str, filename: str, expires_seconds: int) -> str | None:
         """A link that lets its holder download the object as `filename` for a while; None where the API has to serve
         the bytes itself."""
+
+    def keys_before(self, moment: datetime) -> Iterator[str]:
+        """The keys of all objects that were stored before then."""
+
+    def discard_incomplete(self, moment: datetime) -> int:
+        """Remove what was begun before then and never became an object, since its writer died; says how many."""
 
     def check(self) -> None:
         """Raises StoreError unless the store can be written now."""

@@ -52,17 +52,18 @@ def metrics_since(session: Session, job_id: str, step: int) -> set[tuple[int, bo
     Reads backwards from the newest event, because what is asked for is almost always the last few steps.
     """
     found: set[tuple[int, bool]] = set()
-    rows = session.execute(
+    query = (
         select(JobEvent.data)
         .where(JobEvent.job_id == job_id, JobEvent.type == EventType.METRICS)
         .order_by(JobEvent.sequence.desc())
         .execution_options(yield_per=100)
     )
-    for (data,) in rows:
-        if data["step"] < step:
-            break
-        if data.get("train_loss") is not None or data.get("valid_loss") is not None:
-            found.add((data["step"], data.get("valid_loss") is not None))
+    with session.execute(query) as rows:
+        for (data,) in rows:
+            if data["step"] < step:
+                break
+            if data.get("train_loss") is not None or data.get("valid_loss") is not None:
+                found.add((data["step"], data.get("valid_loss") is not None))
     return found
 
 

@@ -63,17 +63,25 @@ def hold_job(session: Session, lease: Lease) -> Job:
 def renew(session: Session, settings: Settings, lease: Lease, used_seconds: float) -> JobStatus:
     """Keep the lease and account for device time; returns the status, which says whether to stop.
 
-    `used_seconds` is what this attempt added since the last call. Raises StaleLeaseError.
+    `used_seconds` is what this attempt added since the last call, charged unless it repeats what was lost to the
+    service. Raises StaleLeaseError.
     """
     job = hold_job(session, lease)
     job.lease_expires_at = database_now(session) + timedelta(seconds=settings.lease_seconds)
-    job.used_seconds += used_seconds
+    account(job, used_seconds)
     return job.status
 
 
+def account(job: Job, used_seconds: float) -> None:
+    """Add device time to a job whose row is held."""
+    if job.repeats_until_step is None:
+        job.used_seconds += used_seconds
+
+
 def step_down(session: Session, lease: Lease, setup: TrainingSetup, message: str) -> None:
-    """Record a smaller micro-batch. Raises StaleLeaseError."""
+    """Record a smaller micro-batch, with which the run goes on from its last checkpoint. Raises StaleLeaseError."""
     job = hold_job(session, lease)
+    _lose_time(job)
     job.setup = to_plain(setup)
     events.append(session, job.id, message, level=EventLevel.WARN)
 
@@ -103,6 +111,7 @@ def start_again(session: Session, settings: Settings, lease: Lease, cause: str) 
         return False
     if not _count_crash(session, settings, job):
         return False
+    _lose_time(job)
     message = f"The training process {cause}; going on from the last checkpoint{_crashes(settings, job)}"
     events.append(session, job.id, message, level=EventLevel.WARN)
     return True
@@ -140,6 +149,7 @@ def reclaim_expired(session: Session, settings: Settings) -> list[str]:
         if job.lease_expires_at is not None and job.lease_expires_at > database_now(session):
             continue
         if job.status is not JobStatus.RUNNING:
+            _lose_time(job)
             _let_go(session, job, "Its worker was lost")
         elif _count_crash(session, settings, job):
             _let_go(session, job, f"Its worker was lost; going on from the last checkpoint{_crashes(settings, job)}")
@@ -155,7 +165,14 @@ def _let_go(session: Session, job: Job, reason: str) -> None:
         case JobStatus.PAUSING:
             move(session, job, JobStatus.PAUSED, "Paused behind a checkpoint")
         case _:
+            _lose_time(job)
             move(session, job, JobStatus.QUEUED, reason, level=EventLevel.WARN)
+
+
+def _lose_time(job: Job) -> None:
+    """An attempt was lost to the service: charge what led to the newest step, and nothing again until a newer one."""
+    job.used_seconds = min(job.used_seconds, job.useful_seconds)
+    job.repeats_until_step = job.step
 
 
 def _count_crash(session: Session, settings: Settings, job: Job) -> bool:

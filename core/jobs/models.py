@@ -50,7 +50,9 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     estimated_finish_at: Mapped[datetime | None]
     processed_tokens: Mapped[int | None] = mapped_column("trained_tokens", BigInteger)
-    used_seconds: Mapped[float] = mapped_column(Float, default=0.0)  # of device time, over all attempts
+    used_seconds: Mapped[float] = mapped_column(Float, default=0.0)  # of device time that is charged
+    useful_seconds: Mapped[float] = mapped_column(Float, default=0.0, server_default="0.0")  # of it, by the newest step
+    repeats_until_step: Mapped[int | None]  # what was lost to the service is done again, and not charged, until then
     learning_rate_factor: Mapped[float] = mapped_column(Float, default=1.0, server_default="1.0")
     step_seconds: Mapped[float | None] = mapped_column(Float)  # of one optimizer step, as measured
     memory_measured: Mapped[dict[str, Any] | None]  # worker.protocol.MemoryReport without its type

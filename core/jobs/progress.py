@@ -19,7 +19,7 @@ from core.events.models import EventLevel, EventType
 from core.ids import new_id
 from core.jobs import queries
 from core.jobs.evaluation import Evaluation, HeldOut
-from core.jobs.lease import Lease, hold_job
+from core.jobs.lease import Lease, account, hold_job
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.settlement import settle
 from core.jobs.states import JobStatus
@@ -76,9 +76,19 @@ def say(session: Session, lease: Lease, message: str, level: EventLevel = EventL
     events.append(session, hold_job(session, lease).id, message, level=level)
 
 
-def record_metrics(session: Session, lease: Lease, metrics: Sequence[Metrics], seconds_left: float | None) -> None:
-    """Append the steps' numbers, each step once however often it is reported. Raises StaleLeaseError."""
+def record_metrics(
+    session: Session,
+    lease: Lease,
+    metrics: Sequence[Metrics],
+    seconds_left: float | None,
+    used_seconds: float = 0.0,
+) -> None:
+    """Append the steps' numbers, each step once however often it is reported. Raises StaleLeaseError.
+
+    `used_seconds` is the device time since it was last accounted for (`core.jobs.lease.renew`).
+    """
     job = hold_job(session, lease)
+    account(job, used_seconds)
     known = event_queries.metrics_since(session, job.id, min(item.step for item in metrics))
     for item in metrics:
         evaluation = item.data.get("valid_loss") is not None
@@ -86,7 +96,8 @@ def record_metrics(session: Session, lease: Lease, metrics: Sequence[Metrics], s
             continue
         known.add((item.step, evaluation))
         events.append(session, job.id, _sentence(item), type=EventType.METRICS, data=item.data)
-        job.step = max(job.step, item.step)
+        if item.step > job.step:
+            job.step, job.useful_seconds, job.repeats_until_step = item.step, job.used_seconds, None
         job.processed_tokens = item.processed_tokens
         if evaluation:
             job.valid_loss = item.data["valid_loss"]

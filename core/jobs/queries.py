@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from core.accounts.models import Organization
+from core.datasets.models import StoredFile
 from core.db.keyset import Order, known_first, sorted_page
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.states import JobSort, JobStatus
@@ -275,3 +276,11 @@ def delete_outputs(session: Session, job_id: str) -> None:
     """Drop the rows of a job's checkpoints and of what it published."""
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
     session.execute(delete(JobArtifact).where(JobArtifact.job_id == job_id))
+
+
+def recorded_keys(session: Session, keys: Sequence[str]) -> set[str]:
+    """Those of the store's keys that a row names."""
+    columns = (Checkpoint.storage_key, JobArtifact.storage_key, StoredFile.storage_key)
+    return {
+        key for column in columns for key in session.scalars(select(column).where(column.in_(keys))) if key is not None
+    }

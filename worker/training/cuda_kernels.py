@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -12,7 +13,7 @@ from worker.training import attention, loss
 
 @contextmanager
 def cuda_kernels() -> Iterator[None]:
-    """Within, attention, dropout and the loss keep what they keep on CUDA.
+    """Within, attention, norms, dropout and the loss keep what they keep on CUDA.
 
     `scaled_dot_product_attention` runs FlashAttention without a mask, the memory-efficient kernel with one, as torch
     chooses on Ampere and later for bfloat16 (sdp_utils.cpp, `select_sdp_backend`); a CPU's kernel copies shared key
@@ -24,8 +25,32 @@ def cuda_kernels() -> Iterator[None]:
     products = patch.object(functional, "scaled_dot_product_attention", _attention)
     rows = patch.object(attention, "takes_flash", lambda _query: True)
     chunks = patch.object(loss, "runs_on_cuda", lambda _weight: True)
-    with products, rows, chunks, patch.object(functional, "dropout", _dropout):
+    norms = patch.object(functional, "rms_norm", _rms_norm)
+    with products, rows, chunks, norms, patch.object(functional, "dropout", _dropout):
         yield
+
+
+def _rms_norm(
+    inputs: torch.Tensor, normalized_shape: tuple[int, ...], weight: torch.Tensor, eps: float
+) -> torch.Tensor:
+    del normalized_shape, eps
+    outputs: torch.Tensor = _FusedNorm.apply(inputs, weight)
+    return outputs
+
+
+class _FusedNorm(torch.autograd.Function):
+    """What `aten::_fused_rms_norm` keeps: its input, its weight and one float32 a row (layer_norm_kernel.cu)."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        scales = inputs.new_empty((*inputs.shape[: -weight.dim()], 1), dtype=torch.float32)
+        ctx.save_for_backward(inputs, weight, scales)
+        return torch.empty_like(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, _gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        inputs, weight, _scales = ctx.saved_tensors
+        return torch.empty_like(inputs), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
 
 
 def _dropout(inputs: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:

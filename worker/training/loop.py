@@ -38,6 +38,7 @@ from worker.training.loss_scale import LossScale, unscaled_norm
 from worker.training.memory import MemoryWatch, release
 from worker.training.metrics import MetricsRow
 from worker.training.model_card import model_card
+from worker.training.norms import proved_norms
 from worker.training.optimizer import (
     NoGradientError,
     build_optimizer,
@@ -125,6 +126,7 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
         reporter.send(HeldOutReport(held_out, data.held_out.scored_tokens, data.held_out.sha256()))
     setup = proved_attention(request.setup, directory, device, reporter)
     loaded = load_for_training(directory, setup, request.seed, device)
+    setup = proved_norms(loaded.causal_model, setup, reporter)
     watch.check()
     if setup.torch_compile:
         compile_layers(loaded, Path(request.run_directory) / "compiled")

@@ -12,9 +12,11 @@ from core.db.plain import from_plain
 from core.db.session import Database
 from core.errors import ConflictError, ErrorBody, InvalidRequestError, NotFoundError
 from core.jobs import lease as leases
+from core.jobs import progress
 from core.jobs import service as jobs
 from core.jobs.lease import Lease
 from core.jobs.models import Job
+from core.jobs.progress import Metrics
 from core.jobs.service import JobRequest
 from core.jobs.settlement import due_credits, released_credits, used_credits
 from core.jobs.states import JobStatus
@@ -120,6 +122,43 @@ def test_what_a_job_is_charged(
         assert (job.charged_credits, released_credits(job)) == (charged, QUOTE - charged)
         assert ledger.balance(session, owner.organization_id) == Balance(100 - charged, 0)
     assert prove(database).faults == ()
+
+
+def test_time_lost_to_the_service_is_not_charged(database: Database, runtime: Runtime, owner: Owner) -> None:
+    lease = _claimed(database, runtime, owner, 10)
+    settings = Settings()
+
+    def step(number: int, used_seconds: float) -> None:
+        data = {"step": number, "total_steps": 9, "train_loss": 1.0, "valid_loss": None}
+        metrics = [Metrics(data, number)]
+        database.run(lambda session: progress.record_metrics(session, lease, metrics, None, used_seconds))
+
+    def used() -> float:
+        with database.read() as session:
+            return session.get_one(Job, lease.job_id).used_seconds
+
+    def renew(used_seconds: float) -> None:
+        database.run(lambda session: leases.renew(session, settings, lease, used_seconds))
+
+    step(1, 4)
+    step(2, 6)
+    renew(30)  # frozen, behind the newest step
+    assert used() == 50
+    with database.transaction() as session:
+        session.get_one(Job, lease.job_id).lease_expires_at = utc_now() - timedelta(minutes=1)
+        leases.reclaim_expired(session, settings)
+    assert used() == 20
+    claimed = database.run(lambda session: leases.claim_next(session, settings, "successor", "cpu"))
+    assert claimed is not None
+    lease = claimed[0]
+    renew(100)  # loading again
+    step(2, 5)  # again
+    assert used() == 20
+    step(3, 5)
+    renew(7)
+    assert used() == 27
+    database.run(lambda session: leases.let_go(session, lease, "The worker shuts down"))
+    assert used() == 20, "each step is charged once, and step 3 was not charged yet"
 
 
 def test_what_was_used_is_told_where_it_passes_the_quote(database: Database, runtime: Runtime, owner: Owner) -> None:

@@ -17,6 +17,7 @@ from core.errors import StoreError
 from core.jobs import service as jobs
 from core.jobs.models import Job
 from core.jobs.states import JobStatus
+from core.registry.base_models import BaseModel, ModelRef
 from core.settings import Settings
 from planner.plans import Wishes
 from planner.setup import Method
@@ -109,6 +110,34 @@ def test_ten_pauses_and_drains_of_one_job_are_no_crashes(here: Installation) -> 
     job = here.supervise(job_id)
     assert job.status is JobStatus.SUCCEEDED, here.messages(job_id)
     assert here.steps(job_id) == list(range(1, STEPS + 1))
+
+
+def stuck(_settings: Settings, _wanted: ModelRef) -> tuple[BaseModel, Path]:
+    """Weights that never arrive."""
+    while True:
+        signal.pause()
+
+
+@pytest.mark.parametrize("verb", [jobs.cancel_job, jobs.pause_job])
+def test_a_download_is_given_up_at_once(
+    here: Installation, verb: Callable[[Session, str, str], Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.fetching.ensure_weights", stuck)
+    organization_id = here.actor.organization_id
+    job_id = here.submit(chat_rows(), lora())
+    with here.runtime.database.transaction() as session:
+        session.get_one(Job, job_id).plan.model_revision = "a" * 40  # as of a model of the hub
+
+    def ask() -> None:
+        wait_for(trainers, what="the child that fetches")
+        here.runtime.database.run(lambda session: verb(session, organization_id, job_id))
+
+    with Meanwhile(ask):
+        job = here.supervise(job_id)
+    assert job.status is (JobStatus.CANCELLED if verb is jobs.cancel_job else JobStatus.PAUSED)
+    assert trainers() == []
+    assert here.balance().held_credits == (0 if verb is jobs.cancel_job else job.quote_credits)
+    assert job.used_seconds == 0, "fetching uses no device"
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_and_nothing_else(here: Installation) -> None:

@@ -14,6 +14,7 @@ from planner.plans import Wishes
 from tests.hub_server import COMMIT, NEXT_COMMIT, Repository, running_hub, talk_to
 from tests.integration.worker.installation import CPU, Installation, installation
 from tests.tiny_models import make_tiny_model
+from worker.fetching import Fetcher
 from worker.prepare import Prepared, prepare
 
 ROWS = [
@@ -36,7 +37,7 @@ def prepared(here: Installation) -> Prepared:
     assert claimed is not None
     lease, job = claimed
     try:
-        return prepare(here.runtime, lease, job)
+        return prepare(here.runtime, lease, job, Fetcher(here.runtime))
     finally:
         here.runtime.database.run(lambda session: leases.let_go(session, lease, "The worker shuts down"))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import boto3
@@ -11,6 +12,7 @@ import pytest
 from core.artifacts.local import LocalStore
 from core.artifacts.s3 import PART_BYTES, S3Store
 from core.artifacts.store import ArtifactStore, open_store
+from core.db.base import utc_now
 from core.errors import FileTooLargeError, InvalidRequestError, NotFoundError, StoreError
 
 BUCKET = "artifacts"  # what the `bucket` fixture makes
@@ -77,6 +79,24 @@ def test_a_materialized_file_outlives_the_object(store: ArtifactStore, tmp_path:
     store.put("data", [b"other rows"])
     assert path.read_bytes() == b"rows"
     assert store.materialize("data", tmp_path / "run").read_bytes() == b"other rows"
+
+
+def test_what_is_there_and_what_never_arrived_is_told_by_age(
+    store: ArtifactStore, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    store.put("org/jobs/1/a", [b"a"])
+    store.put("org/files/b", [b"b"])
+    if isinstance(store, LocalStore):
+        (tmp_path / "store" / ".incoming" / "torn").write_bytes(b"half")
+    else:
+        client = boto3.client("s3", endpoint_url=request.getfixturevalue("s3_endpoint"))
+        client.create_multipart_upload(Bucket=BUCKET, Key="production/org/files/c")
+    later, earlier = utc_now() + timedelta(hours=1), utc_now() - timedelta(hours=1)
+    assert set(store.keys_before(later)) == {"org/jobs/1/a", "org/files/b"}
+    assert list(store.keys_before(earlier)) == []
+    if isinstance(store, LocalStore):  # the S3 server of the tests says 2010 of every upload
+        assert store.discard_incomplete(earlier) == 0
+    assert [store.discard_incomplete(later) for _ in range(2)] == [1, 0]
 
 
 @pytest.mark.parametrize("size", [11, 3 * PART_BYTES])

@@ -13,6 +13,7 @@ import pytest
 from planner import devices
 from planner.candidates import hourly_rate
 from planner.devices import parse_gpu, read_cpu, read_devices
+from planner.nvml import Gpu
 from planner.throughput import device_rates
 from tests.nvml import build_nvml
 
@@ -225,3 +226,11 @@ def test_a_control_groups_limit_is_respected(tmp_path, monkeypatch, limit, used,
 
 def test_this_machine_has_a_device():
     assert read_devices()
+
+
+def test_a_card_that_torch_has_no_kernels_for_is_found_with_its_reason():
+    old = Gpu(0, "Tesla V100-SXM2-16GB", "GPU-0", 16 << 30, 16 << 30, compute_capability=(7, 0))
+    said = devices._device(0, old).problem
+    assert said is not None
+    assert "compute capability 7.0" in said
+    assert devices._device(0, replace(old, name="Tesla T4", compute_capability=(7, 5))).problem is None

@@ -123,12 +123,27 @@ def test_rows_take_flash_attention_where_its_kernels_run():
         assert (chosen.setup.packing, chosen.setup.attn_implementation) == (True, "sdpa")
 
 
+def test_norms_are_fused_on_a_gpu_where_the_familys_code_is_what_the_kernel_computes():
+    fused = {
+        (model, device): planned(model, device, SMALL).setup.fused_norms
+        for model in ("llama-3.2-1b-instruct", "qwen3-0.6b", "gemma-2b-it")
+        for device in ("RTX 4090", CPU)
+    }
+    assert [key for key, is_fused in fused.items() if is_fused] == [
+        ("llama-3.2-1b-instruct", "RTX 4090"), ("qwen3-0.6b", "RTX 4090"),
+    ]  # fmt: skip
+    setup = planned("llama-3.1-8b", "H200", rows(20_000, 100), method=Method.LORA).setup
+    plain = replace(setup, fused_norms=False)
+    ours, eager = (estimate_memory(SPECS["llama-3.1-8b"], x).peak_allocated_bytes for x in (setup, plain))
+    assert ours < eager
+
+
 def test_a_card_without_bfloat16_computes_in_float16_and_trains_adapters():
     chosen = planned("qwen2.5-0.5b-instruct", "T4", rows(20_000, 100), priority=Priority.QUALITY)
     assert (chosen.setup.method, chosen.setup.dtype, chosen.setup.adapter_dtype) == (Method.LORA, "float16", "float32")
     assert chosen.setup.attn_implementation == "sdpa"
     assert any("float16" in reason and "NVIDIA T4 16GB" in reason for reason in chosen.reasons)
-    assert {other.method for other in chosen.alternatives} == {Method.LORA}
+    assert {other.method for other in chosen.alternatives} == {Method.LORA, Method.QLORA}
     bfloat16 = replace(chosen.setup, dtype="bfloat16")
     spec = SPECS["qwen2.5-0.5b-instruct"]
     half, usual = (estimate_memory(spec, setup, chosen.device) for setup in (chosen.setup, bfloat16))
@@ -152,7 +167,7 @@ def test_what_float16_cannot_do_is_refused_with_the_card_and_what_would_do(model
 
 def test_a_card_that_torch_has_no_kernels_for_is_refused():
     volta = replace(parse_gpu("16GiB"), name="Tesla V100-SXM2-16GB", compute_capability=(7, 0))
-    with pytest.raises(InvalidSetupError, match=r"Tesla V100-SXM2-16GB has compute capability 7.0; PyTorch's kernels"):
+    with pytest.raises(InvalidSetupError, match=r"Tesla V100-SXM2-16GB cannot train: it has compute capability 7.0"):
         plan(SPECS["smollm2-135m-instruct"], SMALL, [volta], Wishes(), PRICES)
     for name in ("V100", "v100-32gb", "Tesla P100", "GTX 1080 Ti"):
         with pytest.raises(InvalidSetupError, match="no kernels"):

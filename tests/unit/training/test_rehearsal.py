@@ -41,6 +41,7 @@ def setup_of(method: Method, rows: int, length: int, *, checkpointed: bool, **ch
 
 EAGER = {"attn_implementation": "eager"}
 VARLEN = {"packing": True, "attn_implementation": VARLEN_FLASH}
+FUSED = {"fused_norms": True}
 UNPACKED = {"attn_implementation": VARLEN_FLASH}
 PISSA, OLORA = InitLoraWeights.PISSA, InitLoraWeights.OLORA
 BOTH = ("embed_tokens", "lm_head")
@@ -94,7 +95,12 @@ COMBINATIONS: list[tuple[str, Method, int, int, bool, dict[str, Any]]] = [
     ("gemma-2b-it", LORA, 2, 2048, False, VARLEN),  # one key head of 256
     ("mistral-7b-v0.1", QLORA, 1, 8192, False, VARLEN),  # beyond its sliding window
     ("qwen3-8b", FULL, 1, 2048, True, VARLEN),
-    ("llama-3.1-8b", LORA, 4, 512, False, UNPACKED),
+    ("llama-3.1-8b", LORA, 4, 512, False, UNPACKED | FUSED),
+    ("llama-3.1-8b", LORA, 2, 4096, False, VARLEN | FUSED),
+    ("llama-3.1-8b", LORA, 4, 4096, True, VARLEN | FUSED),
+    ("qwen3-8b", FULL, 1, 2048, True, VARLEN | FUSED),  # norms of heads too
+    ("qwen3-0.6b", QLORA, 4, 512, False, UNPACKED | FUSED),
+    ("olmoe-1b-7b-0924-instruct", QLORA, 2, 1024, True, FUSED),
     ("qwen2.5-0.5b-instruct", LORA, 8, 1024, True, UNPACKED),
     ("mistral-7b-v0.1", QLORA, 1, 8192, True, UNPACKED),  # beyond its sliding window
     ("llama-3.1-8b", LORA, 1, 1024, True, {"lora_target_modules": ("all-linear", "lm_head")}),

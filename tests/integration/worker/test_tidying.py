@@ -1,0 +1,82 @@
+"""What killed processes left behind goes when a worker starts, and nothing else does."""
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from core.db.base import utc_now
+from core.jobs import lease as leases
+from core.jobs import progress
+from migrations.schema import metadata
+from planner.plans import Wishes
+from tests.integration.worker.installation import CPU, Installation, installation
+from worker.tidying import tidy_runs, tidy_store
+
+LONG_AGO = (utc_now() - timedelta(days=2)).timestamp()
+ROWS = [
+    {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "Yes."}]} for n in range(20)
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, models_dir: Path, valkey_url: str) -> Iterator[Installation]:
+    """An installation of the test's own."""
+    with installation(tmp_path, models_dir, valkey_url) as found:
+        yield found
+
+
+def test_only_what_nobody_recorded_leaves_the_store(here: Installation, tmp_path: Path) -> None:
+    runtime = here.runtime
+    here.submit(ROWS, Wishes(n_epochs=1))
+    claimed = runtime.database.run(lambda session: leases.claim_next(session, runtime.settings, "w", CPU.device_class))
+    assert claimed is not None
+    lease, job = claimed
+    prefix = lease.storage_prefix(job.organization_id)
+    stored = runtime.store.put(f"{prefix}/step-4.tar", [b"recorded"])
+    runtime.database.run(
+        lambda session: progress.record_checkpoint(
+            session, lease, 4, stored, train_loss=1.0, valid_loss=None, valid_mean_token_accuracy=None
+        )
+    )
+    lost = runtime.store.put(f"{prefix}/step-8.tar", [b"stored by a worker that died then"]).key
+    root = tmp_path / "artifacts"
+    torn = root / ".incoming" / "torn"
+    torn.write_bytes(b"the upload of an API that was killed")
+    for path in root.rglob("*"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    fresh = runtime.store.put(f"{prefix}/step-12.tar", [b"about to be recorded"]).key
+    arriving = root / ".incoming" / "arriving"
+    arriving.write_bytes(b"an upload")
+    kept = {path for path in root.rglob("*") if path.is_file()} - {torn, root / lost}
+
+    tidy_store(runtime)
+
+    assert {path for path in root.rglob("*") if path.is_file()} == kept
+    assert runtime.store.exists(stored.key)
+    assert runtime.store.exists(fresh)
+
+
+def test_run_directories_of_leases_that_are_over_go_with_their_data(here: Installation) -> None:
+    runtime = here.runtime
+    here.submit(ROWS, Wishes(n_epochs=1))
+    claimed = runtime.database.run(lambda session: leases.claim_next(session, runtime.settings, "w", CPU.device_class))
+    assert claimed is not None
+    lease, _ = claimed
+    current = runtime.settings.runs_dir / f"{lease.job_id}-{lease.token}"
+    stale = [runtime.settings.runs_dir / f"{lease.job_id}-lease_1", runtime.settings.runs_dir / "ftjob-1-lease_1"]
+    for directory in (current, *stale):
+        (directory / "data").mkdir(parents=True)
+    tidy_runs(runtime)
+    assert list(runtime.settings.runs_dir.iterdir()) == [current]
+    runtime.database.run(lambda session: leases.let_go(session, lease, "The worker shuts down"))
+    tidy_runs(runtime)
+    assert list(runtime.settings.runs_dir.iterdir()) == []
+
+
+def test_every_table_that_names_objects_is_asked_before_one_is_removed() -> None:
+    """A new one belongs into `core.jobs.queries.recorded_keys`."""
+    naming = {name for name, table in metadata.tables.items() if "storage_key" in table.c}
+    assert naming == {"checkpoints", "artifacts", "files"}

@@ -1,0 +1,68 @@
+"""Removing what killed processes left behind, when a worker starts and then daily."""
+
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from core.db.base import utc_now
+from core.errors import StoreError
+from core.jobs.leftovers import of_leases, unrecorded
+from core.jobs.models import Job
+from core.runtime import Runtime
+
+DAY = timedelta(days=1)
+_RUN_DIRECTORY = re.compile(r"(ftjob-[^-]+)-(lease_.+)")  # as worker.prepare.run_directory
+
+log = structlog.get_logger()
+
+
+def tidy_in_thread(work: Callable[[Runtime], None], runtime: Runtime) -> None:
+    """Do `work` now and then daily, in a thread that ends with the process."""
+
+    def keep_tidy() -> None:
+        never = threading.Event()
+        while True:
+            try:
+                work(runtime)
+            except StoreError as error:
+                log.warning("not_tidied", error=error.message)
+            except (DBAPIError, OSError) as error:
+                log.warning("not_tidied", error=str(error))
+            never.wait(DAY.total_seconds())
+
+    threading.Thread(target=keep_tidy, name="tidying", daemon=True).start()
+
+
+def tidy_store(runtime: Runtime) -> None:
+    """Remove streams that never became objects, and what a lease stored and nobody recorded, both a day old."""
+    moment = utc_now() - DAY
+    incomplete = runtime.store.discard_incomplete(moment)
+    removed = 0
+    for keys in of_leases(runtime.store.keys_before(moment)):
+        with runtime.database.read() as session:
+            leftovers = unrecorded(session, keys)
+        for key in leftovers:
+            runtime.store.delete(key)
+        removed += len(leftovers)
+    if incomplete or removed:
+        log.info("store_tidied", incomplete=incomplete, unrecorded=removed)
+
+
+def tidy_runs(runtime: Runtime) -> None:
+    """Remove the run directories, with their data, of leases that are over."""
+    if not runtime.settings.runs_dir.is_dir():
+        return
+    for directory in runtime.settings.runs_dir.iterdir():
+        named = _RUN_DIRECTORY.fullmatch(directory.name)
+        if named is None:
+            continue
+        with runtime.database.read() as session:
+            job = session.get(Job, named[1])
+        if job is None or job.lease_token != named[2]:
+            shutil.rmtree(directory, ignore_errors=True)
+            log.info("run_directory_removed", directory=directory.name)
