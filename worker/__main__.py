@@ -3,6 +3,10 @@
 import argparse
 import sys
 
+from sqlalchemy.exc import DBAPIError
+
+from core.db.migrate import schema_problem
+from core.db.session import Database
 from core.errors import InvalidSettingsError
 from core.liveness import beat_in_thread
 from core.logging import configure_logging
@@ -30,6 +34,7 @@ def main() -> None:
     beat_in_thread(settings.liveness_file)
     runtime = open_runtime(settings)
     try:
+        refuse_foreign_schema(runtime.database)
         if arguments.maintenance:
             tidy_in_thread(tidy_store, runtime)
             maintenance.run(runtime)
@@ -38,6 +43,16 @@ def main() -> None:
             training_worker.run(runtime, arguments.device)
     finally:
         runtime.close()
+
+
+def refuse_foreign_schema(database: Database) -> None:
+    """Raises SystemExit where the database is of another release; one that is away may be waited for."""
+    try:
+        problem = schema_problem(database)
+    except DBAPIError:
+        return
+    if problem is not None:
+        sys.exit(f"This worker cannot work: {problem}.")
 
 
 if __name__ == "__main__":

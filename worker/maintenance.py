@@ -1,6 +1,8 @@
 """The maintenance worker: it fetches and inspects files, rehearses models, and sweeps for what was lost."""
 
+import os
 import platform
+import signal
 from datetime import timedelta
 from time import monotonic
 
@@ -9,6 +11,7 @@ from redis import Redis
 
 from core.datasets import hub_files, inspecting
 from core.db.base import utc_now
+from core.db.migrate import schema_problem
 from core.fleet.programs import report_sweep
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints
@@ -87,6 +90,11 @@ def run(runtime: Runtime) -> None:
 
 def sweep(runtime: Runtime) -> None:
     """Take jobs back from lost workers, and send again what the broker has lost."""
+    problem = schema_problem(runtime.database)
+    if problem is not None:
+        log.error("schema_of_another_release", problem=problem)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return
     settings = runtime.settings
     started_at = monotonic()
     for job_id in runtime.database.run(lambda session: lease.reclaim_expired(session, settings)):

@@ -12,6 +12,7 @@ import structlog
 from celery.signals import worker_ready, worker_shutdown
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.db.migrate import schema_problem
 from core.fleet import service as fleet
 from core.fleet.service import DRAINED_EXIT_CODE, WorkerReport
 from core.ids import new_id
@@ -85,7 +86,7 @@ class TrainingWorker:
         self._warm.wait()
         settings = self._runtime.settings
         with self._busy:
-            while not self._draining.is_set() and self._is_sound():
+            while not self._draining.is_set() and self._is_sound() and self._is_of_this_release():
                 claimed = self._runtime.database.run(
                     lambda session: leases.claim_next(session, settings, self.id, self._device.device_class)
                 )
@@ -108,6 +109,14 @@ class TrainingWorker:
         """Whether the device can train, as it is read now."""
         self._notice(device_again(self._device))
         return self._device.problem is None
+
+    def _is_of_this_release(self) -> bool:
+        """Whether the database still is; where it was migrated under us, this worker leaves its jobs to newer ones."""
+        problem = schema_problem(self._runtime.database)
+        if problem is not None:
+            log.error("schema_of_another_release", problem=problem)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return problem is None
 
     def _notice(self, device: Device) -> None:
         if device.problem != self._device.problem:
