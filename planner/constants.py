@@ -88,7 +88,7 @@ RSLORA_ALPHA = (
 )
 LENGTH_STEP = 64  # tokens; that lengths are rounded up to: tile size of matrix kernels
 PACKED_LENGTH = 2_048  # tokens; of a packed row where examples are shorter: attention still cheap
-PACKED_STEPS_SHARE = 0.75  # of the steps without packing; that a packed run keeps: fewer learned clearly less
+PACKED_STEPS_SHARE = 0.75  # of the steps without packing; that a packed run keeps: chosen; at a tenth one learned less
 PACKED_ROWS_MINIMUM = 128  # rows; packed; below it an epoch would have too few optimizer steps
 ROWS_PER_STEP_SHARE = 16  # steps; that an epoch has at least, where the rows suffice
 SATURATING_TOKENS = 8_192  # tokens; of a micro-batch; more of them fill a GPU no better
