@@ -55,6 +55,7 @@ def test_help_is_where_the_question_arises_and_its_links_lead_somewhere(
     browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]
 ) -> None:
     shown = {f"/guide/{name}": browser.get(f"/guide/{name}").text for name in TITLES}
+    assert all(f">{title}</h1>" in page for title, page in zip(TITLES.values(), shown.values(), strict=True))
     asking = [browser.get("/new", params=params).text for params in ({}, {"model": "tiny", "file": rich.upload(rows)})]
     for page in asking:
         assert 'href="/guide/how-much-data"' in page
