@@ -98,10 +98,12 @@ def render_text(template: str, **values: object) -> str:
     return _templates.get_template(template).render(**values)
 
 
-def problem_page(request: Request, error: TunewrightError) -> Response:
+def problem_page(
+    request: Request, error: TunewrightError, template: str = "problem.html", **values: object
+) -> Response:
     """What happened, what to do, and the request's id to quote."""
-    template = "dashboard/_problem.html" if request.headers.get("hx-request") else "problem.html"
-    response = render(request, template, error.status, error=error)
+    template = "dashboard/_problem.html" if request.headers.get("hx-request") else template
+    response = render(request, template, error.status, error=error, **values)
     if isinstance(error, RateLimitError):
         response.headers["retry-after"] = str(error.retry_after_seconds)
     return response

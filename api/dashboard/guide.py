@@ -5,12 +5,11 @@ from fastapi import Depends, Request, Response
 from api import pages
 from api.dashboard.page import page_router, show
 from api.deps import ActorDep, RuntimeDep
+from api.flash import carry, read
 from api.forms import check_form
 from core.accounts import service as accounts
 from core.accounts.models import Scope
-from core.accounts.service import Actor
 from core.registry import base_models
-from core.runtime import Runtime
 
 KEY_NAME = "Quick start"
 NO_KEY = "tw-YOUR-KEY"
@@ -27,18 +26,8 @@ router = page_router()
 
 @router.get("/guide")
 def show_guide(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
-    """The quick start."""
-    return _show(request, runtime, actor, None)
-
-
-@router.post("/guide", dependencies=[Depends(check_form)])
-def make_key(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
-    """The quick start with a new key in it, which is shown this once."""
-    new = runtime.database.run(lambda session: accounts.create_api_key_for(session, actor, KEY_NAME, scope=Scope.WRITE))
-    return _show(request, runtime, actor, new.secret)
-
-
-def _show(request: Request, runtime: Runtime, actor: Actor, key: str | None) -> Response:
+    """The quick start, with the key in it that was just made: it is shown this once."""
+    key = read(request).get("key")
     local = base_models.local_model_ids(runtime.settings.resolved_models_dir)
     values = {
         "base_url": (runtime.settings.public_url or str(request.base_url)).rstrip("/"),
@@ -58,3 +47,10 @@ def _show(request: Request, runtime: Runtime, actor: Actor, key: str | None) -> 
         no_key=NO_KEY,
         can_make_key=actor.scope.includes(Scope.WRITE),
     )
+
+
+@router.post("/guide", dependencies=[Depends(check_form)])
+def make_key(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
+    """Make a key for the quick start."""
+    new = runtime.database.run(lambda session: accounts.create_api_key_for(session, actor, KEY_NAME, scope=Scope.WRITE))
+    return carry(request, "/guide", key=new.secret)
