@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from api import pages
+from api.dashboard.guide import TITLES
+from api.wording import VERDICTS
 from core.accounts import service as accounts
 from core.accounts.models import User
 from tests.integration.api.server import Service, Tenant
@@ -105,6 +107,24 @@ def test_a_form_that_is_sent_twice_starts_one_job(
     assert [answer.status_code for answer in answers] == [303, 303]
     assert answers[0].headers["location"] == answers[1].headers["location"]
     assert len(rich.client.fine_tuning.jobs.list().data) == 1
+
+
+def test_help_is_where_the_question_arises_and_its_links_lead_somewhere(
+    browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    shown = {f"/guide/{name}": browser.get(f"/guide/{name}").text for name in TITLES}
+    assert all(f">{title}</h1>" in page for title, page in zip(TITLES.values(), shown.values(), strict=True))
+    asking = [browser.get("/new", params=params).text for params in ({}, {"model": "tiny", "file": rich.upload(rows)})]
+    for page in asking:
+        assert 'href="/guide/how-much-data"' in page
+    assert 'href="/guide/what-to-try-next#nothing-fits' in asking[1]
+    linked = {link for page in [*shown.values(), *asking] for link in re.findall(r'href="(/guide/[^"]*)"', page)}
+    advice = {f"/guide/what-to-try-next#{words.lower().replace(' ', '-')}" for words, _ in VERDICTS.values()}
+    for link in linked | advice:
+        path, _, section = link.partition("#")
+        assert not section or f'id="{section}"' in shown[path], link
+    assert set(shown) <= {link.partition("#")[0] for link in linked}
+    assert browser.get("/guide/none").status_code == 404
 
 
 def test_a_plan_that_has_changed_is_shown_again(
