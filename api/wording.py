@@ -106,6 +106,13 @@ def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
+PROBLEMS = {
+    403: "Not allowed",
+    404: "Not found",
+    429: "Too many requests",
+    500: "Something went wrong on our side",
+    503: "Not ready",
+}
 FILTERS: dict[str, Callable[..., str]] = {
     "memory": gib,
     "duration": duration,
@@ -119,6 +126,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "clock": clock,
     "iso": iso,
     "method": lambda method: METHODS[Method(method)],
+    "problem": lambda status: PROBLEMS.get(status, "That did not work"),
     "status": lambda status: STATUSES[status][0],
     "tone": lambda status: STATUSES[status][1],
     "verdict": lambda kind: VERDICTS[VerdictKind(kind)][0],

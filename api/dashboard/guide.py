@@ -12,13 +12,12 @@ from markupsafe import Markup
 from api import pages
 from api.dashboard.page import page_router, show
 from api.deps import ActorDep, RuntimeDep
+from api.flash import carry, read
 from api.forms import check_form
 from core.accounts import service as accounts
 from core.accounts.models import Scope
-from core.accounts.service import Actor
 from core.errors import NotFoundError
 from core.registry import base_models
-from core.runtime import Runtime
 
 KEY_NAME = "Quick start"
 NO_KEY = "tw-YOUR-KEY"
@@ -43,15 +42,35 @@ router = page_router()
 
 @router.get("/guide")
 def show_guide(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
-    """The quick start."""
-    return _show(request, runtime, actor, None)
+    """The quick start, with the key in it that was just made: it is shown this once."""
+    key = read(request).get("key")
+    local = base_models.local_model_ids(runtime.settings.resolved_models_dir)
+    values = {
+        "base_url": (runtime.settings.public_url or str(request.base_url)).rstrip("/"),
+        "key": key or NO_KEY,
+        "model": local[0] if local else "llama-3.1-8b-instruct",
+    }
+    steps = [(name, title, pages.render_text(f"snippets/{name}.txt", **values)) for name, title in STEPS]
+    return show(
+        request,
+        runtime,
+        actor,
+        "guide.html",
+        current="guide",
+        steps=steps,
+        titles=TITLES,
+        key=key,
+        key_name=KEY_NAME,
+        no_key=NO_KEY,
+        can_make_key=actor.scope.includes(Scope.WRITE),
+    )
 
 
 @router.post("/guide", dependencies=[Depends(check_form)])
 def make_key(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
-    """The quick start with a new key in it, which is shown this once."""
+    """Make a key for the quick start."""
     new = runtime.database.run(lambda session: accounts.create_api_key_for(session, actor, KEY_NAME, scope=Scope.WRITE))
-    return _show(request, runtime, actor, new.secret)
+    return carry(request, "/guide", key=new.secret)
 
 
 @router.get("/guide/{name}")
@@ -84,26 +103,3 @@ def _rendered(name: str) -> Markup:
             if child.type == "link_open" and target.endswith(".md"):
                 child.attrSet("href", f"/guide/{target.removesuffix('.md')}")
     return Markup(markdown.renderer.render(tokens, markdown.options, {}))  # noqa: S704 (our own documents)
-
-
-def _show(request: Request, runtime: Runtime, actor: Actor, key: str | None) -> Response:
-    local = base_models.local_model_ids(runtime.settings.resolved_models_dir)
-    values = {
-        "base_url": (runtime.settings.public_url or str(request.base_url)).rstrip("/"),
-        "key": key or NO_KEY,
-        "model": local[0] if local else "llama-3.1-8b-instruct",
-    }
-    steps = [(name, title, pages.render_text(f"snippets/{name}.txt", **values)) for name, title in STEPS]
-    return show(
-        request,
-        runtime,
-        actor,
-        "guide.html",
-        current="guide",
-        steps=steps,
-        titles=TITLES,
-        key=key,
-        key_name=KEY_NAME,
-        no_key=NO_KEY,
-        can_make_key=actor.scope.includes(Scope.WRITE),
-    )

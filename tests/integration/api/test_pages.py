@@ -4,6 +4,7 @@ import html
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -11,15 +12,72 @@ import pytest
 from api import pages
 from api.dashboard.guide import TITLES
 from api.wording import VERDICTS
+from core.accounts import service as accounts
+from core.accounts.models import User
 from tests.integration.api.server import Service, Tenant
+from tests.people import follow_link
 
 
 def test_a_stranger_is_asked_to_sign_in(service: Service) -> None:
     for path in ("/", "/new", "/jobs", "/jobs/ftjob-x", "/credits", "/settings", "/compare?job=a&job=b"):
         answer = httpx.get(service.base_url + path)
-        assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in"), path
-    part = httpx.get(f"{service.base_url}/jobs", headers={"hx-request": "true"})
-    assert (part.status_code, part.headers["hx-redirect"]) == (401, "/sign-in")
+        wanted = "" if path == "/" else "?next=" + quote(path)
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in{wanted}"), path
+    shown = {"hx-request": "true", "hx-current-url": f"{service.base_url}/jobs?q=lamp"}
+    part = httpx.get(f"{service.base_url}/jobs", headers=shown)
+    assert (part.status_code, part.headers["hx-redirect"]) == (401, "/sign-in?next=/jobs%3Fq%3Dlamp")
+
+
+def test_signing_in_ends_on_the_page_that_was_wanted_and_never_elsewhere(service: Service, tenant: Tenant) -> None:
+    for wanted, ends in (
+        ("/jobs?q=a%26b", "/jobs?q=a%26b"),
+        ("//evil.example", "/"),
+        ("/\\evil.example", "/"),
+        ("/\t/evil.example", "/"),
+        ("https://evil.example/", "/"),
+        ("/sign-in?next=/", "/"),
+        ("/jobs\N{SNOWMAN}", "/"),
+    ):
+        with service.runtime.database.transaction() as session:
+            token = accounts.create_sign_in_link(session, session.get_one(User, tenant.user_id), 60)
+        with httpx.Client(base_url=service.base_url) as browser:
+            assert browser.get("/sign-in", params={"next": wanted}).status_code == 200
+            assert follow_link(browser, f"/sign-in?token={token}").headers["location"] == ends, wanted
+            assert "tunewright_return" not in browser.cookies
+
+
+def test_what_a_form_says_is_behind_a_redirect_once_and_in_no_address(browser: httpx.Client) -> None:
+    form = {"csrf_token": token_of(browser.get("/settings").text)}
+    for path, fields, page, said in (
+        ("/settings/keys", {"name": "laptop"}, "/settings", "it is shown this once"),
+        ("/settings/keys", {"name": "laptop", "days": "soon"}, "/settings", "Days must be a whole number"),
+        ("/credits", {"code": "NO-SUCH-CODE"}, "/credits", 'value="NO-SUCH-CODE"'),
+        ("/guide", {}, "/guide", "this is the one time it is shown"),
+        ("/new/hub?model=tiny", {"name": "no reference"}, "/new?model=tiny", "no reference"),
+    ):
+        answer = browser.post(path, data=form | fields)
+        assert (answer.status_code, answer.headers["location"].partition("#")[0]) == (303, page), path
+        assert "tw-" not in str(answer.headers), path
+        shown, again = browser.get(page), browser.get(page)
+        assert (shown.status_code, said in shown.text, said in again.text) == (200, True, False), path
+
+
+def test_what_a_form_says_is_for_its_own_session(service: Service, browser: httpx.Client, stranger: Tenant) -> None:
+    form = {"csrf_token": token_of(browser.get("/settings").text), "name": "laptop"}
+    flash = browser.post("/settings/keys", data=form).cookies["tunewright_flash"]
+    with service.runtime.database.transaction() as session:
+        token = accounts.create_sign_in_link(session, session.get_one(User, stranger.user_id), 60)
+    with httpx.Client(base_url=service.base_url) as other:
+        follow_link(other, f"/sign-in?token={token}")
+        other.cookies.set("tunewright_flash", flash)
+        assert "it is shown this once" not in other.get("/settings").text
+
+
+def test_an_error_keeps_the_navigation_of_someone_signed_in(browser: httpx.Client) -> None:
+    for path, status in (("/nowhere", 404), ("/jobs/ftjob-none", 404), ("/accounts", 403)):
+        answer = browser.get(path, headers={"accept": "text/html"})
+        assert (answer.status_code, '<nav class="nav"' in answer.text) == (status, True), path
+        assert "Sign out" in answer.text
 
 
 def test_a_person_is_told_what_went_wrong_on_a_page_and_a_program_in_the_envelope(service: Service) -> None:
@@ -83,9 +141,12 @@ def test_a_plan_that_has_changed_is_shown_again(
     browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]
 ) -> None:
     form = start_form(browser, rich.upload(rows)) | {"fingerprint": "0" * 16}
-    answer = browser.post("/new", data=form)
-    assert answer.status_code == 409
-    assert "The plan has changed" in answer.text
+    answer = browser.post("/new", data=form | {"suffix": "lamps"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/new?model=tiny&file={form['file']}")
+    shown = browser.get(answer.headers["location"]).text
+    assert "The plan has changed" in shown
+    assert 'value="lamps"' in shown
+    assert "The plan has changed" not in browser.get(answer.headers["location"]).text
     assert rich.client.fine_tuning.jobs.list().data == []
 
 
@@ -128,6 +189,11 @@ def test_a_run_with_changes_keeps_its_exact_match(
     started = browser.post("/new", data=form)
     kept = rich.client.fine_tuning.jobs.retrieve(started.headers["location"].rpartition("/")[2])
     assert kept.model_extra["exact_match"] == asked
+
+
+def token_of(shown: str) -> str:
+    """What the forms of a shown page carry."""
+    return re.findall(r'name="csrf_token" value="(\w{64})"', shown)[0]
 
 
 def start_form(browser: httpx.Client, file_id: str) -> dict[str, str]:
