@@ -39,6 +39,7 @@ COPY api/ api/
 COPY --from=assets /src/api/static/ api/static/
 COPY cli/ cli/
 COPY core/ core/
+COPY docs/guide/ docs/guide/
 COPY migrations/ migrations/
 COPY planner/ planner/
 COPY worker/ worker/

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from api import pages
+from api import frame, pages
 from api.middleware import UPLOAD_PATHS, finish_headers
 from api.schemas.errors import envelope
 from core.errors import (
@@ -64,20 +64,20 @@ def error_response(error: TunewrightError) -> JSONResponse:
     return JSONResponse(envelope(error.body), status_code=error.status, headers=headers)
 
 
-def _answer(request: Request, error: TunewrightError) -> Response:
+async def _answer(request: Request, error: TunewrightError) -> Response:
     """A page for a person's browser, the envelope for everyone else."""
-    return pages.problem_page(request, error) if pages.wants_page(request) else error_response(error)
+    return await frame.problem_page(request, error) if pages.wants_page(request) else error_response(error)
 
 
 async def _expected(request: Request, error: Exception) -> Response:
     assert isinstance(error, TunewrightError)
-    return _answer(request, error)
+    return await _answer(request, error)
 
 
 async def _database_away(request: Request, error: Exception) -> Response:
     log.error("database_unavailable", error=str(error))
     away = ServiceUnavailableError("The database does not answer. Try again in a moment.", code="database_unavailable")
-    return _answer(request, away)
+    return await _answer(request, away)
 
 
 async def _unstorable(_request: Request, _error: Exception) -> JSONResponse:
@@ -93,7 +93,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("unhandled_exception", exc_info=error)
     request_id = request.scope.get("request_id", "unknown")
     said = TunewrightError(f"Something went wrong on our side. The log has the details under request {request_id}.")
-    response = _answer(request, said)
+    response = await _answer(request, said)
     # This handler sends past the middleware that finishes all other responses.
     finish_headers(response.headers, request.scope)
     return response
@@ -103,9 +103,10 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     match error.status_code:
         case 404:
-            found: TunewrightError = NotFoundError(
-                f"Unknown route {request.method} {request.url.path}.", code="unknown_route"
-            )
+            said = f"Unknown route {request.method} {request.url.path}."
+            if pages.wants_page(request):
+                said = f"There is no page at {request.url.path}. Its address may be mistyped, or its subject deleted."
+            found: TunewrightError = NotFoundError(said, code="unknown_route")
         case 405:
             return _method_not_allowed(request)
         case 408:
@@ -115,7 +116,7 @@ async def _http(request: Request, error: Exception) -> Response:
             found = FileTooLargeError(str(error.detail), code=None if is_upload else "request_too_large")
         case _:
             found = InvalidRequestError(str(error.detail))
-    return _answer(request, found)
+    return await _answer(request, found)
 
 
 def _method_not_allowed(request: Request) -> JSONResponse:

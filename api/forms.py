@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
+from urllib.parse import quote, unquote
 
 from fastapi import Form, Request, Response
 from fastapi.responses import RedirectResponse
@@ -21,6 +22,9 @@ from core.errors import PermissionDeniedError, RateLimitError, TunewrightError
 from core.runtime import Runtime
 
 VISITOR_COOKIE = "tunewright_visitor"
+RETURN_COOKIE = "tunewright_return"
+RETURN_SECONDS = 1800  # to find the password, or a link in the post
+LONGEST_RETURN = 2000
 
 
 def form_token(secret: str) -> str:
@@ -58,8 +62,11 @@ def show(request: Request, runtime: Runtime, template: str, status: int = 200, *
 
 
 def signed_in(request: Request, runtime: Runtime, session_token: str) -> Response:
-    """On to the first page, with the session in a cookie that scripts and other sites' forms do not get."""
-    response = RedirectResponse("/", status_code=303)
+    """On to the page that was asked for first, with the session in a cookie that scripts and other sites' forms do
+    not get."""
+    kept = unquote(request.cookies.get(RETURN_COOKIE, ""))
+    response = RedirectResponse(kept if is_own_page(kept) else "/", status_code=303)
+    response.delete_cookie(RETURN_COOKIE, path="/")
     response.set_cookie(
         SESSION_COOKIE,
         session_token,
@@ -71,6 +78,33 @@ def signed_in(request: Request, runtime: Runtime, session_token: str) -> Respons
     )
     response.delete_cookie(VISITOR_COOKIE, path="/")
     return response
+
+
+def sign_in_address(wanted: str) -> str:
+    """Where to sign in, so that it ends on the page that was wanted."""
+    return f"/sign-in?next={quote(wanted, safe='/')}" if wanted != "/" and is_own_page(wanted) else "/sign-in"
+
+
+def keep_return(request: Request, runtime: Runtime, response: Response, wanted: str) -> None:
+    """Remember where signing in shall end, by whichever way: a password, a link, a new account."""
+    if not is_own_page(wanted):
+        response.delete_cookie(RETURN_COOKIE, path="/")
+        return
+    response.set_cookie(
+        RETURN_COOKIE,
+        quote(wanted, safe="/"),
+        max_age=RETURN_SECONDS,
+        httponly=True,
+        samesite="lax",
+        secure=is_secure(request, runtime),
+        path="/",
+    )
+
+
+def is_own_page(address: str) -> bool:
+    """Whether an address is a path of this service, however a browser reads it: `//`, `/\\` and `/<tab>/` lead away."""
+    is_path = address.startswith("/") and not address.startswith(("//", "/sign-")) and "\\" not in address
+    return is_path and address.isascii() and address.isprintable() and len(address) <= LONGEST_RETURN
 
 
 def is_secure(request: Request, runtime: Runtime) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -98,10 +99,10 @@ def render_text(template: str, **values: object) -> str:
     return _templates.get_template(template).render(**values)
 
 
-def problem_page(request: Request, error: TunewrightError) -> Response:
+def problem_page(request: Request, error: TunewrightError, template: str = "problem.html", **values: Any) -> Response:
     """What happened, what to do, and the request's id to quote."""
-    template = "dashboard/_problem.html" if request.headers.get("hx-request") else "problem.html"
-    response = render(request, template, error.status, error=error)
+    template = "dashboard/_problem.html" if request.headers.get("hx-request") else template
+    response = render(request, template, error.status, error=error, **values)
     if isinstance(error, RateLimitError):
         response.headers["retry-after"] = str(error.retry_after_seconds)
     return response

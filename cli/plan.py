@@ -209,7 +209,7 @@ def _view(model: str, data: DatasetStatistics, chosen: TrainingPlan) -> PlanView
             setup.gradient_accumulation_steps,
             checkpointing=setup.gradient_checkpointing,
         ),
-        data=f"{data.examples:,} examples, {about}{data.tokens:,} tokens, {data.trained_tokens:,} trained",
+        data=f"{data.examples:,} examples, {about}{data.tokens:,} tokens, {data.trained_tokens:,} scored",
         training=f"{chosen.n_epochs} epochs, {chosen.total_steps:,} steps, learning rate "
         f"{chosen.hyperparameters.learning_rate:g}, up to {setup.max_length:,} tokens",
         device=_device_line(chosen.device),

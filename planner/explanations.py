@@ -15,6 +15,7 @@ from planner.recipe import Length, choose_learning_rate, choose_rank, choose_tar
 from planner.schedule import warmup_steps
 from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, Method, TrainingSetup
 from planner.throughput import packed_rows
+from planner.wording import counted
 
 GIB = 1 << 30
 _SAME_RATE = 0.01  # of the usual rate: a difference that is only rounding
@@ -110,9 +111,9 @@ def _method(question: Question, candidates: Sequence[Candidate], chosen: Candida
             continue
         if other is Method.FULL and wishes.priority is Priority.AUTO and _is_small(question):
             said.append(
-                f"the data set has {question.statistics.trained_tokens:,} trained tokens, and full fine-tuning "
-                f"earns its memory from about {c.FULL_FROM_TRAINED_TOKENS:,}: an adapter is cheaper, "
-                "forgets less and stays small"
+                f"too little data for full fine-tuning, which pays from about {c.FULL_FROM_TRAINED_TOKENS:,} scored "
+                f"tokens (this has {question.statistics.trained_tokens:,}); {name} is cheaper, forgets less of what "
+                "the model knows and makes a small file"
             )
             continue
         tried = [x for x in candidates if x.setup.method is other]
@@ -124,7 +125,7 @@ def _method(question: Question, candidates: Sequence[Candidate], chosen: Candida
             f"{NAMES[other]} needs at least {gib(least.memory.required_bytes)} and "
             f"{least.device.name} has {gib(least.device.free_bytes)} free"
         )
-    return f"{name}: {'; '.join(said)}." if said else f"{name}: it fits, and nothing is compressed."
+    return f"{name}: {'; '.join(said)}." if said else f"{name}: it fits without compressing the model."
 
 
 def _moot(question: Question) -> bool:
@@ -140,13 +141,13 @@ def _rank(question: Question, chosen: Candidate) -> str:
     targets = choose_targets(wishes)
     parameters = question.spec.lora_parameters(setup.lora_rank or 0, targets)
     where = "all linear layers" if wishes.lora_target_modules is None else ", ".join(targets)
-    sentence = f"Rank {setup.lora_rank} on {where} is {parameters:,} trained parameters"
+    sentence = f"The adapter has {parameters:,} parameters to train (rank {setup.lora_rank} on {where})"
     if wishes.lora_rank is not None:
-        return f"{sentence}; the rank is yours."
+        return f"{sentence}; the rank is as you asked."
     wanted = choose_rank(question.spec, question.statistics, targets)
     if setup.lora_rank != wanted:
         return f"{sentence}: rank {wanted} would suit the data set, but only {setup.lora_rank} fits."
-    return f"{sentence}, enough for what {question.statistics.trained_tokens:,} trained tokens can teach."
+    return f"{sentence}, enough for what {question.statistics.trained_tokens:,} scored tokens can teach."
 
 
 def describe_variant(spec: ModelSpec, setup: TrainingSetup) -> list[str]:
@@ -201,10 +202,10 @@ def _batch(question: Question, candidates: Sequence[Candidate], chosen: Candidat
             if setup.gradient_accumulation_steps > 1
             else ""
         )
-        + f", make {steps:,} steps in {chosen.hyperparameters.n_epochs} epochs"
+        + f", make {counted(steps, 'step')} in {counted(chosen.hyperparameters.n_epochs, 'epoch')}"
     )
     if not setup.gradient_checkpointing:
-        return f"{sentence}; activations fit, so nothing is recomputed."
+        return f"{sentence}; memory holds all intermediate results, so nothing is computed twice."
     if question.wishes.gradient_checkpointing:
         return f"{sentence}; activations are recomputed, as you asked."
     plain = [x for x in candidates if x.setup.method is setup.method and not x.setup.gradient_checkpointing]
@@ -249,11 +250,10 @@ def _held_out(question: Question, chosen: Candidate) -> str:
     statistics, rows = question.statistics, chosen.hyperparameters.held_out_rows
     if statistics.validation_examples:
         rows = min(statistics.validation_examples, c.MOST_HELD_OUT)
-        sentence = f"The loss is measured on {_rows(rows)} of the validation file"
+        sentence = f"The loss is measured on {counted(rows, 'row')} of the validation file"
     elif rows:
-        sentence = (
-            f"{_rows(rows)} of {statistics.examples:,} are held out to measure on, the same in every run on this file"
-        )
+        held_out = f"{counted(rows, 'row')} of {statistics.examples:,} {'is' if rows == 1 else 'are'} held out"
+        sentence = f"{held_out} to measure on, the same in every run on this file"
     else:
         return (
             "No row is held out, so nothing shows whether the model learned more than its own rows: "
@@ -263,10 +263,6 @@ def _held_out(question: Question, chosen: Candidate) -> str:
     if chosen.hyperparameters.checkpoint_selection is CheckpointSelection.LAST:
         return f"{sentence}{few}. The last step's model is published, as you asked, whatever its loss."
     return f"{sentence}{few}. The model of the lowest loss among the evaluations is published."
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _early_stop(patience: int) -> str:
@@ -280,22 +276,26 @@ def _early_stop(patience: int) -> str:
 def _memory(chosen: Candidate) -> str:
     memory, learned = chosen.memory, chosen.memory.correction
     sentence = (
-        f"{chosen.device.name}: {gib(memory.device_bytes)} predicted plus {gib(memory.bound_bytes)} kept as bound, "
+        f"{chosen.device.name}: {gib(memory.device_bytes)} predicted plus {gib(memory.bound_bytes)} of safety margin, "
         f"of {gib(chosen.device.free_bytes)} free now"
     )
     if not learned.runs or learned == Correction(runs=learned.runs):
         return f"{sentence}."
-    sentence += f"; {learned.runs:,} finished runs like it here move the prediction by {learned.ratio - 1:+.1%}"
-    return f"{sentence} and hold for {COVERAGE:.0%} of runs." if learned.bound_share is not None else f"{sentence}."
+    taught = counted(learned.runs, "finished run")
+    sentence += f"; {taught} like it here moved the prediction by {learned.ratio - 1:+.1%}"
+    if learned.bound_share is None:
+        return f"{sentence}."
+    return f"{sentence}, and the margin holds for {COVERAGE:.0%} of runs."
 
 
 def _price(chosen: Candidate) -> str:
     quote, pace = chosen.quote, chosen.speed.pace
-    learned = f"; {pace.runs:,} finished runs like it here took {pace.ratio:.2f} times the time predicted for a step"
+    runs = counted(pace.runs, "finished run")
+    learned = f"; {runs} like it here took {pace.ratio:.2f} times the time predicted for a step"
     return (
         f"About {duration(quote.predicted_seconds)} at {quote.credits_per_hour:,} credits an hour is "
-        f"{quote.predicted_credits:,}; the quote of {quote.credits:,} covers {duration(quote.billed_seconds)}, "
-        f"and only what is used is charged{learned if pace.ratio != 1 else ''}."
+        f"{counted(quote.predicted_credits, 'credit')}; the quote of {quote.credits:,} covers "
+        f"{duration(quote.billed_seconds)}, and only what is used is charged{learned if pace.ratio != 1 else ''}."
     )
 
 
@@ -323,4 +323,4 @@ def _other_method(question: Question, x: Candidate, chosen: Candidate) -> str:
         return f"{more:,} credits more" if more > 0 else "costs the same and compresses more"
     if LADDER.index(x.setup.method) > LADDER.index(chosen.setup.method):
         return f"compresses more than {NAMES[chosen.setup.method]}, which fits"
-    return "the data set is too small for it: an adapter is cheaper and forgets less"
+    return "too little data for it: an adapter is cheaper and forgets less"

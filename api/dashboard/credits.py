@@ -1,17 +1,16 @@
 """Credits: the balance, a code, and every movement with the balance behind it."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Form, Query, Request, Response
 
 from api.dashboard.page import page_router, show
 from api.deps import ActorDep, RuntimeDep, identify
+from api.flash import carry, carry_problem
 from api.forms import check_form
-from core.accounts.service import Actor
 from core.errors import TunewrightError
 from core.ledger import codes
 from core.ledger import service as ledger
-from core.runtime import Runtime
 
 PAGE = 30
 
@@ -23,7 +22,19 @@ def show_credits(
     request: Request, runtime: RuntimeDep, actor: ActorDep, after: Annotated[str | None, Query(max_length=64)] = None
 ) -> Response:
     """The balance and a page of movements."""
-    return _show(request, runtime, actor, after)
+    with runtime.database.read() as session:
+        page = ledger.statement(session, actor.organization_id, after=after, limit=PAGE)
+    older = page.rows[-1].transaction.id if page.has_more else None
+    return show(
+        request,
+        runtime,
+        actor,
+        "credits.html",
+        current="credits",
+        lines=page.rows,
+        older=older,
+        is_first=after is None,
+    )
 
 
 @router.post("/credits", dependencies=[Depends(check_form)])
@@ -34,32 +45,5 @@ def redeem(
     try:
         redeemed = codes.redeem_once(runtime, actor, code, identify(request, runtime, actor, code, None))
     except TunewrightError as error:
-        return _show(request, runtime, actor, None, problem=error, code=code)
-    return _show(request, runtime, actor, None, redeemed=redeemed)
-
-
-def _show(
-    request: Request,
-    runtime: Runtime,
-    actor: Actor,
-    after: str | None,
-    *,
-    problem: TunewrightError | None = None,
-    **values: Any,
-) -> Response:
-    with runtime.database.read() as session:
-        page = ledger.statement(session, actor.organization_id, after=after, limit=PAGE)
-    older = page.rows[-1].transaction.id if page.has_more else None
-    return show(
-        request,
-        runtime,
-        actor,
-        "credits.html",
-        current="credits",
-        status=problem.status if problem else 200,
-        lines=page.rows,
-        older=older,
-        is_first=after is None,
-        problem=problem,
-        **values,
-    )
+        return carry_problem(request, "/credits", error, code=code)
+    return carry(request, "/credits", credits=str(redeemed.credits), redeemed=redeemed.code)

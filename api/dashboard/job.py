@@ -107,7 +107,7 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         samples=_samples(runtime, artifacts),
         evaluation=evaluation_table(job),
         held_out=held_out_of(job),
-        snippets=snippets_for(job, plan) if artifacts else [],
+        snippets=snippets_for(job, plan, runtime.settings.resolved_models_dir) if artifacts else [],
         memory_bar=draw(plan.memory, plan.device.free_bytes, _scale(plan)),
         labels=LABELS,
         used=used_credits(job, plan.quote),
@@ -211,7 +211,7 @@ def delete(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
 
 @router.post("/jobs/{job_id}/pause", dependencies=[Depends(check_form)])
 def pause(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
-    """Stop the job behind a checkpoint."""
+    """Stop the job after a checkpoint."""
     runtime.database.run(lambda session: jobs.pause_job(session, actor.organization_id, job_id))
     return see_other(f"/jobs/{job_id}")
 

@@ -23,6 +23,7 @@ from api.dashboard.wishes import (
     sayings,
 )
 from api.deps import ActorDep, RuntimeDep, identify
+from api.flash import carry_problem, read
 from api.forms import check_form
 from api.planning import job_request, plan_request
 from core.accounts.service import Actor
@@ -81,8 +82,6 @@ def _show(
     fields: dict[str, str],
     *,
     search: str = "",
-    notice: TunewrightError | None = None,
-    start: dict[str, str] | None = None,
 ) -> Response:
     models_dir = runtime.settings.resolved_models_dir
     model = fields.get("model")
@@ -109,7 +108,6 @@ def _show(
         "new.html",
         current="new",
         parts={"plan": "_plan_part.html", "models": "_models.html"},
-        status=notice.status if notice else 200,
         fields=fields,
         here=new_address(fields),
         wishes=WISHES,
@@ -121,8 +119,7 @@ def _show(
         has_wishes=not fields.keys().isdisjoint(WISH_NAMES),
         fingerprint=_fingerprint(planned.plan) if planned and planned.plan else "",
         start_key=secrets.token_urlsafe(16),
-        notice=notice,
-        start=start or {},
+        start=read(request),
         but=lambda **changes: new_address({**fields, **changes}),
         without_model=new_address({name: value for name, value in fields.items() if name != "model"}),
         without_data=new_address({name: value for name, value in fields.items() if not is_of_data(name)}),
@@ -175,5 +172,5 @@ def _start(request: Request, runtime: Runtime, actor: Actor, form: dict[str, str
             )
         job = jobs.submit_job(runtime, actor, planned, job_request(body.model_copy(update={"plan": plan.id})), create)
     except TunewrightError as error:
-        return _show(request, runtime, actor, fields, notice=error, start=start)
+        return carry_problem(request, new_address(fields), error, **start)
     return see_other(f"/jobs/{job.id}")

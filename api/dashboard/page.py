@@ -2,34 +2,28 @@
 
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
-from api import pages
+from api import flash, pages
 from api.deps import SESSION_COOKIE
-from api.forms import form_token
-from core.accounts import service as accounts
-from core.accounts.models import Scope
+from api.flash import see_other
+from api.forms import sign_in_address
+from api.frame import frame, page_behind, problem_page, shown_once, token_of
 from core.accounts.service import Actor
-from core.errors import AuthenticationError, InvalidRequestError, TunewrightError
-from core.ledger import service as ledger
+from core.errors import (
+    AuthenticationError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    TunewrightError,
+)
 from core.runtime import Runtime
 
-NAVIGATION = (
-    ("start", "/", "Start", "home"),
-    ("new", "/new", "New fine-tune", "plus"),
-    ("jobs", "/jobs", "Jobs", "list"),
-    ("models", "/models", "Models", "box"),
-    ("credits", "/credits", "Credits", "coin"),
-    ("fleet", "/fleet", "Fleet", "chip"),
-    ("fits", "/fits", "What fits?", "grid"),
-    ("guide", "/guide", "Docs", "book"),
-    ("settings", "/settings", "Settings", "gear"),
-)
-ADMINISTRATION = (("accounts", "/accounts", "Accounts", "people"),)
+__all__ = ["page_router", "see_other", "show"]
 
 
 class PageRoute(APIRoute):
@@ -45,11 +39,11 @@ class PageRoute(APIRoute):
             except AuthenticationError:
                 return _to_sign_in(request)
             except TunewrightError as error:
-                return pages.problem_page(request, error)
+                return await _refused(request, error)
             except RequestValidationError as error:
                 first = error.errors()[0]
                 name = ".".join(str(part) for part in first["loc"][1:])
-                return pages.problem_page(request, InvalidRequestError(f"{name or 'The form'}: {first['msg']}."))
+                return await _refused(request, InvalidRequestError(f"{name or 'The form'}: {first['msg']}."))
 
         return handle_and_show
 
@@ -76,37 +70,38 @@ def show(
     `address`: where a reader who reloads finds what a part shows.
     """
     wanted = request.headers.get("hx-target", "")
-    token = form_token(request.cookies.get(SESSION_COOKIE, ""))
+    token = token_of(request)
     if request.headers.get("hx-request") and parts and wanted in parts:
         part = pages.render(request, f"dashboard/{parts[wanted]}", status, csrf_token=token, actor=actor, **values)
         if address is not None:
             part.headers["hx-replace-url"] = address
         return part
-    with runtime.database.read() as session:
-        account = accounts.get_account(session, actor)
-        balance = ledger.balance(session, actor.organization_id)
-    return pages.render(
+    response = pages.render(
         request,
         f"dashboard/{template}",
         status,
-        **{
-            "csrf_token": token,
-            "actor": actor,
-            "account": account,
-            "balance": balance,
-            "current": current,
-            "navigation": NAVIGATION + (ADMINISTRATION if actor.scope.includes(Scope.ADMIN) else ()),
-            **values,
-        },
+        **{**frame(runtime, actor), **shown_once(request), "csrf_token": token, "current": current, **values},
     )
+    flash.forget(request, response)
+    return response
 
 
-def see_other(path: str) -> Response:
-    """On to another page behind a form."""
-    return RedirectResponse(path, status_code=303)
+async def _refused(request: Request, error: TunewrightError) -> Response:
+    """A form that is refused leads back to its page, which says why: nothing that was chosen there is lost."""
+    is_form = request.method == "POST" and SESSION_COOKIE in request.cookies and "hx-request" not in request.headers
+    is_nowhere = isinstance(error, NotFoundError) and not request.url.path.startswith("/new/")
+    if not is_form or is_nowhere or isinstance(error, PermissionDeniedError):
+        return await problem_page(request, error)
+    return flash.carry_problem(request, page_behind(request), error)
 
 
 def _to_sign_in(request: Request) -> Response:
-    if request.headers.get("hx-request"):
-        return Response(status_code=401, headers={"hx-redirect": "/sign-in"})
-    return see_other("/sign-in")
+    """Sign in first, and come back to the page that was asked for or whose part or form it was."""
+    if "hx-request" in request.headers:
+        shown = urlsplit(request.headers.get("hx-current-url", ""))
+        wanted = f"{shown.path}?{shown.query}" if shown.query else shown.path or "/"
+        return Response(status_code=401, headers={"hx-redirect": sign_in_address(wanted)})
+    if request.method != "GET":
+        return see_other(sign_in_address(page_behind(request)))
+    query = f"?{request.url.query}" if request.url.query else ""
+    return see_other(sign_in_address(request.url.path + query))

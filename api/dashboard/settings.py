@@ -1,21 +1,20 @@
 """Settings: who one is, API keys, and for administrators credit codes."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Form, Query, Request, Response
 
 from api.dashboard.page import page_router, see_other, show
 from api.deps import SESSION_COOKIE, ActorDep, RuntimeDep, authenticate_admin
+from api.flash import carry, carry_problem
 from api.forms import check_form
 from core.accounts import passwords
 from core.accounts import service as accounts
 from core.accounts.limits import limits_of
 from core.accounts.models import Scope
-from core.accounts.service import Actor
-from core.errors import InvalidRequestError, TunewrightError
+from core.errors import InvalidRequestError, WrongPasswordError
 from core.ledger import codes
-from core.runtime import Runtime
 
 SHOWN_CODES = 50
 LONGEST_DAYS = 36_500
@@ -28,7 +27,22 @@ def show_settings(
     request: Request, runtime: RuntimeDep, actor: ActorDep, changed: Annotated[str, Query(max_length=20)] = ""
 ) -> Response:
     """Everything there is to set."""
-    return _show(request, runtime, actor, changed=changed)
+    with runtime.database.read() as session:
+        keys = accounts.list_api_keys(session, actor.organization_id)
+        limits = limits_of(session, runtime.settings, actor.organization_id)
+        uses = codes.list_codes(session, limit=SHOWN_CODES).rows if actor.scope.includes(Scope.ADMIN) else None
+    return show(
+        request,
+        runtime,
+        actor,
+        "settings.html",
+        current="settings",
+        keys=[key for key in keys if key.revoked_at is None],
+        limits=limits,
+        uses=uses,
+        scopes=[scope for scope in Scope if actor.scope.includes(scope)],
+        changed=changed,
+    )
 
 
 @router.post("/settings/keys", dependencies=[Depends(check_form)])
@@ -40,19 +54,14 @@ def create_key(
     scope: Annotated[Scope, Form()] = Scope.WRITE,
     days: Annotated[str, Form(max_length=6)] = "",
 ) -> Response:
-    """Make a key and show its secret, this once."""
-    try:
-        if not name.strip():
-            raise InvalidRequestError("A key needs a name, to tell it from the others.", param="name")
-        expires_at = _in_days(days)
-        new = runtime.database.run(
-            lambda session: accounts.create_api_key_for(
-                session, actor, name.strip(), scope=scope, expires_at=expires_at
-            )
-        )
-    except TunewrightError as error:
-        return _show(request, runtime, actor, key_problem=error, status=error.status)
-    return _show(request, runtime, actor, new_key=new)
+    """Make a key; the page shows its secret, this once."""
+    if not name.strip():
+        raise InvalidRequestError("A key needs a name, to tell it from the others.", param="name")
+    expires_at = _in_days(days)
+    new = runtime.database.run(
+        lambda session: accounts.create_api_key_for(session, actor, name.strip(), scope=scope, expires_at=expires_at)
+    )
+    return carry(request, "/settings#keys", new_key=new.secret, key_name=new.key.name)
 
 
 @router.post("/settings/keys/{key_id}/revoke", dependencies=[Depends(check_form)])
@@ -71,11 +80,11 @@ def change_password(
     current: Annotated[str, Form(max_length=400)] = "",
 ) -> Response:
     """Another password; other browsers are signed out."""
+    session_token = request.cookies.get(SESSION_COOKIE, "")
     try:
-        session_token = request.cookies.get(SESSION_COOKIE, "")
         passwords.change_password(runtime, actor.user_id, current, new, session_token, actor.address)
-    except TunewrightError as error:
-        return _show(request, runtime, actor, password_problem=error, status=error.status)
+    except WrongPasswordError as error:  # who sent this stays signed in
+        return carry_problem(request, "/settings", error)
     return see_other("/settings?changed=password#sign-in")
 
 
@@ -89,23 +98,18 @@ def sign_out_everywhere(request: Request, runtime: RuntimeDep, actor: ActorDep) 
 
 @router.post("/settings/codes", dependencies=[Depends(check_form), Depends(authenticate_admin)])
 def create_code(
-    request: Request,
     runtime: RuntimeDep,
-    actor: ActorDep,
     code: Annotated[str, Form(max_length=200)],
     credits_each: Annotated[str, Form(alias="credits", max_length=20)],
     max_redemptions: Annotated[str, Form(max_length=20)] = "",
     days: Annotated[str, Form(max_length=6)] = "",
 ) -> Response:
     """Make a code."""
-    try:
-        amount, most = _number(credits_each, "Credits"), _number(max_redemptions, "Uses") if max_redemptions else None
-        expires_at = _in_days(days)
-        runtime.database.run(
-            lambda session: codes.create_code(session, code, amount, expires_at=expires_at, max_redemptions=most)
-        )
-    except TunewrightError as error:
-        return _show(request, runtime, actor, code_problem=error, status=error.status)
+    amount, most = _number(credits_each, "Credits"), _number(max_redemptions, "Uses") if max_redemptions else None
+    expires_at = _in_days(days)
+    runtime.database.run(
+        lambda session: codes.create_code(session, code, amount, expires_at=expires_at, max_redemptions=most)
+    )
     return see_other("/settings#codes")
 
 
@@ -125,23 +129,3 @@ def _number(text: str, name: str, most: int = 10**15) -> int:
     if not digits.isdecimal() or len(digits) > len(str(most)) or int(digits) > most:
         raise InvalidRequestError(f"{name} must be a whole number up to {most:,}; got {text!r}.")
     return int(digits)
-
-
-def _show(request: Request, runtime: Runtime, actor: Actor, *, status: int = 200, **values: Any) -> Response:
-    with runtime.database.read() as session:
-        keys = accounts.list_api_keys(session, actor.organization_id)
-        limits = limits_of(session, runtime.settings, actor.organization_id)
-        uses = codes.list_codes(session, limit=SHOWN_CODES).rows if actor.scope.includes(Scope.ADMIN) else None
-    return show(
-        request,
-        runtime,
-        actor,
-        "settings.html",
-        current="settings",
-        status=status,
-        keys=[key for key in keys if key.revoked_at is None],
-        limits=limits,
-        uses=uses,
-        scopes=[scope for scope in Scope if actor.scope.includes(scope)],
-        **values,
-    )

@@ -64,11 +64,11 @@ WISHES = {
         Wish("use_dora", "DoRA", "Trains lengths apart from directions", _SWITCH),
         Wish(
             "init_lora_weights",
-            "Start",
+            "Initialization",
             "Of the adapter",
             (("default", "Default"), ("pissa", "PiSSA"), ("olora", "OLoRA")),
         ),
-        Wish("modules_to_save", "Trained whole", "embed_tokens, lm_head or both, with a comma"),
+        Wish("modules_to_save", "modules_to_save", "Layers trained whole: embed_tokens, lm_head or both, with a comma"),
     ),
     "Training": (
         Wish("n_epochs", "Epochs", "Passes over the data"),
@@ -91,9 +91,9 @@ WISHES = {
         Wish("seed", "Seed", "Same seed, same adapter", empty="Random", is_own=True),
     ),
     "Memory": (
-        Wish("max_length", "Longest row", "Tokens; what is longer is cut"),
+        Wish("max_length", "Max sequence length", "Tokens; what is longer is cut"),
         Wish("packing", "Packing", "Several examples in one row", _SWITCH),
-        Wish("per_device_train_batch_size", "Rows at once", "The rest is accumulated"),
+        Wish("per_device_train_batch_size", "Micro-batch size", "Rows at once; the rest is accumulated"),
         Wish("gradient_checkpointing", "Gradient checkpointing", "Trades time for memory", _SWITCH),
         Wish("optim", "Optimizer", "Its states' size", tuple((name, name) for name in OPTIMIZERS)),
     ),

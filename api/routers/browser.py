@@ -71,11 +71,14 @@ def show_sign_in(
     runtime: RuntimeDep,
     address: AddressDep,  # noqa: ARG001 (it is counted)
     token: Annotated[str | None, Query(max_length=200)] = None,
+    wanted: Annotated[str, Query(alias="next")] = "",
 ) -> Response:
     """Ask for a password; with a one-time link's token, for a click: whoever fetches a link to look at it, as mail
-    scanners and chat previews do, must not spend it."""
+    scanners and chat previews do, must not spend it. `next` is the page to go on to, whichever way is taken."""
     if token is None:
-        return forms.show(request, runtime, "sign_in.html")
+        response = forms.show(request, runtime, "sign_in.html")
+        forms.keep_return(request, runtime, response, wanted)
+        return response
     with runtime.database.read() as session:
         accounts.check_link(session, token)
     return forms.show(request, runtime, "sign_in_link.html", token=token)

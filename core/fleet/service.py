@@ -50,7 +50,7 @@ def report(session: Session, said: WorkerReport) -> bool:
 
 
 def request_drain(session: Session, worker_id: str) -> None:
-    """Ask a worker to put its job back into the queue, behind a checkpoint, and to end. Raises NotFoundError."""
+    """Ask a worker to put its job back into the queue, after a checkpoint, and to end. Raises NotFoundError."""
     row = session.get(WorkerRow, worker_id)
     if row is None:
         raise NotFoundError(f"No worker {worker_id!r}. `tunewright workers` lists them.", code="worker_not_found")

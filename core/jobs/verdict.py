@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from planner.constants import TELLING_ROWS
+from planner.wording import counted
 
 # A change of the loss below this share of it is noise: seeds and the order of rows move it as much.
 _NOTHING = 0.01
@@ -48,7 +49,7 @@ def judge(curves: Curves) -> Verdict:
     first, last = curves.evaluations[0][1], trained[-1][1]
     step, lowest = min(trained, key=lambda one: one[1])
     if curves.held_out_rows < TELLING_ROWS:
-        rows = "1 held-out row" if curves.held_out_rows == 1 else f"{curves.held_out_rows} held-out rows"
+        rows = counted(curves.held_out_rows, "held-out row")
         return Verdict(
             VerdictKind.MEASURED_ON_TOO_LITTLE,
             step,

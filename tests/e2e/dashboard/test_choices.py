@@ -141,7 +141,7 @@ def test_a_plan_follows_every_key_and_says_at_a_field_what_is_wrong_with_it(visi
     batch, micro = (page.locator(f"#wishes [name={name}]") for name in ("batch_size", "per_device_train_batch_size"))
     batch.fill("4")
     micro.fill("3")
-    expect(batch).to_have_accessible_description(re.compile("Batch size 4 is not a multiple of Rows at once 3"))
+    expect(batch).to_have_accessible_description(re.compile("Batch size 4 is not a multiple of Micro-batch size 3"))
     batch.fill("")
     micro.fill("")
 

@@ -60,6 +60,7 @@ def screens(service: Service, finished: FineTuningJob) -> Screens:
         "fleet": "/fleet",
         "fits": "/fits",
         "guide": "/guide",
+        "guide-verdict": "/guide/what-the-loss-says",
         "settings": "/settings",
         "not-found": "/jobs/ftjob-none",
         "sign-in": "/sign-in",

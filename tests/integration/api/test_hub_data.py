@@ -217,7 +217,9 @@ def test_a_person_names_a_data_set_on_the_page_of_a_new_fine_tune(
     assert "A worker fetches this data set from the hub" in browser.get(answer.headers["location"]).text
     fetch(service, file_id)
     assert "acme--lamps-default-train" in browser.get(answer.headers["location"]).text
-    assert "unknown_split" in browser.post("/new/hub", data={**form, "split": "dev"}).text
+    refused = browser.post("/new/hub?model=tiny", data={**form, "split": "dev"})
+    assert refused.headers["location"] == "/new?model=tiny"
+    assert "unknown_split" in browser.get("/new?model=tiny").text
     assert browser.post("/new/hub", data={**form, "csrf_token": "x"}).status_code == 403
 
 

@@ -4,20 +4,80 @@ import html
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
 from api import pages
+from api.dashboard.guide import TITLES
+from api.wording import VERDICTS
+from core.accounts import service as accounts
+from core.accounts.models import User
 from tests.integration.api.server import Service, Tenant
+from tests.people import follow_link
 
 
 def test_a_stranger_is_asked_to_sign_in(service: Service) -> None:
     for path in ("/", "/new", "/jobs", "/jobs/ftjob-x", "/credits", "/settings", "/compare?job=a&job=b"):
         answer = httpx.get(service.base_url + path)
-        assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in"), path
-    part = httpx.get(f"{service.base_url}/jobs", headers={"hx-request": "true"})
-    assert (part.status_code, part.headers["hx-redirect"]) == (401, "/sign-in")
+        wanted = "" if path == "/" else "?next=" + quote(path)
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in{wanted}"), path
+    shown = {"hx-request": "true", "hx-current-url": f"{service.base_url}/jobs?q=lamp"}
+    part = httpx.get(f"{service.base_url}/jobs", headers=shown)
+    assert (part.status_code, part.headers["hx-redirect"]) == (401, "/sign-in?next=/jobs%3Fq%3Dlamp")
+
+
+def test_signing_in_ends_on_the_page_that_was_wanted_and_never_elsewhere(service: Service, tenant: Tenant) -> None:
+    for wanted, ends in (
+        ("/jobs?q=a%26b", "/jobs?q=a%26b"),
+        ("//evil.example", "/"),
+        ("/\\evil.example", "/"),
+        ("/\t/evil.example", "/"),
+        ("https://evil.example/", "/"),
+        ("/sign-in?next=/", "/"),
+        ("/jobs\N{SNOWMAN}", "/"),
+    ):
+        with service.runtime.database.transaction() as session:
+            token = accounts.create_sign_in_link(session, session.get_one(User, tenant.user_id), 60)
+        with httpx.Client(base_url=service.base_url) as browser:
+            assert browser.get("/sign-in", params={"next": wanted}).status_code == 200
+            assert follow_link(browser, f"/sign-in?token={token}").headers["location"] == ends, wanted
+            assert "tunewright_return" not in browser.cookies
+
+
+def test_what_a_form_says_is_behind_a_redirect_once_and_in_no_address(browser: httpx.Client) -> None:
+    form = {"csrf_token": token_of(browser.get("/settings").text)}
+    for path, fields, page, said in (
+        ("/settings/keys", {"name": "laptop"}, "/settings", "it is shown this once"),
+        ("/settings/keys", {"name": "laptop", "days": "soon"}, "/settings", "Days must be a whole number"),
+        ("/credits", {"code": "NO-SUCH-CODE"}, "/credits", 'value="NO-SUCH-CODE"'),
+        ("/guide", {}, "/guide", "this is the one time it is shown"),
+        ("/new/hub?model=tiny", {"name": "no reference"}, "/new?model=tiny", "no reference"),
+    ):
+        answer = browser.post(path, data=form | fields)
+        assert (answer.status_code, answer.headers["location"].partition("#")[0]) == (303, page), path
+        assert "tw-" not in str(answer.headers), path
+        shown, again = browser.get(page), browser.get(page)
+        assert (shown.status_code, said in shown.text, said in again.text) == (200, True, False), path
+
+
+def test_what_a_form_says_is_for_its_own_session(service: Service, browser: httpx.Client, stranger: Tenant) -> None:
+    form = {"csrf_token": token_of(browser.get("/settings").text), "name": "laptop"}
+    flash = browser.post("/settings/keys", data=form).cookies["tunewright_flash"]
+    with service.runtime.database.transaction() as session:
+        token = accounts.create_sign_in_link(session, session.get_one(User, stranger.user_id), 60)
+    with httpx.Client(base_url=service.base_url) as other:
+        follow_link(other, f"/sign-in?token={token}")
+        other.cookies.set("tunewright_flash", flash)
+        assert "it is shown this once" not in other.get("/settings").text
+
+
+def test_an_error_keeps_the_navigation_of_someone_signed_in(browser: httpx.Client) -> None:
+    for path, status in (("/nowhere", 404), ("/jobs/ftjob-none", 404), ("/accounts", 403)):
+        answer = browser.get(path, headers={"accept": "text/html"})
+        assert (answer.status_code, '<nav class="nav"' in answer.text) == (status, True), path
+        assert "Sign out" in answer.text
 
 
 def test_a_person_is_told_what_went_wrong_on_a_page_and_a_program_in_the_envelope(service: Service) -> None:
@@ -49,13 +109,44 @@ def test_a_form_that_is_sent_twice_starts_one_job(
     assert len(rich.client.fine_tuning.jobs.list().data) == 1
 
 
+def test_help_is_where_the_question_arises_and_its_links_lead_somewhere(
+    browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    shown = {f"/guide/{name}": browser.get(f"/guide/{name}").text for name in TITLES}
+    assert all(f">{title}</h1>" in page for title, page in zip(TITLES.values(), shown.values(), strict=True))
+    asking = [browser.get("/new", params=params).text for params in ({}, {"model": "tiny", "file": rich.upload(rows)})]
+    for page in asking:
+        assert 'href="/guide/how-much-data"' in page
+    assert 'href="/guide/what-to-try-next#nothing-fits' in asking[1]
+    linked = {link for page in [*shown.values(), *asking] for link in re.findall(r'href="(/guide/[^"]*)"', page)}
+    advice = {f"/guide/what-to-try-next#{words.lower().replace(' ', '-')}" for words, _ in VERDICTS.values()}
+    for link in linked | advice:
+        path, _, section = link.partition("#")
+        assert not section or f'id="{section}"' in shown[path], link
+    assert set(shown) <= {link.partition("#")[0] for link in linked}
+    assert browser.get("/guide/none").status_code == 404
+
+
+def test_one_of_a_thing_is_not_said_in_the_plural(browser: httpx.Client, rich: Tenant) -> None:
+    row = {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Good day."}]}
+    for rows, epochs in ((1, 1), (2, 1), (3, 2)):
+        page = {"model": "tiny", "file": rich.upload([row] * rows), "n_epochs": str(epochs), "validation_split": "0"}
+        shown = re.sub(r"<[^>]*>", "", browser.get("/new", params=page).text)
+        assert f"{rows} row{'s' * (rows > 1)} ·" in shown
+        assert rows == 1 or f"in {epochs} epoch{'s' * (epochs > 1)}\n" in shown
+        assert re.findall(r"\b1 (?:row|step|epoch|token|credit)s\b", shown) == []
+
+
 def test_a_plan_that_has_changed_is_shown_again(
     browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]
 ) -> None:
     form = start_form(browser, rich.upload(rows)) | {"fingerprint": "0" * 16}
-    answer = browser.post("/new", data=form)
-    assert answer.status_code == 409
-    assert "The plan has changed" in answer.text
+    answer = browser.post("/new", data=form | {"suffix": "lamps"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/new?model=tiny&file={form['file']}")
+    shown = browser.get(answer.headers["location"]).text
+    assert "The plan has changed" in shown
+    assert 'value="lamps"' in shown
+    assert "The plan has changed" not in browser.get(answer.headers["location"]).text
     assert rich.client.fine_tuning.jobs.list().data == []
 
 
@@ -65,6 +156,13 @@ def test_what_is_wrong_is_said_at_its_field(browser: httpx.Client, rich: Tenant,
         ("exact_match.column", "answer", "leave the other fields of exact match empty"),
         ("exact_match.rows", "none", "Rows answered must be a whole number; got"),
         ("r", "0", "Rank must be"),
+        ("max_length", "99999999", "Max sequence length"),
+        ("lora_dropout", "2", "Dropout"),
+        ("per_device_train_batch_size", "0", "Micro-batch size"),
+        ("modules_to_save", "nose", "modules_to_save"),
+        ("validation_split", "0.5.5", "Held out"),
+        ("early_stopping_patience", "0", "Early stopping"),
+        ("n_epochs", "0", "Epochs"),
     ):
         extract = {} if field == "exact_match.column" else {"exact_match.extract": "text"}
         shown = browser.get("/new", params={**page, **extract, field: value}).text
@@ -91,6 +189,11 @@ def test_a_run_with_changes_keeps_its_exact_match(
     started = browser.post("/new", data=form)
     kept = rich.client.fine_tuning.jobs.retrieve(started.headers["location"].rpartition("/")[2])
     assert kept.model_extra["exact_match"] == asked
+
+
+def token_of(shown: str) -> str:
+    """What the forms of a shown page carry."""
+    return re.findall(r'name="csrf_token" value="(\w{64})"', shown)[0]
 
 
 def start_form(browser: httpx.Client, file_id: str) -> dict[str, str]:

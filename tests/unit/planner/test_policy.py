@@ -399,7 +399,7 @@ def test_a_correction_is_said_and_kept_in_the_plan():
     plain = estimate_memory(SPECS["llama-3.1-8b"], chosen.setup, gpu)
     assert chosen.memory.uncorrected_bytes == pytest.approx(plain.device_bytes, abs=1)
     assert chosen.memory.bound_bytes == pytest.approx(0.02 * chosen.memory.device_bytes, abs=1)
-    assert any("300 finished runs like it here move the prediction by -10.0%" in reason for reason in chosen.reasons)
+    assert any("300 finished runs like it here moved the prediction by -10.0%" in reason for reason in chosen.reasons)
 
 
 def test_stepping_down_keeps_the_effective_batch_until_one_row_is_left():
