@@ -43,7 +43,7 @@ def test_an_adapter_is_trained_proven_and_downloaded(
     assert losses[-1] < losses[0] - 0.5
 
     csv = service.client.files.content(done.result_files[0]).text
-    assert csv.splitlines()[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
+    assert csv.splitlines()[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy,learning_rate"
 
     with zipfile.ZipFile(io.BytesIO(archive)) as unpacked:
         unpacked.extractall(tmp_path)

@@ -53,7 +53,8 @@ class _Hub(BaseHTTPRequestHandler):
         if rest:
             tree = [{"type": "file", "path": name, "size": len(files[name]), "oid": name} for name in files]
             return 200, {}, tree
-        return 200, {}, {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+        siblings = [{"rfilename": name, "size": len(files[name])} for name in files]
+        return 200, {}, {"id": repository, "sha": COMMIT, "siblings": siblings}
 
     def _send_file(self, repository: str, name: str) -> None:
         content = REPOSITORIES[repository].get(name)
