@@ -9,7 +9,7 @@ from rich.table import Table
 from cli.database import DataDirectory, open_database
 from cli.terminal import out
 from core.db.base import utc_now
-from core.ledger.codes import create_code, disable_code, list_codes
+from core.ledger.codes import create_code, disable_code, enable_code, list_codes
 from core.ledger.models import CreditCode
 from core.settings_loading import load_settings
 
@@ -67,6 +67,16 @@ def disable(
     with open_database(load_settings(data)) as database:
         use = database.run(lambda session: disable_code(session, name))
     out.print(f"{use.code.code} is disabled; it was redeemed {use.redemptions} times.")
+
+
+@codes.command("enable")
+def enable(
+    name: Annotated[str, typer.Argument(help="The code; case does not matter.")], data: DataDirectory = None
+) -> None:
+    """Let a disabled code work again."""
+    with open_database(load_settings(data)) as database:
+        use = database.run(lambda session: enable_code(session, name))
+    out.print(f"{use.code.code} works again.")
 
 
 def _expiry(code: CreditCode) -> str:
