@@ -17,7 +17,7 @@ from core.ledger import service as ledger
 from core.runtime import Runtime
 
 NAVIGATION = (
-    ("start", "/", "Start", "home"),
+    ("start", "/", "Home", "home"),
     ("new", "/new", "New fine-tune", "plus"),
     ("jobs", "/jobs", "Jobs", "list"),
     ("models", "/models", "Models", "box"),

@@ -7,7 +7,7 @@ from core.jobs.states import JobStatus
 from core.jobs.verdict import VerdictKind
 from core.ledger.models import TransactionKind
 from planner.setup import Method
-from planner.wording import duration, gib
+from planner.wording import counted, duration, gib
 
 METHODS = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
 STATUSES = {
@@ -36,7 +36,7 @@ PHASES = {
     "sampling": "Answering held-out prompts, to compare later",
     "training": "Training",
     "exporting": "Writing the adapter",
-    "verifying": "Proving the export in a fresh process",
+    "verifying": "Verifying the export in a fresh process",
 }
 MOVEMENTS = {
     TransactionKind.GRANT: "Code redeemed",
@@ -77,7 +77,7 @@ def tokens(number: int) -> str:
 
 def credits_of(amount: int) -> str:
     """An amount of credits."""
-    return f"{amount:,} credit{'' if amount == 1 else 's'}"
+    return counted(amount, "credit")
 
 
 def ago(moment: datetime) -> str:
@@ -87,8 +87,7 @@ def ago(moment: datetime) -> str:
         return "just now"
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size or unit == "minute":
-            number = max(1, round(seconds / size))
-            return f"{number} {unit}{'' if number == 1 else 's'} ago"
+            return f"{counted(max(1, round(seconds / size)), unit)} ago"
     raise AssertionError("unreachable")
 
 
@@ -121,6 +120,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "short": short,
     "tokens": tokens,
     "credits": credits_of,
+    "counted": counted,
     "ago": ago,
     "left": left,
     "clock": clock,

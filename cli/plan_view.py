@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from planner.wording import duration, gib
+from planner.wording import counted, duration, gib
 
 BAR_CELLS = 46
 TERMS_SHOWN = 6
@@ -84,7 +84,7 @@ def method_line(method: str, rank: int | None, alpha: int | None = None) -> str:
 
 def batch_line(micro_batch: int, accumulation: int, *, checkpointing: bool) -> str:
     """The batch, e.g. `4 rows x 2 accumulated = 8 per step, gradient checkpointing`."""
-    rows = f"{micro_batch} row{'s' if micro_batch > 1 else ''}"
+    rows = counted(micro_batch, "row")
     line = (
         f"{rows} per step" if accumulation == 1 else f"{rows} × {accumulation} = {micro_batch * accumulation} per step"
     )
@@ -100,7 +100,7 @@ def _memory_bar(plan: PlanView) -> Text:
     bar = Text("█" * predicted, style="cyan" if fits else "red").append("▒" * bound, style="yellow")
     bar.append("░" * max(0, BAR_CELLS - predicted - bound), style="dim")
     bar.append(f"\n{gib(plan.predicted_bytes)} predicted", style="cyan").append(" + ")
-    bar.append(f"{gib(plan.bound_bytes)} bound", style="yellow").append(f" of {gib(plan.free_bytes)} free")
+    bar.append(f"{gib(plan.bound_bytes)} margin", style="yellow").append(f" of {gib(plan.free_bytes)} free")
     return bar
 
 

@@ -79,7 +79,7 @@ def drain(
     ] = None,
     data: DataDirectory = None,
 ) -> None:
-    """Have workers put their jobs back into the queue, behind checkpoints, and end; others go on with the jobs."""
+    """Have workers put their jobs back into the queue, after a checkpoint, and end; others go on with the jobs."""
     settings = load_settings(data)
     with open_database(settings) as database:
         with database.read() as session:

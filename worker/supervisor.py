@@ -133,7 +133,7 @@ class Supervisor:
         return self._pace.tokens_per_second
 
     def drain(self) -> None:
-        """Stop behind a checkpoint and put the job back into the queue."""
+        """Stop after a checkpoint and put the job back into the queue."""
         self._stop()
 
     def supervise(self) -> None:

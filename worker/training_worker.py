@@ -126,7 +126,7 @@ class TrainingWorker:
         self._device = device
 
     def drain(self) -> None:
-        """Claim no more; stop the running job behind a checkpoint so that another worker can go on with it."""
+        """Claim no more; stop the running job after a checkpoint so that another worker can go on with it."""
         self._draining.set()
         if self._supervisor is not None:
             self._supervisor.drain()

@@ -211,7 +211,7 @@ def delete(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
 
 @router.post("/jobs/{job_id}/pause", dependencies=[Depends(check_form)])
 def pause(runtime: RuntimeDep, actor: ActorDep, job_id: str) -> Response:
-    """Stop the job behind a checkpoint."""
+    """Stop the job after a checkpoint."""
     runtime.database.run(lambda session: jobs.pause_job(session, actor.organization_id, job_id))
     return see_other(f"/jobs/{job_id}")
 

@@ -21,7 +21,7 @@ from core.jobs.models import Job
 from core.jobs.states import JobSort, JobStatus
 from core.plans.service import training_plan
 from planner.plans import TrainingPlan
-from planner.wording import duration, gib
+from planner.wording import counted, duration, gib
 
 PAGE = 25
 GROUPS: dict[str, tuple[JobStatus, ...]] = {
@@ -151,9 +151,7 @@ def _facts(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Fact]:
         "Predicted memory": gib(plan.memory.device_bytes),
         "Measured memory": _measured(measured),
         "Processed tokens": f"{job.processed_tokens:,}" if job.processed_tokens is not None else "–",
-        "Measured on": f"{measured_on.rows:,} row{'' if measured_on.rows == 1 else 's'} ({measured_on.sha256[:8]})"
-        if measured_on
-        else "–",
+        "Measured on": f"{counted(measured_on.rows, 'row')} ({measured_on.sha256[:8]})" if measured_on else "–",
         "Validation loss": f"{job.valid_loss:.4f}" if job.valid_loss is not None else "–",
         "Device time": duration(job.used_seconds),
         "Quote": f"{job.quote_credits:,}",

@@ -15,7 +15,7 @@ LABELS = {
     "activations": "Activations and gradients",
     "loss": "Loss",
     "overhead": "Overhead",
-    "bound": "Bound",
+    "bound": "Safety margin",
 }
 
 

@@ -64,11 +64,11 @@ WISHES = {
         Wish("use_dora", "DoRA", "Trains lengths apart from directions", _SWITCH),
         Wish(
             "init_lora_weights",
-            "Start",
+            "Initialization",
             "Of the adapter",
             (("default", "Default"), ("pissa", "PiSSA"), ("olora", "OLoRA")),
         ),
-        Wish("modules_to_save", "Trained whole", "embed_tokens, lm_head or both, with a comma"),
+        Wish("modules_to_save", "modules_to_save", "Layers trained whole: embed_tokens, lm_head or both, with a comma"),
     ),
     "Training": (
         Wish("n_epochs", "Epochs", "Passes over the data"),

@@ -146,7 +146,7 @@ def cancel_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_job
     responses=errors(*SIGNED_IN, "job_not_found", "invalid_job_state"),
 )
 def pause_fine_tuning_job(runtime: RuntimeDep, actor: ActorDep, fine_tuning_job_id: str) -> JobObject:
-    """Stop a job behind a checkpoint and free its device. Its quote stays held."""
+    """Stop a job after a checkpoint and free its device. Its quote stays held."""
     return _shown(
         runtime,
         runtime.database.run(lambda session: jobs.pause_job(session, actor.organization_id, fine_tuning_job_id)),

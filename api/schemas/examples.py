@@ -91,7 +91,7 @@ PLAN_EXAMPLE: JsonDict = {
         "at a hidden size of 576.",
         "8 rows of 160 are held out to measure on, the same in every run on this file; fewer than 20 are too few to "
         "tell two runs apart. The model of the lowest loss among the evaluations is published.",
-        "AMD EPYC 9454P: 1.4 GiB predicted plus 0.3 GiB kept as bound, of 28.0 GiB free now.",
+        "AMD EPYC 9454P: 1.4 GiB predicted plus 0.3 GiB of safety margin, of 28.0 GiB free now.",
         "About 30 s at 600 credits an hour is 6; the quote of 7 covers 38 s, and only what is used is charged.",
     ],
     "notices": [],

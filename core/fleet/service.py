@@ -58,7 +58,7 @@ def get_worker(session: Session, worker_id: str) -> WorkerRow:
 
 
 def request_drain(session: Session, worker_id: str) -> None:
-    """Ask a worker to put its job back into the queue, behind a checkpoint, and to end. Raises NotFoundError."""
+    """Ask a worker to put its job back into the queue, after a checkpoint, and to end. Raises NotFoundError."""
     row = get_worker(session, worker_id)
     row.drain_requested_at = row.drain_requested_at or database_now(session)
 

@@ -163,7 +163,7 @@ def _let_go(session: Session, job: Job, reason: str) -> None:
             move(session, job, JobStatus.CANCELLED, "Cancelled by its owner")
             settle(session, job)
         case JobStatus.PAUSING:
-            move(session, job, JobStatus.PAUSED, "Paused behind a checkpoint")
+            move(session, job, JobStatus.PAUSED, "Paused after a checkpoint")
         case _:
             _lose_time(job)
             move(session, job, JobStatus.QUEUED, reason, level=EventLevel.WARN)

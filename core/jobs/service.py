@@ -265,12 +265,12 @@ def cancel_job(session: Session, organization_id: str, job_id: str) -> Job:
 
 
 def pause_job(session: Session, organization_id: str, job_id: str) -> Job:
-    """Stop a job behind a checkpoint. Raises NotFoundError, ConflictError where it is not queued or running."""
+    """Stop a job after a checkpoint. Raises NotFoundError, ConflictError where it is not queued or running."""
     job = hold_own_job(session, organization_id, job_id)
     if job.status in (JobStatus.PAUSING, JobStatus.PAUSED):
         return job
     if job.status is JobStatus.RUNNING:
-        move(session, job, JobStatus.PAUSING, "Pause requested; the worker stops behind a checkpoint")
+        move(session, job, JobStatus.PAUSING, "Pause requested; the worker stops after a checkpoint")
         collect(session, Wake(job_channel(job_id)))
     else:
         move(session, job, JobStatus.PAUSED, "Paused before it started")

@@ -16,8 +16,8 @@ class JobStatus(StrEnum):
     VALIDATING_FILES = "validating_files"  # accepted; its data set is being checked against the model
     QUEUED = "queued"  # planned and paid for; waits for a device
     RUNNING = "running"  # a worker holds its lease
-    PAUSING = "pausing"  # the worker was asked to stop behind a checkpoint
-    PAUSED = "paused"  # stopped behind a checkpoint; waits for its owner
+    PAUSING = "pausing"  # the worker was asked to stop after a checkpoint
+    PAUSED = "paused"  # stopped after a checkpoint; waits for its owner
     SUCCEEDED = "succeeded"  # the artifact is proven and published
     FAILED = "failed"  # cannot go on; costs nothing, unless its owner caused it
     CANCELLING = "cancelling"  # the worker was asked to end
@@ -65,7 +65,7 @@ MOVES: dict[tuple[JobStatus, JobStatus], str] = {
     (_S.RUNNING, _S.CANCELLING): "The owner asked for its end.",
     (_S.RUNNING, _S.SUCCEEDED): "The artifact is proven and published.",
     (_S.RUNNING, _S.FAILED): "It cannot go on.",
-    (_S.PAUSING, _S.PAUSED): "The worker stopped behind a checkpoint.",
+    (_S.PAUSING, _S.PAUSED): "The worker stopped after a checkpoint.",
     (_S.PAUSING, _S.SUCCEEDED): "It was done before the pause reached it.",
     (_S.PAUSING, _S.FAILED): "It broke before the pause reached it.",
     (_S.PAUSING, _S.CANCELLING): "The owner asked for its end instead.",

@@ -63,7 +63,7 @@ _VERIFIED_TOKENS = 512  # of each example: logits are whole there
 
 
 def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Verifier) -> ResultReport:
-    """Train as requested. Raises TunewrightError, StopRequested behind a checkpoint, or the device's out of memory."""
+    """Train as requested. Raises TunewrightError, StopRequested after a checkpoint, or the device's out of memory."""
     reporter.enter(Phase.LOADING)
     with stop.interruptible():
         current = load(request, reporter, stop)

@@ -34,7 +34,7 @@ def test_a_worker_is_drained_from_the_fleet(service: Service, visitor: Visitor) 
     page = visitor.open("/fleet")
     expect(page.get_by_role("link", name="drained")).to_be_visible()
     worker = service.processes.pop("worker")
-    page.get_by_role("link", name="Drain").click()
+    page.get_by_role("link", name="Drain CPU").click()
     expect(page.locator("main")).to_contain_text("tunewright worker --device cpu")
     page.get_by_role("button", name="Drain the worker").click()
     assert worker.wait() == 3, "asked to leave, not crashed"

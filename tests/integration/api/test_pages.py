@@ -127,6 +127,16 @@ def test_help_is_where_the_question_arises_and_its_links_lead_somewhere(
     assert browser.get("/guide/none").status_code == 404
 
 
+def test_one_of_a_thing_is_not_said_in_the_plural(browser: httpx.Client, rich: Tenant) -> None:
+    row = {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Good day."}]}
+    for rows, epochs in ((1, 1), (2, 1), (3, 2)):
+        page = {"model": "tiny", "file": rich.upload([row] * rows), "n_epochs": str(epochs), "validation_split": "0"}
+        shown = re.sub(r"<[^>]*>", "", browser.get("/new", params=page).text)
+        assert f"{rows} row{'s' * (rows > 1)} ·" in shown
+        assert rows == 1 or f"in {epochs} epoch{'s' * (epochs > 1)}\n" in shown
+        assert re.findall(r"\b1 (?:row|step|epoch|token|credit)s\b", shown) == []
+
+
 def test_a_plan_that_has_changed_is_shown_again(
     browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]
 ) -> None:
@@ -146,6 +156,13 @@ def test_what_is_wrong_is_said_at_its_field(browser: httpx.Client, rich: Tenant,
         ("exact_match.column", "answer", "leave the other fields of exact match empty"),
         ("exact_match.rows", "none", "Rows answered must be a whole number; got"),
         ("r", "0", "Rank must be"),
+        ("max_length", "99999999", "Max sequence length"),
+        ("lora_dropout", "2", "Dropout"),
+        ("per_device_train_batch_size", "0", "Micro-batch size"),
+        ("modules_to_save", "nose", "modules_to_save"),
+        ("validation_split", "0.5.5", "Held out"),
+        ("early_stopping_patience", "0", "Early stopping"),
+        ("n_epochs", "0", "Epochs"),
     ):
         extract = {} if field == "exact_match.column" else {"exact_match.extract": "text"}
         shown = browser.get("/new", params={**page, **extract, field: value}).text
