@@ -46,8 +46,17 @@ def ask_to_drain(request: Request, runtime: RuntimeDep, actor: ActorDep, worker_
     """What draining does to the worker and its job, before it is done."""
     with runtime.database.read() as session:
         worker = fleet.get_worker(session, worker_id)
-        values = {"device": fleet.device_of(worker), "is_supervised": programs.is_supervised(session, worker)}
-    return show(request, runtime, actor, "drain.html", current="fleet", worker=worker, **values)
+        is_supervised = programs.is_supervised(session, worker)
+    return show(
+        request,
+        runtime,
+        actor,
+        "drain.html",
+        current="fleet",
+        worker=worker,
+        device=fleet.device_of(worker),
+        is_supervised=is_supervised,
+    )
 
 
 @router.post("/fleet/{worker_id}/drain", dependencies=_FORM)
