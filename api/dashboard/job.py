@@ -107,7 +107,7 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         samples=_samples(runtime, artifacts),
         evaluation=evaluation_table(job),
         held_out=held_out_of(job),
-        snippets=snippets_for(job, plan) if artifacts else [],
+        snippets=snippets_for(job, plan, runtime.settings.resolved_models_dir) if artifacts else [],
         memory_bar=draw(plan.memory, plan.device.free_bytes, _scale(plan)),
         labels=LABELS,
         used=used_credits(job, plan.quote),
