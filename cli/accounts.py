@@ -3,12 +3,11 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from sqlalchemy.orm import Session
 
 from cli.database import DataDirectory, open_database
 from cli.service_files import running_service
-from cli.terminal import out
+from cli.terminal import JsonOption, out, print_list, table_of
 from core.accounts import queries
 from core.accounts.limits import limits_of, set_limits
 from core.accounts.models import User
@@ -39,23 +38,35 @@ def create(
 
 
 @accounts.command("list")
-def show(data: DataDirectory = None) -> None:
+def show(as_json: JsonOption = False, data: DataDirectory = None) -> None:
     """List the accounts and the limits of their organizations."""
-    table = Table("Organization", "Name", "Sign-in", "Running jobs", "Queued jobs", "Storage bytes", "Upload bytes")
+    table, rows = table_of("Organization", "Name", "Sign-in", "Limits"), []
     settings = load_settings(data)
     with open_database(settings) as database, database.read() as session:
         for user, organization in queries.users(session):
             limits = limits_of(session, settings, organization.id)
+            rows.append(
+                {
+                    "organization": organization.id,
+                    "name": organization.name,
+                    "user": user.id,
+                    "email": user.email,
+                    "is_admin": user.is_admin,
+                    "disabled_at": user.disabled_at,
+                    "running_jobs": limits.running_jobs,
+                    "queued_jobs": limits.queued_jobs,
+                    "storage_bytes": limits.storage_bytes,
+                    "upload_bytes": limits.upload_bytes,
+                }
+            )
             table.add_row(
                 organization.id,
                 organization.name,
-                user.email or "by link",
-                f"{limits.running_jobs:,}",
-                f"{limits.queued_jobs:,}",
-                f"{limits.storage_bytes:,}",
-                f"{limits.upload_bytes:,}",
+                (user.email or "by link") + (", disabled" if user.disabled_at else ""),
+                f"{limits.running_jobs:,} running, {limits.queued_jobs:,} queued, {limits.storage_bytes:,} bytes, "
+                f"{limits.upload_bytes:,} an upload",
             )
-    out.print(table)
+    print_list(table, rows, as_json)
 
 
 @accounts.command("link")

@@ -4,12 +4,11 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from cli.database import DataDirectory, open_database
-from cli.terminal import out
+from cli.terminal import JsonOption, out, print_list, table_of
 from core.db.base import utc_now
-from core.ledger.codes import create_code, disable_code, list_codes
+from core.ledger.codes import create_code, disable_code, enable_code, list_codes
 from core.ledger.models import CreditCode
 from core.settings_loading import load_settings
 
@@ -43,12 +42,23 @@ def create(
 
 
 @codes.command("list")
-def show(data: DataDirectory = None) -> None:
+def show(as_json: JsonOption = False, data: DataDirectory = None) -> None:
     """List the codes and how often each was redeemed."""
-    table = Table("Code", "Credits", "Redeemed", "Per account", "Expires")
+    table, rows = table_of("Code", "Credits", "Redeemed", "Per account", "Expires"), []
     with open_database(load_settings(data)) as database, database.read() as session:
         for use in list_codes(session, limit=LONGEST_LIST).rows:
             code = use.code
+            rows.append(
+                {
+                    "code": code.code,
+                    "credits": code.credits,
+                    "redemptions": use.redemptions,
+                    "max_redemptions": code.max_redemptions,
+                    "per_account": code.per_account,
+                    "expires_at": code.expires_at,
+                    "disabled_at": code.disabled_at,
+                }
+            )
             table.add_row(
                 code.code,
                 f"{code.credits:,}",
@@ -56,7 +66,7 @@ def show(data: DataDirectory = None) -> None:
                 str(code.per_account),
                 "disabled" if code.disabled_at is not None else _expiry(code),
             )
-    out.print(table)
+    print_list(table, rows, as_json)
 
 
 @codes.command("disable")
@@ -67,6 +77,16 @@ def disable(
     with open_database(load_settings(data)) as database:
         use = database.run(lambda session: disable_code(session, name))
     out.print(f"{use.code.code} is disabled; it was redeemed {use.redemptions} times.")
+
+
+@codes.command("enable")
+def enable(
+    name: Annotated[str, typer.Argument(help="The code; case does not matter.")], data: DataDirectory = None
+) -> None:
+    """Let a disabled code work again."""
+    with open_database(load_settings(data)) as database:
+        use = database.run(lambda session: enable_code(session, name))
+    out.print(f"{use.code.code} works again.")
 
 
 def _expiry(code: CreditCode) -> str:

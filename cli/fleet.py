@@ -4,10 +4,9 @@ import platform
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from cli.database import DataDirectory, open_database
-from cli.terminal import err, out
+from cli.terminal import JsonOption, err, print_list, table_of
 from core.db.session import database_now
 from core.fleet import service as fleet
 from core.settings_loading import load_settings
@@ -19,24 +18,38 @@ def workers(
     here: Annotated[
         bool, typer.Option("--here", help="Exit with 1 unless a worker of this machine has reported lately.")
     ] = False,
+    as_json: JsonOption = False,
     data: DataDirectory = None,
 ) -> None:
     """List the workers that have reported lately, and their devices."""
     settings = load_settings(data)
     with open_database(settings) as database, database.read() as session:
         rows, now = fleet.workers(session, settings), database_now(session)
-    table = Table("Worker", "Machine", "Device", "Free", "Job", "Reported")
+    table, lines = table_of("Worker and its job", "Machine", "Device", "Free", "Reported"), []
     for row in rows:
         device = fleet.device_of(row)
+        lines.append(
+            {
+                "id": row.id,
+                "hostname": row.hostname,
+                "process_id": row.process_id,
+                "device": device.name,
+                "problem": device.problem,
+                "free_bytes": device.free_bytes,
+                "total_bytes": device.total_bytes,
+                "job": row.job_id,
+                "heartbeat_at": row.heartbeat_at,
+                "drain_requested_at": row.drain_requested_at,
+            }
+        )
         table.add_row(
-            row.id,
+            f"{row.id}\n{row.job_id}" if row.job_id else row.id,
             row.hostname,
             device.name if device.problem is None else f"{device.name}: {device.problem}",
             f"{device.free_bytes / GIB:.1f} of {device.total_bytes / GIB:.1f} GiB",
-            row.job_id or "",
             f"{(now - row.heartbeat_at).total_seconds():.0f} s ago",
         )
-    out.print(table if rows else "No worker has reported lately. Start one with `tunewright worker`.")
+    print_list(table, lines, as_json, "No worker has reported lately. Start one with `tunewright worker`.")
     if here and all(row.hostname != platform.node() for row in rows):
         err.print(f"None of them is on {platform.node()}.")
         raise typer.Exit(1)

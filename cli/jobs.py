@@ -1,16 +1,15 @@
 """`tunewright jobs`: the newest jobs, from a service over HTTP or from the database of this machine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.table import Column, Table
 
 from cli.database import DataDirectory, open_database
-from cli.terminal import out
+from cli.terminal import JsonOption, print_list, table_of
 from core.accounts.service import ensure_owner
 from core.errors import AuthenticationError, ServiceUnavailableError, TunewrightError
 from core.jobs.models import Job
@@ -40,11 +39,12 @@ def jobs(
         str | None, typer.Option(envvar="TUNEWRIGHT_BASE_URL", help="Ask the service there, with --api-key.")
     ] = None,
     api_key: Annotated[str | None, typer.Option(envvar="TUNEWRIGHT_API_KEY", help="The key for --base-url.")] = None,
+    as_json: JsonOption = False,
     data: DataDirectory = None,
 ) -> None:
     """List fine-tuning jobs, newest first. Without --base-url, those of the owner of this machine's database."""
     lines = _from_api(base_url, api_key, limit) if base_url else _from_database(load_settings(data), limit)
-    table = Table(Column("Job", no_wrap=True), "Status", "Model", "Created", "Quote", "Charged")
+    table = table_of("Job", "Status", "Model", "Created", "Quote", "Charged")
     for line in lines:
         table.add_row(
             line.id,
@@ -53,7 +53,7 @@ def jobs(
             f"{line.created_at:%Y-%m-%d %H:%M}",
             *("" if credits is None else f"{credits:,}" for credits in (line.quote, line.charged)),
         )
-    out.print(table if lines else "No jobs yet.")
+    print_list(table, [asdict(line) for line in lines], as_json, "No jobs yet.")
 
 
 def _from_database(settings: Settings, limit: int) -> Sequence[JobLine]:

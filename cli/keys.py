@@ -1,14 +1,14 @@
 """`tunewright keys` and `tunewright link`: how the owner of an installation gets in."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from cli.database import DataDirectory, open_database
 from cli.service_files import running_service
-from cli.terminal import err, out
+from cli.terminal import JsonOption, err, out, print_list, table_of
 from core.accounts.models import ApiKey, Scope
 from core.accounts.service import (
     create_api_key,
@@ -19,7 +19,7 @@ from core.accounts.service import (
     sign_in_url,
 )
 from core.db.base import utc_now
-from core.errors import ServiceUnavailableError
+from core.errors import ConflictError, NotFoundError, ServiceUnavailableError
 from core.settings_loading import load_settings
 
 keys = typer.Typer(no_args_is_help=True)
@@ -45,11 +45,22 @@ def create(
 
 
 @keys.command("list")
-def show(data: DataDirectory = None) -> None:
+def show(as_json: JsonOption = False, data: DataDirectory = None) -> None:
     """List the owner's API keys by their prefix."""
-    table = Table("Key", "Prefix", "Name", "Scope", "Last used", "State")
+    table, rows = table_of("Key", "Prefix", "Name", "Scope", "Last used", "State"), []
     with open_database(load_settings(data)) as database, database.transaction() as session:
         for key in list_api_keys(session, ensure_owner(session).organization_id):
+            rows.append(
+                {
+                    "id": key.id,
+                    "prefix": key.prefix,
+                    "name": key.name,
+                    "scope": key.scope,
+                    "last_used_at": key.last_used_at,
+                    "expires_at": key.expires_at,
+                    "revoked_at": key.revoked_at,
+                }
+            )
             table.add_row(
                 key.id,
                 f"{key.prefix}…",
@@ -58,17 +69,35 @@ def show(data: DataDirectory = None) -> None:
                 "never" if key.last_used_at is None else f"{key.last_used_at:%Y-%m-%d %H:%M}",
                 _state(key),
             )
-    out.print(table)
+    print_list(table, rows, as_json)
 
 
 @keys.command("revoke")
 def revoke(
-    key: Annotated[str, typer.Argument(help="Id of the key, as the list shows it.")], data: DataDirectory = None
+    key: Annotated[str, typer.Argument(help="Id of the key or its first characters, as the list shows either.")],
+    data: DataDirectory = None,
 ) -> None:
     """Make an API key of the owner unusable from now on."""
     with open_database(load_settings(data)) as database, database.transaction() as session:
-        prefix = revoke_api_key(session, ensure_owner(session).organization_id, key).prefix
-    out.print(f"{prefix}… is revoked.")
+        organization = ensure_owner(session).organization_id
+        found = _key(list_api_keys(session, organization), key)
+        revoke_api_key(session, organization, found.id)
+        out.print(f"{found.prefix}… ({found.name}) is revoked.")
+
+
+def _key(known: Sequence[ApiKey], text: str) -> ApiKey:
+    """The one key that the text means. Raises NotFoundError and, where several begin so, ConflictError."""
+    start = text.rstrip("…")
+    meant = [key for key in known if key.id == start]
+    if not meant and start:
+        live = (key for key in known if key.revoked_at is None)
+        meant = [key for key in live if key.prefix.startswith(start) or start.startswith(key.prefix)]
+    if not meant:
+        raise NotFoundError(f"No key is or begins with {text!r}. `tunewright keys list` shows them.")
+    if len(meant) > 1:
+        names = ", ".join(f"{key.prefix}… ({key.name})" for key in meant)
+        raise ConflictError(f"{len(meant)} keys begin with {text!r}: {names}. Give more of it, or the id.")
+    return meant[0]
 
 
 def _state(key: ApiKey) -> str:

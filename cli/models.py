@@ -4,10 +4,9 @@ import subprocess
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from cli.database import DataDirectory
-from cli.terminal import err, out
+from cli.terminal import JsonOption, err, out, print_list, table_of
 from core.errors import ServiceUnavailableError
 from core.logging import configure_logging
 from core.registry.base_models import ModelRef, local_model_ids
@@ -35,14 +34,15 @@ def fetch(
 
 
 @models.command("list")
-def show(data: DataDirectory = None) -> None:
+def show(as_json: JsonOption = False, data: DataDirectory = None) -> None:
     """List the catalogue and the models in the models folder."""
     local = local_model_ids(load_settings(data).resolved_models_dir)
-    table = Table("Id", "Hub id", "On this machine")
     known = catalogue.models()
-    for entry in known:
-        table.add_row(entry.id, entry.hub_id, "yes" if entry.id in local else "")
-    for model in local:
-        if model not in {entry.id for entry in known}:
-            table.add_row(model, "", "yes")
-    out.print(table)
+    named = {entry.id for entry in known}
+    lines = [(entry.id, entry.hub_id, entry.id in local) for entry in known]
+    lines += [(model, "", True) for model in local if model not in named]
+    table = table_of("Id", "Hub id", "On this machine")
+    for model, hub_id, is_local in lines:
+        table.add_row(model, hub_id, "yes" if is_local else "")
+    rows = [{"id": model, "hub_id": hub_id, "is_local": is_local} for model, hub_id, is_local in lines]
+    print_list(table, rows, as_json)

@@ -53,8 +53,9 @@ class Liveness:
 class Program:
     """Something to keep running.
 
-    With `once`, its end is no failure and it is not started again; nor is it after ending with `final_code`. With
-    `liveness` it touches the file named by TUNEWRIGHT_LIVENESS_FILE every second, and is killed when it no longer does.
+    With `once`, its end is no failure and it is not started again; after ending with `final_code` it is down until
+    `Runner.start_again`. With `liveness` it touches the file named by TUNEWRIGHT_LIVENESS_FILE every second, and is
+    killed when it no longer does.
     """
 
     name: str  # of its log file, and what people read
@@ -84,6 +85,7 @@ class Runner:
         self._process: asyncio.subprocess.Process | None = None
         self._hung = False
         self._stopping = asyncio.Event()
+        self._wanted = asyncio.Event()  # set by whoever ends a rest: `start_again` or `stop`
 
     @property
     def process_id(self) -> int | None:
@@ -100,9 +102,8 @@ class Runner:
                 self._change(ProgramStatus.STOPPED)
                 return
             if code == self.program.final_code:
-                warning_line(self.program.name, "has ended as it was asked to and stays down")
-                self._change(ProgramStatus.STOPPED)
-                return
+                await self._rest()
+                continue
             if self.program.once:
                 if code != 0:
                     warning_line(self.program.name, f"ended with {_ending(code)}; see {self.log_path}")
@@ -111,9 +112,15 @@ class Runner:
             short_lives = short_lives + 1 if time.monotonic() - started_at < SHORT_LIFE_SECONDS else 1
             await self._pause(short_lives, "a hang" if self._hung else _ending(code))
 
+    def start_again(self) -> None:
+        """Bring a program back that has ended with its `final_code`; any other is not touched."""
+        if self.state.status is ProgramStatus.DRAINED:
+            self._wanted.set()
+
     async def stop(self, hurry: asyncio.Event) -> None:
         """Ask the program to end; after its grace, or when `hurry` is set, end it and all that it started."""
         self._stopping.set()
+        self._wanted.set()
         process = self._process
         if process is None:
             return
@@ -130,6 +137,16 @@ class Runner:
     def last_words(self) -> str:
         """The end of the program's log."""
         return f"The end of {self.log_path}:\n{read_tail(self.log_path)}"
+
+    async def _rest(self) -> None:
+        """Stay down until the program is asked to start again, or all of it stops."""
+        warning_line(self.program.name, "has ended as it was asked to and stays down until it is started again")
+        self._wanted.clear()
+        if not self._stopping.is_set():
+            self._change(ProgramStatus.DRAINED)
+            await self._wanted.wait()
+        if self._stopping.is_set():
+            self._change(ProgramStatus.STOPPED)
 
     async def _pause(self, short_lives: int, ending: str) -> None:
         """Wait before the next start, longer each time while the program does not get going."""

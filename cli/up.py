@@ -26,7 +26,7 @@ from core.db.migrate import upgrade
 from core.db.session import Database
 from core.errors import ConflictError, ServiceUnavailableError
 from core.fleet.models import ProgramStatus
-from core.fleet.programs import report_programs
+from core.fleet.programs import report_programs, requested_starts
 from core.own_process import keep_private
 from core.settings import Settings
 from core.settings_loading import load_settings
@@ -34,6 +34,7 @@ from core.settings_loading import load_settings
 STARTER_MODEL = "smollm2-135m-instruct"
 READY_SECONDS = 120.0
 ASK_EVERY_SECONDS = 0.2
+BRING_BACK_SECONDS = 1.0
 API_GRACE_SECONDS = 10.0
 MAINTENANCE_GRACE_SECONDS = 10.0
 
@@ -95,11 +96,15 @@ async def _run(settings: Settings, database: Database, url: str, token: str, pro
     environment, logs = {**os.environ, **programs.environment}, _log_directory(settings)
     stages = [[Runner(program, environment, logs, changed.set) for program in stage] for stage in programs.stages]
     runners = [runner for stage in stages for runner in stage]
-    reporting = asyncio.create_task(_report_changes(database, runners, changed))
+    beside = [
+        asyncio.create_task(_report_changes(database, runners, changed)),
+        asyncio.create_task(_bring_back(database, runners)),
+    ]
     try:
         await supervise(stages, _welcome(settings, url, token, runners))
     finally:
-        reporting.cancel()
+        for task in beside:
+            task.cancel()
         await asyncio.to_thread(_report, database, runners)
 
 
@@ -108,6 +113,28 @@ async def _report_changes(database: Database, runners: Sequence[Runner], changed
         await changed.wait()
         changed.clear()
         await asyncio.to_thread(_report, database, runners)
+
+
+async def _bring_back(database: Database, runners: Sequence[Runner]) -> None:
+    """Start drained programs again once the database says that somebody wants them."""
+    while True:
+        await asyncio.sleep(BRING_BACK_SECONDS)
+        drained = [runner for runner in runners if runner.state.status is ProgramStatus.DRAINED]
+        if not drained:
+            continue
+        wanted = await asyncio.to_thread(_requested_starts, database)
+        for runner in drained:
+            if runner.program.name in wanted:
+                runner.start_again()
+
+
+def _requested_starts(database: Database) -> Sequence[str]:
+    try:
+        with database.read() as session:
+            return requested_starts(session, platform.node())
+    except DBAPIError as error:  # the next look asks again
+        warning_line("up", f"could not ask which programs are wanted again: {error.orig}")
+        return ()
 
 
 def _report(database: Database, runners: Sequence[Runner]) -> None:

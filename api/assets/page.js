@@ -79,3 +79,8 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   if (event.target.id === "plan" && event.detail.shouldSwap) event.target.replaceChildren();
 });
 enhance(document);
+
+// On a phone the navigation scrolls sideways: the page one is on is in sight.
+const nav = document.querySelector(".nav");
+const here = nav?.querySelector("[aria-current]");
+if (here) nav.scrollLeft = here.offsetLeft - (nav.clientWidth - here.offsetWidth) / 2;

@@ -43,6 +43,20 @@ def show_accounts(
     )
 
 
+@router.get("/accounts/{user_id}/disable", dependencies=[Depends(authenticate_admin)])
+def ask_to_disable(
+    request: Request,
+    runtime: RuntimeDep,
+    actor: ActorDep,
+    user_id: str,
+    q: Annotated[str, Query(max_length=100)] = "",
+) -> Response:
+    """What disabling an account means, before it is done."""
+    with runtime.database.read() as session:
+        user = accounts.get_user(session, user_id)
+    return show(request, runtime, actor, "disable_account.html", current="accounts", user=user, q=q)
+
+
 @router.post("/accounts/{user_id}/disable", dependencies=_FORM)
 def disable(request: Request, runtime: RuntimeDep, actor: ActorDep, user_id: str) -> Response:
     """Let nobody sign in as this user, nor use their keys."""

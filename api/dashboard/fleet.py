@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Form, Query, Request, Response
 
 from api.dashboard.base_model_choice import best_reach, catalogue_spec, is_named
 from api.dashboard.page import page_router, see_other, show
 from api.deps import ActorDep, RuntimeDep, authenticate_admin
+from api.flash import carry
 from api.forms import check_form
 from core.fleet import programs
 from core.fleet import service as fleet
@@ -16,6 +17,7 @@ from planner.devices import device_of
 from planner.reach import reach
 
 router = page_router()
+_FORM = [Depends(check_form), Depends(authenticate_admin)]
 
 
 @router.get("/fleet")
@@ -39,11 +41,41 @@ def show_fleet(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Respon
     )
 
 
-@router.post("/fleet/{worker_id}/drain", dependencies=[Depends(check_form), Depends(authenticate_admin)])
+@router.get("/fleet/{worker_id}/drain", dependencies=[Depends(authenticate_admin)])
+def ask_to_drain(request: Request, runtime: RuntimeDep, actor: ActorDep, worker_id: str) -> Response:
+    """What draining does to the worker and its job, before it is done."""
+    with runtime.database.read() as session:
+        worker = fleet.get_worker(session, worker_id)
+        is_supervised = programs.is_supervised(session, worker)
+    return show(
+        request,
+        runtime,
+        actor,
+        "drain.html",
+        current="fleet",
+        worker=worker,
+        device=fleet.device_of(worker),
+        is_supervised=is_supervised,
+    )
+
+
+@router.post("/fleet/{worker_id}/drain", dependencies=_FORM)
 def drain(runtime: RuntimeDep, worker_id: str) -> Response:
     """Have a worker put its job back into the queue and leave."""
     runtime.database.run(lambda session: fleet.request_drain(session, worker_id))
     return see_other("/fleet")
+
+
+@router.post("/fleet/start", dependencies=_FORM)
+def start(
+    request: Request,
+    runtime: RuntimeDep,
+    hostname: Annotated[str, Form(max_length=255)],
+    name: Annotated[str, Form(max_length=100)],
+) -> Response:
+    """Have a drained worker's own service start it again."""
+    runtime.database.run(lambda session: programs.request_start(session, hostname, name))
+    return carry(request, "/fleet", said=f"{name} is started again in a moment.")
 
 
 @router.get("/fits")

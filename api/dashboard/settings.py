@@ -64,6 +64,14 @@ def create_key(
     return carry(request, "/settings#keys", new_key=new.secret, key_name=new.key.name)
 
 
+@router.get("/settings/keys/{key_id}/revoke")
+def ask_to_revoke(request: Request, runtime: RuntimeDep, actor: ActorDep, key_id: str) -> Response:
+    """What revoking a key means, before it is done."""
+    with runtime.database.read() as session:
+        key = accounts.get_api_key(session, actor.organization_id, key_id)
+    return show(request, runtime, actor, "revoke_key.html", current="settings", key=key)
+
+
 @router.post("/settings/keys/{key_id}/revoke", dependencies=[Depends(check_form)])
 def revoke_key(runtime: RuntimeDep, actor: ActorDep, key_id: str) -> Response:
     """Make a key unusable."""
@@ -113,10 +121,25 @@ def create_code(
     return see_other("/settings#codes")
 
 
+@router.get("/settings/codes/{code}/disable", dependencies=[Depends(authenticate_admin)])
+def ask_to_disable_code(request: Request, runtime: RuntimeDep, actor: ActorDep, code: str) -> Response:
+    """What disabling a code means, before it is done."""
+    with runtime.database.read() as session:
+        use = codes.get_code(session, code)
+    return show(request, runtime, actor, "disable_code.html", current="settings", use=use)
+
+
 @router.post("/settings/codes/{code}/disable", dependencies=[Depends(check_form), Depends(authenticate_admin)])
 def disable_code(runtime: RuntimeDep, code: str) -> Response:
     """Make a code worthless from now on."""
     runtime.database.run(lambda session: codes.disable_code(session, code))
+    return see_other("/settings#codes")
+
+
+@router.post("/settings/codes/{code}/enable", dependencies=[Depends(check_form), Depends(authenticate_admin)])
+def enable_code(runtime: RuntimeDep, code: str) -> Response:
+    """Let a disabled code work again."""
+    runtime.database.run(lambda session: codes.enable_code(session, code))
     return see_other("/settings#codes")
 
 

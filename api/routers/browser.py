@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from api import forms
+from api import forms, pages
 from api.deps import SESSION_COOKIE, AddressDep, RuntimeDep
 from core.accounts import passwords
 from core.accounts import service as accounts
@@ -23,15 +23,18 @@ _REFERENCE_POLICY = (
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 _REFERENCE_PAGE = """<!doctype html>
-<html lang="en">
+<html lang="en"{theme}>
 <head>
 <meta charset="utf-8">
+<meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Tunewright API</title>
-<link rel="icon" href="/docs/swagger/favicon-32x32.png">
+<link rel="icon" href="/icon.svg">
 <link rel="stylesheet" href="/docs/swagger/swagger-ui.css">
+<link rel="stylesheet" href="/docs/assets/reference.css">
 </head>
 <body>
+<nav class="back" aria-label="Back"><a href="/guide">← Docs</a><a href="/">Dashboard</a></nav>
 <main id="reference"></main>
 <script src="/docs/swagger/swagger-ui-bundle.js"></script>
 <script src="/docs/assets/reference.js"></script>
@@ -60,9 +63,12 @@ def show_icon() -> Response:
 
 
 @router.get("/docs")
-def show_reference() -> HTMLResponse:
+def show_reference(request: Request) -> HTMLResponse:
     """The API reference, which can send requests with the browser's session."""
-    return HTMLResponse(_REFERENCE_PAGE, headers={"content-security-policy": _REFERENCE_POLICY})
+    chosen = request.cookies.get(pages.THEME_COOKIE)
+    theme = f' data-theme="{chosen}"' if chosen in ("light", "dark") else ""
+    page = _REFERENCE_PAGE.replace("{theme}", theme)
+    return HTMLResponse(page, headers={"content-security-policy": _REFERENCE_POLICY})
 
 
 @router.get("/sign-in")

@@ -158,11 +158,17 @@ def list_api_keys(session: Session, organization_id: str) -> list[ApiKey]:
     return queries.keys_of(session, organization_id)
 
 
-def revoke_api_key(session: Session, organization_id: str, key_id: str) -> ApiKey:
-    """Make a key unusable from now on, and those made with it. Raises NotFoundError."""
+def get_api_key(session: Session, organization_id: str, key_id: str) -> ApiKey:
+    """A key of the organization. Raises NotFoundError."""
     key = session.get(ApiKey, key_id)
     if key is None or key.organization_id != organization_id:
         raise NotFoundError(f"No API key {key_id!r}.", code="api_key_not_found", param="key_id")
+    return key
+
+
+def revoke_api_key(session: Session, organization_id: str, key_id: str) -> ApiKey:
+    """Make a key unusable from now on, and those made with it. Raises NotFoundError."""
+    key = get_api_key(session, organization_id, key_id)
     now = utc_now()
     ending = [key]
     while ending:

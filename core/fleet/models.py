@@ -17,6 +17,7 @@ class ProgramStatus(StrEnum):
     RUNNING = "running"
     RESTARTING = "restarting"  # it died, and is started again after a delay
     STOPPED = "stopped"  # it ended as it should
+    DRAINED = "drained"  # it ended as it was asked to, and stays down until it is asked to start again
     FAILED = "failed"  # it ended with an error and is not needed again
 
 
@@ -52,6 +53,7 @@ class ProgramRow(Base):
     restarts: Mapped[int]
     last_ending: Mapped[str | None] = mapped_column(String(100))
     changed_at: Mapped[datetime]
+    start_requested_at: Mapped[datetime | None]  # of a drained program, until its supervisor has heard of it
 
 
 class SweepRow(Base):

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from core.fleet.models import ProgramRow, SweepRow, WorkerRow
+from core.fleet.models import ProgramRow, ProgramStatus, SweepRow, WorkerRow
 
 
 def alive(session: Session, since: datetime) -> Sequence[WorkerRow]:
@@ -18,6 +18,23 @@ def alive(session: Session, since: datetime) -> Sequence[WorkerRow]:
 def programs(session: Session) -> Sequence[ProgramRow]:
     """All supervised programs, by machine and name."""
     return session.scalars(select(ProgramRow).order_by(ProgramRow.hostname, ProgramRow.name)).all()
+
+
+def program_of_process(session: Session, hostname: str, process_id: int) -> ProgramRow | None:
+    """The supervised program that runs as this process."""
+    query = select(ProgramRow).where(ProgramRow.hostname == hostname, ProgramRow.process_id == process_id)
+    return session.scalars(query).first()
+
+
+def requested_starts(session: Session, hostname: str) -> Sequence[str]:
+    """Names of a machine's drained programs that were asked to start again."""
+    return session.scalars(
+        select(ProgramRow.name).where(
+            ProgramRow.hostname == hostname,
+            ProgramRow.status == ProgramStatus.DRAINED,
+            ProgramRow.start_requested_at.is_not(None),
+        )
+    ).all()
 
 
 def forget_programs(session: Session, hostname: str) -> None:

@@ -49,11 +49,17 @@ def report(session: Session, said: WorkerReport) -> bool:
     return row.drain_requested_at is not None
 
 
-def request_drain(session: Session, worker_id: str) -> None:
-    """Ask a worker to put its job back into the queue, after a checkpoint, and to end. Raises NotFoundError."""
+def get_worker(session: Session, worker_id: str) -> WorkerRow:
+    """The worker. Raises NotFoundError."""
     row = session.get(WorkerRow, worker_id)
     if row is None:
         raise NotFoundError(f"No worker {worker_id!r}. `tunewright workers` lists them.", code="worker_not_found")
+    return row
+
+
+def request_drain(session: Session, worker_id: str) -> None:
+    """Ask a worker to put its job back into the queue, after a checkpoint, and to end. Raises NotFoundError."""
+    row = get_worker(session, worker_id)
     row.drain_requested_at = row.drain_requested_at or database_now(session)
 
 

@@ -119,12 +119,30 @@ def list_codes(session: Session, *, after: str | None = None, limit: int) -> Pag
 
 def disable_code(session: Session, code: str) -> CodeUse:
     """Make a code worthless from now on; what it gave stays. Raises UnknownCodeError. Disabling twice is no error."""
-    row = queries.lock_code(session, normalise(code)[:LONGEST_CODE])
-    if row is None:
-        raise _unknown()
+    row = _locked(session, code)
     row.disabled_at = row.disabled_at or utc_now()
     session.flush()
     return _use(session, row)
+
+
+def enable_code(session: Session, code: str) -> CodeUse:
+    """Let a disabled code work again, as far as its end and its uses allow. Raises UnknownCodeError."""
+    row = _locked(session, code)
+    row.disabled_at = None
+    session.flush()
+    return _use(session, row)
+
+
+def get_code(session: Session, code: str) -> CodeUse:
+    """A code and how often it was redeemed. Raises UnknownCodeError."""
+    return _use(session, _locked(session, code))
+
+
+def _locked(session: Session, code: str) -> CreditCode:
+    row = queries.lock_code(session, normalise(code)[:LONGEST_CODE])
+    if row is None:
+        raise _unknown()
+    return row
 
 
 def _use(session: Session, row: CreditCode) -> CodeUse:

@@ -181,7 +181,9 @@ def test_a_key_is_shown_once_and_works_until_it_is_revoked(service: Service, vis
     assert httpx.get(f"{service.base_url}/v1/account", headers=header).status_code == 200
     page = visitor.open("/settings")
     expect(page.locator("main")).not_to_contain_text(secret)
-    page.get_by_role("button", name="Revoke from the dashboard").click()
+    page.get_by_role("link", name="Revoke from the dashboard").click()
+    page.get_by_role("button", name="Revoke the key").click()
+    page.wait_for_url("**/settings#keys")
     assert httpx.get(f"{service.base_url}/v1/account", headers=header).status_code == 401
 
 

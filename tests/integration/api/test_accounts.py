@@ -10,6 +10,10 @@ import pytest
 
 from core.accounts import service as accounts
 from core.accounts.models import User
+from core.fleet import programs
+from core.fleet.models import ProgramStatus
+from core.fleet.programs import ProgramState
+from core.ids import new_id
 from core.ledger import codes
 from tests.integration.api.server import Service, Tenant
 from tests.people import follow_link
@@ -107,6 +111,45 @@ def test_an_administrator_disables_and_enables_an_account(service: Service, tena
         assert tenant.http.get("/v1/account").status_code == 200
         assert "/sign-in?token=" in press(tenant.user_id, "link")
         assert admin.post("/accounts/user-none/link", data=form).status_code == 404
+
+
+def test_what_takes_something_away_asks_first_and_says_whether_it_can_be_undone(
+    service: Service, tenant: Tenant, stranger: Tenant
+) -> None:
+    states = [ProgramState("worker-cpu", ProgramStatus.DRAINED), ProgramState("api", ProgramStatus.RUNNING, 12)]
+    with service.runtime.database.transaction() as session:
+        _, admin_id, _ = service.enrol(is_admin=True)
+        admin_user = session.get_one(User, admin_id)
+        token = accounts.create_sign_in_link(session, admin_user, 60)
+        key = accounts.create_api_key(session, admin_user, "old laptop").key.id
+        foreign = accounts.create_api_key(session, session.get_one(User, stranger.user_id), "theirs").key.id
+        code = codes.create_code(session, new_id("ASKED-"), 5).code
+        programs.report_programs(session, "here", states)
+    with httpx.Client(base_url=service.base_url, headers={"sec-fetch-site": "same-origin"}) as admin:
+        follow_link(admin, f"/sign-in?token={token}")
+        form = {"csrf_token": re.findall(r'name="csrf_token" value="(\w{64})"', admin.get("/settings").text)[0]}
+        for path, said in (
+            (f"/accounts/{tenant.user_id}/disable", "Enabling undoes it"),
+            (f"/settings/keys/{key}/revoke", "This cannot be undone"),
+            (f"/settings/codes/{code}/disable", "Enabling undoes it"),
+        ):
+            asked = admin.get(path)
+            assert (asked.status_code, said in asked.text, f'action="{path}"' in asked.text) == (200, True, True), path
+        assert admin.get(f"/settings/keys/{foreign}/revoke").status_code == 404
+        for button, state in (("disable", "disabled"), ("enable", "works")):
+            assert admin.post(f"/settings/codes/{code}/{button}", data=form).status_code == 303
+            assert f'data-label="State">{state}' in admin.get("/settings").text
+
+        assert "Start worker-cpu again" in admin.get("/fleet").text
+        for name, said in (("worker-cpu", "is started again in a moment"), ("api", "only a drained program")):
+            admin.post("/fleet/start", data={**form, "hostname": "here", "name": name})
+            assert said in admin.get("/fleet").text
+    with service.runtime.database.transaction() as session:
+        programs.report_programs(session, "here", states)  # as after any other change on that machine
+        assert programs.requested_starts(session, "here") == ["worker-cpu"]
+        programs.report_programs(session, "here", [ProgramState("worker-cpu", ProgramStatus.RUNNING, 13)])
+        assert programs.requested_starts(session, "here") == []
+        programs.report_programs(session, "here", [])
 
 
 def test_accounts_are_the_administrators_alone(browser: httpx.Client) -> None:

@@ -225,6 +225,24 @@ def test_a_run_with_changes_keeps_its_exact_match(
     assert kept.model_extra["exact_match"] == asked
 
 
+def test_lists_are_fetched_anew_and_say_only_what_is_so(
+    browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    job = rich.client.fine_tuning.jobs.create(model="tiny", training_file=rich.upload(rows), suffix="lamps")
+    for path, part in (("/", "start"), ("/jobs", "job-list"), ("/fleet", "fleet"), ("/models?q=a", "model-list")):
+        shown = browser.get(path).text
+        assert f'id="{part}" hx-get="{path}" hx-trigger="every 5s"' in shown, path
+    assert 'id="movements" hx-get="/credits"' in browser.get("/credits").text
+    assert "<title>1 under way · Jobs" in browser.get("/jobs").text
+    shown = browser.get(f"/jobs/{job.id}").text
+    assert "Waiting for the first step" in shown
+    assert ("created <time" in shown, "started <time" in shown) == (True, False)
+    rich.client.fine_tuning.jobs.cancel(job.id)
+    part = browser.get(f"/jobs/{job.id}", headers={"hx-request": "true", "hx-target": "job-live"}).text
+    assert "<title>Cancelled · lamps · Tunewright</title>" in part
+    assert "No step was taken." in browser.get(f"/jobs/{job.id}").text
+
+
 def token_of(shown: str) -> str:
     """What the forms of a shown page carry."""
     return re.findall(r'name="csrf_token" value="(\w{64})"', shown)[0]

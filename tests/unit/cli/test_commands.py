@@ -1,5 +1,6 @@
 """Commands say one clear thing: a result on standard output, or an error on one line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,29 @@ def test_codes_are_made_once_and_listed(tmp_path: Path) -> None:
     listed = _run("codes", "list", *data).stdout
     assert "SANTIAGO" in listed
     assert "2100-01-01" in listed
+
+
+def test_lists_show_whole_ids_in_a_narrow_terminal_and_all_of_it_to_programs(tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path / "data"))
+    _run("migrate", *data)
+    secrets = [_run("keys", "create", "--name", f"a laptop with a long name {n}", *data).stdout[:-1] for n in range(2)]
+    for command, field in (("accounts", "organization"), ("keys", "id"), ("models", "id")):
+        rows = json.loads(_run(command, "list", "--json", *data).stdout)
+        listed = _run(command, "list", *data, COLUMNS="80").stdout
+        assert rows
+        for row in rows:
+            assert row[field] in listed, command
+        assert max(map(len, listed.splitlines())) <= 80
+    for command in (("codes", "list"), ("jobs",), ("workers",)):
+        assert json.loads(_run(*command, "--json", *data).stdout) == []
+
+    refused = _run("keys", "revoke", "tw-", *data)
+    assert (refused.returncode, "2 keys begin with 'tw-'" in refused.stderr) == (1, True)
+    prefix = secrets[0][:9]
+    assert f"{prefix}" in _run("keys", "revoke", prefix, *data).stdout
+    states = {row["prefix"][:9]: row["revoked_at"] for row in json.loads(_run("keys", "list", "--json", *data).stdout)}
+    assert states[prefix] is not None
+    assert states[secrets[1][:9]] is None
 
 
 def test_a_database_of_another_release_is_named_as_such(tmp_path: Path) -> None:

@@ -120,6 +120,32 @@ def test_a_program_that_runs_once_may_end(tmp_path: Path) -> None:
     assert once.log_path.read_text() == "done\n"
 
 
+def test_a_drained_program_stays_down_until_it_is_started_again(tmp_path: Path) -> None:
+    script = 'print("up", flush=True); raise SystemExit(3)'
+    program = Program("drained", (sys.executable, "-c", script), grace_seconds=10.0, final_code=3)
+    changed = asyncio.Event()
+    runner = Runner(program, os.environ, tmp_path, changed.set)
+
+    async def until(status: ProgramStatus) -> None:
+        async with asyncio.timeout(20):
+            while runner.state.status is not status:
+                changed.clear()
+                await changed.wait()
+
+    async def start_again_and_interrupt() -> None:
+        await until(ProgramStatus.DRAINED)
+        assert runner.process_id is None
+        runner.start_again()
+        await until(ProgramStatus.RUNNING)
+        runner.start_again()  # of no effect while it runs
+        await until(ProgramStatus.DRAINED)
+        _interrupt()
+
+    asyncio.run(supervise([[runner]], start_again_and_interrupt()))
+    assert runner.log_path.read_text().count("up") == 2
+    assert (runner.state.status, runner.state.restarts) == (ProgramStatus.STOPPED, 0)
+
+
 def test_a_program_that_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path) -> None:
     runner = _runner(tmp_path, "stubborn", STUBBORN, grace_seconds=0.2)
 
