@@ -20,7 +20,9 @@ from api.dashboard.wishes import (
     is_of_data,
     kept_fields,
     new_address,
+    presets_for,
     sayings,
+    suffix_of,
 )
 from api.deps import ActorDep, RuntimeDep, identify
 from api.flash import carry_problem, read
@@ -118,6 +120,7 @@ def _show(
         says=sayings(planned.plan, planned.problem) if planned else {},
         has_wishes=not fields.keys().isdisjoint(WISH_NAMES),
         fingerprint=_fingerprint(planned.plan) if planned and planned.plan else "",
+        presets=presets_for(fields),
         start_key=secrets.token_urlsafe(16),
         start=read(request),
         but=lambda **changes: new_address({**fields, **changes}),
@@ -157,7 +160,7 @@ async def start_job(request: Request, runtime: RuntimeDep, actor: ActorDep) -> R
 
 def _start(request: Request, runtime: Runtime, actor: Actor, form: dict[str, str]) -> Response:
     fields = kept_fields(form)
-    start = {name: form.get(name, "").strip() for name in ("credit_code", "suffix")}
+    start = {"credit_code": form.get("credit_code", "").strip(), "suffix": suffix_of(form.get("suffix", ""))}
     try:
         body = body_of({**fields, **{name: value for name, value in start.items() if value}})
         planned = plan_request(body)

@@ -1,6 +1,7 @@
 """The form of a new fine-tune: from its fields to a request body of the API, so that both are checked by one schema."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
@@ -119,6 +120,23 @@ WISHES = {
     ),
     "Price": (Wish("max_credits", "Most credits", "A dearer plan is not started", empty="No limit", is_own=True),),
 }
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A choice that fills some fields of the form, and empties the others that presets fill."""
+
+    label: str
+    help: str
+    fields: Mapping[str, str]
+
+
+PRESETS = (
+    Preset("Quick", "One pass over the data, by the cheapest method", {"priority": "economy", "n_epochs": "1"}),
+    Preset("Balanced", "As the planner decides", {}),
+    Preset("Best", "The least compressed method that fits, whatever it costs", {"priority": "quality"}),
+)
+_PRESET = ("method", "priority", "n_epochs")  # a method that is set would leave the priority nothing to decide
 WISH_NAMES = tuple(wish.name for group in WISHES.values() for wish in group)
 # Names that are no words of their own, as a message may have them.
 _LABELS = {wish.name: wish.label for group in WISHES.values() for wish in group if "_" in wish.name}
@@ -142,6 +160,20 @@ def kept_fields(fields: Mapping[str, str]) -> dict[str, str]:
         for name, value in fields.items()
         if value.strip() and (name in ("model", *WISH_NAMES) or is_of_data(name))
     }
+
+
+def suffix_of(name: str) -> str:
+    """A name as people write it, as a part of a model's id: letters, digits, dots, hyphens and underscores."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    suffix = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:64]
+    return suffix or name.strip()  # which the API refuses, and says why
+
+
+def presets_for(fields: Mapping[str, str]) -> list[tuple[Preset, str, bool]]:
+    """Each preset, the address of the page with it, and whether the page has it now."""
+    others = {name: value for name, value in fields.items() if name not in _PRESET}
+    now = {name: value for name, value in fields.items() if name in _PRESET}
+    return [(one, new_address({**others, **one.fields}), now == one.fields) for one in PRESETS]
 
 
 def is_of_data(name: str) -> bool:

@@ -40,7 +40,7 @@ def points(page: Page) -> list[int]:
 
 
 def test_a_person_gets_from_signing_in_to_an_adapter(newcomer: Visitor, tmp_path: Path) -> None:
-    expect(newcomer.page).to_have_title("Start · Tunewright")
+    expect(newcomer.page).to_have_title("Home · Tunewright")
     page = choose(newcomer, write_rows(tmp_path / "rows.jsonl", chat_rows()))
     expect(page.locator(".verdict")).to_contain_text("LoRA")
     expect(page.get_by_text("32 rows")).to_be_visible()

@@ -137,6 +137,40 @@ def test_one_of_a_thing_is_not_said_in_the_plural(browser: httpx.Client, rich: T
         assert re.findall(r"\b1 (?:row|step|epoch|token|credit)s\b", shown) == []
 
 
+def test_a_name_with_spaces_becomes_a_suffix_and_one_without_letters_is_refused(
+    browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    file = rich.upload(rows)
+    for name, suffix in (("  Café support: v2! ", "Cafe-support-v2"), ("..a b..", "a-b"), ("x" * 80, "x" * 64)):
+        started = browser.post("/new", data=start_form(browser, file) | {"suffix": name})
+        job = rich.client.fine_tuning.jobs.retrieve(started.headers["location"].rpartition("/")[2])
+        assert job.fine_tuned_model is None
+        assert (job.model_extra or {})["suffix"] == suffix
+        rich.client.fine_tuning.jobs.cancel(job.id)
+    refused = browser.post("/new", data=start_form(browser, file) | {"suffix": "日本"})
+    assert not refused.headers.get("location", "").startswith("/jobs/")
+
+
+def test_presets_fill_the_fields_that_one_could_fill(
+    browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    page = {"model": "tiny", "file": rich.upload(rows), "seed": "3", "method": "qlora", "n_epochs": "9"}
+    shown = browser.get("/new", params=page).text
+    for label, expected in (
+        ("Quick", {"priority": "economy", "n_epochs": "1"}),
+        ("Balanced", {}),
+        ("Best", {"priority": "quality"}),
+    ):
+        link = re.search(rf'href="([^"#]*)#step-plan"( aria-current="true")?><strong>{label}<', shown)
+        assert link is not None
+        assert link.group(2) is None
+        shown = browser.get(html.unescape(link.group(1))).text
+        agreed = {name: value for name, value in form_of(shown).items() if name in ("priority", "n_epochs", "method")}
+        assert agreed == expected
+        assert form_of(shown)["seed"] == "3"
+        assert re.search(rf'aria-current="true"><strong>{label}<', shown)
+
+
 def test_a_plan_that_has_changed_is_shown_again(
     browser: httpx.Client, rich: Tenant, rows: list[dict[str, Any]]
 ) -> None:
