@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from planner.losses import chunk_rows
+from worker.training.products import linear, product
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], rows):
             piece, targets = hidden[start : start + rows], labels[start : start + rows]
             piece_loss, hits, gradient = _score(
-                functional.linear(piece, weight, bias), targets, transform, needs_hidden or needs_weight or needs_bias
+                linear(piece, weight, bias), targets, transform, needs_hidden or needs_weight or needs_bias
             )
             loss += piece_loss
             correct += hits
@@ -134,7 +135,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 bias_gradient += gradient.sum(dim=0).to(bias_gradient.dtype)
             del gradient
             if hidden_gradient is not None:
-                torch.mm(narrow, weight, out=hidden_gradient[start : start + rows])
+                product(narrow, weight, out=hidden_gradient[start : start + rows])
             if weight_gradient is not None:
                 weight_gradient.addmm_(narrow.t(), piece)
             del narrow
