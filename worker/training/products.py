@@ -10,13 +10,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
+WIDENED_ROWS = 64
 # Whether this machine's CPU has instructions that multiply bfloat16 matrices. Asked once: compiled code reads it too.
 CPU_HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`inputs weight^T + bias`: [rows, in] and [out, in] give [rows, out]."""
-    if _is_slow(weight):
+    if _is_slow(len(inputs), weight):
         wide_bias = None if bias is None else bias.float()
         return functional.linear(inputs.float(), weight.float(), wide_bias).to(weight.dtype)
     return functional.linear(inputs, weight, bias)
@@ -24,16 +25,20 @@ def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 def product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """`left right`: [rows, inner] and [inner, columns] give [rows, columns], in `out` where it is given."""
-    if not _is_slow(right):
+    if not _is_slow(len(left), right):
         return torch.mm(left, right, out=out)
     result = torch.mm(left.float(), right.float())
     return result.to(right.dtype) if out is None else out.copy_(result)
 
 
-def _is_slow(factor: torch.Tensor) -> bool:
-    """A dry run plans what the planner counts, on whatever machine it runs."""
+def _is_slow(rows: int, factor: torch.Tensor) -> bool:
+    """For a few rows, as in generation, widening the weights takes longer than the product.
+
+    A dry run plans what the planner counts, on whatever machine it runs.
+    """
     return (
-        factor.dtype == torch.bfloat16
+        rows >= WIDENED_ROWS
+        and factor.dtype == torch.bfloat16
         and factor.device.type == "cpu"
         and not isinstance(factor, FakeTensor)
         and not CPU_HAS_BFLOAT16
