@@ -24,7 +24,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
 
-from worker.training.products import linear, product
+from worker.training.products import add_product_, linear, product
 
 ADAPTER = "default"  # PEFT's name for the only adapter
 START_A, START_B = "start_A", "start_B"  # buffers of a LoRA layer: [rank, in], [out, rank]
@@ -77,7 +77,7 @@ class _AdaptedLinear(torch.autograd.Function):
         low = linear(adapted, wide_a.to(inputs.dtype))  # [tokens, rank]
         weight = frozen.weight()
         outputs = linear(inputs, weight, frozen.bias if magnitude is None else None)
-        outputs.addmm_(low, wide_b.to(inputs.dtype).t(), alpha=frozen.scaling)
+        add_product_(outputs, low, wide_b.to(inputs.dtype).t(), frozen.scaling)
         plain = stretch = lengths = None
         if magnitude is not None and frozen.squared_rows is not None:
             lengths = row_lengths(frozen.squared_rows, weight, wide_a, wide_b, frozen.scaling)
@@ -106,7 +106,7 @@ class _AdaptedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             inputs_gradient = product(gradient, frozen.weight())
             if not ctx.has_dropout:
-                inputs_gradient.addmm_(low_gradient, wide_a.to(gradient.dtype))
+                add_product_(inputs_gradient, low_gradient, wide_a.to(gradient.dtype))
         if ctx.has_dropout and ctx.needs_input_grad[1]:
             dropped_gradient = product(low_gradient, wide_a.to(gradient.dtype))
         return inputs_gradient, dropped_gradient, a_gradient, b_gradient, magnitude_gradient, None
