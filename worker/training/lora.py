@@ -106,7 +106,7 @@ class _AdaptedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             inputs_gradient = product(gradient, frozen.weight())
             if not ctx.has_dropout:
-                add_product_(inputs_gradient, low_gradient, wide_a.to(gradient.dtype))
+                inputs_gradient.addmm_(low_gradient, wide_a.to(gradient.dtype))
         if ctx.has_dropout and ctx.needs_input_grad[1]:
             dropped_gradient = product(low_gradient, wide_a.to(gradient.dtype))
         return inputs_gradient, dropped_gradient, a_gradient, b_gradient, magnitude_gradient, None
