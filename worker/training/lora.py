@@ -24,7 +24,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
 
-from worker.training.products import add_product_, linear, product
+from worker.training.products import linear, product
 
 ADAPTER = "default"  # PEFT's name for the only adapter
 START_A, START_B = "start_A", "start_B"  # buffers of a LoRA layer: [rank, in], [out, rank]
@@ -77,7 +77,7 @@ class _AdaptedLinear(torch.autograd.Function):
         low = linear(adapted, wide_a.to(inputs.dtype))  # [tokens, rank]
         weight = frozen.weight()
         outputs = linear(inputs, weight, frozen.bias if magnitude is None else None)
-        add_product_(outputs, low, wide_b.to(inputs.dtype).t(), frozen.scaling)
+        outputs.addmm_(low, wide_b.to(inputs.dtype).t(), alpha=frozen.scaling)
         plain = stretch = lengths = None
         if magnitude is not None and frozen.squared_rows is not None:
             lengths = row_lengths(frozen.squared_rows, weight, wide_a, wide_b, frozen.scaling)

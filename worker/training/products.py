@@ -31,13 +31,6 @@ def product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor | None = 
     return result.to(right.dtype) if out is None else out.copy_(result)
 
 
-def add_product_(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """Add `scale left right` to `total` in its place."""
-    if _is_slow(len(left), right):
-        return total.add_(torch.mm(left.float(), right.float()).mul_(scale))
-    return total.addmm_(left, right, alpha=scale)
-
-
 def _is_slow(rows: int, factor: torch.Tensor) -> bool:
     """For a few rows, as in generation, widening the weights takes longer than the product.
 
