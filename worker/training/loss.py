@@ -75,16 +75,21 @@ def runs_on_cuda(weight: torch.Tensor) -> bool:
 
 
 def _score(
-    projected: torch.Tensor, targets: torch.Tensor, transform: LogitTransform, differentiated: bool
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    transform: LogitTransform,
+    differentiated: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Summed loss, number of right predictions and, if asked for, the gradient of the transformed logits' input but for
     `transform.multiplier`, in float32 [rows, vocabulary].
 
     Few passes over the chunk: the softmax's largest value gives both the prediction and, with its logit, the
-    log-sum-exp (log p = z - lse), and the gradient is formed in place of the softmax.
+    log-sum-exp (log p = z - lse), and the gradient is formed in place of the softmax. The 16-bit projection is made and
+    dropped here: a caller's would live as long as the call wherever torch's compiler evaluates Python's frames.
     """
-    logits = projected.float()
-    del projected
+    logits = linear(hidden, weight, bias).float()
     gradient = torch.softmax(transform.apply_(logits), dim=-1)
     largest, predicted = gradient.max(dim=-1)
     of_targets, of_predicted = logits.gather(1, torch.stack([targets, predicted], dim=1)).unbind(1)
@@ -121,9 +126,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         factor = scale * transform.multiplier
         for start in range(0, hidden.shape[0], rows):
             piece, targets = hidden[start : start + rows], labels[start : start + rows]
-            piece_loss, hits, gradient = _score(
-                linear(piece, weight, bias), targets, transform, needs_hidden or needs_weight or needs_bias
-            )
+            differentiated = needs_hidden or needs_weight or needs_bias
+            piece_loss, hits, gradient = _score(piece, weight, bias, targets, transform, differentiated)
             loss += piece_loss
             correct += hits
             if gradient is None:

@@ -34,12 +34,13 @@ def product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor | None = 
 def _is_slow(rows: int, factor: torch.Tensor) -> bool:
     """For a few rows, as in generation, widening the weights takes longer than the product.
 
-    A dry run plans what the planner counts, on whatever machine it runs.
+    A dry run plans what the planner counts, on whatever machine it runs. The number of rows is asked for last: code
+    that is compiled where it is asked is compiled once more for fewer.
     """
     return (
-        rows >= WIDENED_ROWS
-        and factor.dtype == torch.bfloat16
+        not CPU_HAS_BFLOAT16
         and factor.device.type == "cpu"
+        and factor.dtype == torch.bfloat16
         and not isinstance(factor, FakeTensor)
-        and not CPU_HAS_BFLOAT16
+        and rows >= WIDENED_ROWS
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 
 from core.errors import InvalidModelError, TrainingError
 from planner.catalogue import find_model
@@ -174,6 +175,30 @@ def test_layers_with_and_without_a_window_are_both_counted() -> None:
     assert estimate.peak_allocated_bytes - estimate.library_workspaces_bytes == pytest.approx(
         rehearse(config, setup).peak_bytes, rel=TOLERANCE
     )
+
+
+class _Layer(torch.nn.Module):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs + 1
+
+
+def _failing_backend(*_: object) -> Any:
+    raise RuntimeError("no such instruction")
+
+
+def test_a_step_holds_no_more_after_the_compiler_failed() -> None:
+    """torch goes on evaluating Python's frames then: a caller keeps what it passes on until the call returns."""
+    config = config_of("gemma-3-1b-it") | {"num_hidden_layers": 2}
+    setup = setup_of(LORA, 1, 1024, checkpointed=False)
+    plain = rehearse(config, setup)
+    layer = _Layer()
+    layer.compile(backend=_failing_backend)
+    with pytest.raises(BackendCompilerFailed):
+        layer(torch.ones(1))
+    try:
+        assert rehearse(config, setup).peak == plain.peak
+    finally:
+        torch.compiler.reset()
 
 
 def test_two_numbers_of_layers_give_the_whole_model() -> None:
