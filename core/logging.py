@@ -10,7 +10,7 @@ import structlog
 # They write a line for each request of theirs, with its whole URL.
 _QUIET = (
     *("httpx", "httpx2", "httpcore", "httpcore2", "botocore", "urllib3", "huggingface_hub"),
-    *("celery.worker.strategy", "celery.app.trace"),
+    *("celery.worker.strategy", "celery.app.trace", "alembic.runtime.migration"),
 )
 LONGEST_VALUE = 4000  # characters of one value; of a traceback, whose end says what happened, five times as many
 _DEEPEST_VALUE = 4  # containers within containers

@@ -2,10 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-__all__ = ["secrets_hidden", "without_secrets"]
+__all__ = ["forget_secrets", "without_secrets"]
 
 _SECRET = re.compile(
     r"(TUNEWRIGHT|AWS|PG|S3|BOTO)_?.*|.*(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_KEY|DATABASE_URL|REDIS_URL)"
@@ -17,14 +15,8 @@ def without_secrets() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not _SECRET.fullmatch(name.upper())}
 
 
-@contextmanager
-def secrets_hidden() -> Iterator[None]:
-    """For starting a program whose environment cannot be given: it inherits this process's, so that is changed."""
+def forget_secrets() -> None:
+    """Take what training needs no part of out of this process's environment, for it and all that it starts."""
     kept = without_secrets()
-    hidden = {name: value for name, value in os.environ.items() if name not in kept}
-    for name in hidden:
+    for name in set(os.environ) - set(kept):
         del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)

@@ -69,7 +69,8 @@ class InterruptibleFetcher(Fetcher):
     def _in_child(self, work: Callable[..., Result], *arguments: object) -> Result:
         reader, writer = _context.Pipe(duplex=False)
         with reader:
-            process = _context.Process(target=_answer, args=(writer, work, arguments))
+            # The fork server has forgotten the credentials that a store and a hub may ask for.
+            process = _context.Process(target=_answer, args=(writer, dict(os.environ), work, arguments))
             process.start()
             writer.close()
             try:
@@ -90,9 +91,12 @@ class InterruptibleFetcher(Fetcher):
         return answer
 
 
-def _answer(writer: Connection, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def _answer(
+    writer: Connection, environment: dict[str, str], work: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
     os.setpgid(0, 0)
     end_with_parent()
+    os.environ.update(environment)
     with writer:
         try:
             writer.send(work(*arguments))

@@ -19,7 +19,6 @@ from typing import Self
 import orjson
 
 from core.limited.lifetime import end_with_parent
-from worker.environment import secrets_hidden
 from worker.protocol import Report, RunRequest, decode_report
 
 PRELOAD = "worker.training.preload"
@@ -31,8 +30,7 @@ _context = multiprocessing.get_context("forkserver")
 def start_fork_server() -> None:
     """Start the fork server, which imports while its worker goes on. It ends with the thread that calls this."""
     _context.set_forkserver_preload([PRELOAD])
-    with secrets_hidden():
-        multiprocessing.forkserver.ensure_running()
+    multiprocessing.forkserver.ensure_running()
 
 
 class ForkServerError(RuntimeError):
@@ -59,8 +57,7 @@ class TrainingChild:
         reader, writer = os.pipe()
         with Connection(writer, readable=False) as connection:
             self._process: ForkServerProcess = _context.Process(target=_enter, args=(request, connection))
-            with secrets_hidden():  # a fork server that has died is started again
-                self._process.start()
+            self._process.start()  # a fork server that has died is started again
         os.set_blocking(reader, False)
         self._reader = reader
 

@@ -168,6 +168,7 @@ def test_another_worker_takes_over(
 ) -> None:
     """As in production, on PostgreSQL and S3: a worker is killed or drained, a second one finishes without a gap."""
     overrides = {"STORE_URL": f"s3://{bucket.name}/tunewright", "S3_ENDPOINT_URL": s3_endpoint}
+    overrides["S3_PUBLIC_ENDPOINT_URL"] = s3_endpoint
     with running_service(tmp_path, models_dir, valkey_url, database_url=postgres_url, overrides=overrides) as service:
         job_id = _start_training(service, steps=30)
         service.stop("worker", number)

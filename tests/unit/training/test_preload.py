@@ -29,6 +29,7 @@ if child == 0:  # a pool of threads that was started before the fork would never
 print(json.dumps({
     "forked": os.waitpid(child, 0)[1],
     "cuda": torch.cuda.is_initialized(),
+    "secrets": [name for name, value in os.environ.items() if value == "hidden"],
     "modules": [name for name in ("bitsandbytes", "peft", "transformers.models.llama.modeling_llama",
         "transformers.generation.utils", "worker.training.child") if name not in sys.modules],
 }))
@@ -92,9 +93,11 @@ print(*sorted(set(sys.modules) - preloaded))
 """
 
 
-def test_preload_can_be_forked_leaves_cuda_alone_and_misses_nothing() -> None:
-    finished = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert json.loads(finished.stdout) == {"forked": 0, "cuda": False, "modules": []}
+def test_preload_can_be_forked_leaves_cuda_alone_knows_no_secret_and_misses_nothing() -> None:
+    environment = os.environ | {"TUNEWRIGHT_DATABASE_URL": "hidden", "AWS_SECRET_ACCESS_KEY": "hidden"}
+    command = [sys.executable, "-c", PROBE]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    assert json.loads(finished.stdout) == {"forked": 0, "cuda": False, "secrets": [], "modules": []}
     assert finished.stderr == ""
 
 
