@@ -160,6 +160,16 @@ def reclaim_expired(session: Session, settings: Settings) -> list[str]:
     return reclaimed
 
 
+def void_all(session: Session, reason: str) -> int:
+    """End every lease of a database that was put back: its workers are gone, by no fault of the jobs. Says how many."""
+    leased = queries.leased(session)
+    for job in leased:
+        if job.status is not JobStatus.RUNNING:
+            _lose_time(job)
+        _let_go(session, job, reason)
+    return len(leased)
+
+
 def _let_go(session: Session, job: Job, reason: str) -> None:
     match job.status:
         case JobStatus.CANCELLING:
