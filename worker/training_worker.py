@@ -16,6 +16,7 @@ from core.db.migrate import schema_problem
 from core.disk import disk_space
 from core.fleet import service as fleet
 from core.fleet.service import DRAINED_EXIT_CODE, WorkerReport
+from core.hang_guard import Pulse, end_when_silent
 from core.ids import new_id
 from core.jobs import lease as leases
 from core.outage_log import OutageLog
@@ -161,9 +162,15 @@ class TrainingWorker:
         self.work()
 
     def _beat(self) -> None:
+        settings, pulse = self._runtime.settings, Pulse()
+        end_when_silent("heartbeat", pulse, settings.hang_seconds)
         while True:
+            pulse.beat()
             self._beat_once()
-            if self._draining.wait(self._runtime.settings.heartbeat_seconds):
+            with pulse.resting():
+                is_over = self._draining.wait(settings.heartbeat_seconds)
+            if is_over:
+                pulse.retire()
                 return
 
     def _beat_once(self) -> None:
