@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, get_local_safetensors_metadata, snapshot_download
+from huggingface_hub import get_local_safetensors_metadata, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -21,11 +22,17 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import ModelInfo
 
-from core.errors import InvalidModelError, ModelNotFoundError, PermissionDeniedError, ServiceUnavailableError
+from core.errors import (
+    InvalidModelError,
+    ModelNotFoundError,
+    PermissionDeniedError,
+    ServiceUnavailableError,
+)
+from core.hub_access import CONNECT_SECONDS, HubAccess, is_away
 
-METADATA = ["*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
-WEIGHTS = [*METADATA, "*.safetensors"]
-CONNECT_SECONDS = 10.0
+METADATA = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
+WEIGHTS = (*METADATA, "*.safetensors")
+TEMPLATES = "additional_chat_templates"  # the one folder that is read; others hold other formats of the model
 # What is fetched to plan with a model: the largest tokenizers have some 35 MB.
 LARGEST_FILE_BYTES, MOST_BYTES, MOST_FILES = 64 * 1024**2, 160 * 1024**2, 500
 
@@ -43,10 +50,10 @@ class StoredTensor:
         return math.prod(self.shape)
 
 
-def fetch_metadata(hub_id: str) -> tuple[Path, str]:
+def fetch_metadata(hub_id: str, access: HubAccess) -> tuple[Path, str]:
     """Configuration and tokenizer of a hub model: their directory and the commit. Raises as `base_models` says."""
-    with _explained(hub_id):
-        info = HfApi().model_info(hub_id, files_metadata=True, timeout=CONNECT_SECONDS)
+    with _explained(hub_id, access):
+        info = _readable(hub_id, access)
         names = {sibling.rfilename for sibling in info.siblings or []}
         if not any(name.endswith(".safetensors") for name in names):
             raise InvalidModelError(
@@ -57,30 +64,71 @@ def fetch_metadata(hub_id: str) -> tuple[Path, str]:
             )
         _check_sizes(hub_id, info)
         revision = info.sha or "main"
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=METADATA)), revision
+        return _download(hub_id, revision, _wanted(info, METADATA), access), revision
 
 
-def known_metadata(hub_id: str) -> tuple[Path, str]:
-    """As `fetch_metadata`, of what was fetched before; asks nobody. Raises PermissionDeniedError where nothing was."""
+def known_metadata(hub_id: str, access: HubAccess) -> tuple[Path, str]:
+    """As `fetch_metadata`, of what was fetched before. Raises PermissionDeniedError where nothing was.
+
+    The hub is asked all the same: what one organization may read lies in the same folder as what another may.
+    """
+    with _explained(hub_id, access):
+        revision = _readable(hub_id, access).sha or "main"
     try:
-        directory = Path(snapshot_download(hub_id, allow_patterns=METADATA, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
+        return _stored(hub_id, revision, METADATA), revision
+    except LocalEntryNotFoundError:
         raise PermissionDeniedError(
             f"The hub model {hub_id!r} has not been used here yet, and fetching its configuration and tokenizer needs "
             "the scope 'write'; yours is 'read'.",
             code="insufficient_scope",
             param="model",
         ) from None
-    return directory, directory.name
+
+
+def _readable(hub_id: str, access: HubAccess) -> ModelInfo:
+    """What the hub says of a model whose files this access can read. Raises the hub library's errors.
+
+    The library answers from its cache where the hub refuses, and does not ask at all for a commit that it has.
+    """
+    info = access.api().model_info(hub_id, files_metadata=True, timeout=CONNECT_SECONDS)
+    if info.gated:
+        access.check_files("model", hub_id)
+    return info
+
+
+def _wanted(info: ModelInfo, patterns: tuple[str, ...]) -> list[str]:
+    """The files of a listing that the patterns mean, by their exact paths: those of a folder are another format's."""
+    return [
+        path
+        for path in (sibling.rfilename for sibling in info.siblings or [])
+        if (any(fnmatchcase(path, pattern) for pattern in patterns) and "/" not in path)
+        or (path.startswith(f"{TEMPLATES}/") and path.endswith(".jinja") and path.count("/") == 1)
+    ]
+
+
+def _download(hub_id: str, revision: str, paths: list[str], access: HubAccess) -> Path:
+    exact = [escape(path) for path in paths]
+    return Path(snapshot_download(hub_id, revision=revision, allow_patterns=exact, token=access.credential))
+
+
+def _stored(hub_id: str, revision: str, patterns: tuple[str, ...]) -> Path:
+    """What is here of a commit already. Raises LocalEntryNotFoundError where that is not all of it."""
+    return Path(
+        snapshot_download(
+            hub_id,
+            revision=revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],
+            local_files_only=True,
+            token=False,
+        )
+    )
 
 
 def _check_sizes(hub_id: str, info: ModelInfo) -> None:
     """Raises InvalidModelError where what is fetched to plan with a model is too much, before any of it is."""
-    sizes = {
-        sibling.rfilename: sibling.size
-        for sibling in info.siblings or []
-        if any(fnmatchcase(sibling.rfilename, pattern) for pattern in METADATA)
-    }
+    wanted = set(_wanted(info, METADATA))
+    sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or [] if sibling.rfilename in wanted}
     problem = None
     if None in sizes.values():
         problem = "the hub does not say how large they are"
@@ -101,19 +149,39 @@ def _check_sizes(hub_id: str, info: ModelInfo) -> None:
         )
 
 
-def fetch_planned_metadata(hub_id: str, revision: str) -> Path:
+def fetch_planned_metadata(hub_id: str, revision: str, access: HubAccess) -> Path:
     """The same at one commit, as it was planned. Raises as `base_models` says."""
-    with _explained(hub_id), _still_there(hub_id, revision):
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=METADATA))
+    return _fetch_planned(hub_id, revision, METADATA, access)
 
 
-def fetch_headers(hub_id: str, revision: str | None) -> dict[str, StoredTensor]:
+def fetch_weights(hub_id: str, revision: str | None, access: HubAccess) -> Path:
+    """The whole model at one commit, safetensors only. Raises as `base_models` says."""
+    return _fetch_planned(hub_id, revision or "main", WEIGHTS, access)
+
+
+def _fetch_planned(hub_id: str, revision: str, patterns: tuple[str, ...], access: HubAccess) -> Path:
+    """Files of a commit, of this machine where the hub is away: its readers proved their access when they planned."""
+    with _explained(hub_id, access), _still_there(hub_id, revision, access):
+        try:
+            _readable(hub_id, access)
+            info = access.api().model_info(hub_id, revision=revision, timeout=CONNECT_SECONDS)
+        except (RevisionNotFoundError, OfflineModeIsEnabled, httpx2.HTTPError) as error:
+            if not isinstance(error, RevisionNotFoundError) and not is_away(error):
+                raise
+            try:
+                return _stored(hub_id, revision, patterns)
+            except LocalEntryNotFoundError:
+                raise error from None
+        return _download(hub_id, revision, _wanted(info, patterns), access)
+
+
+def fetch_headers(hub_id: str, revision: str | None, access: HubAccess) -> dict[str, StoredTensor]:
     """Names, types and shapes of all tensors, by range requests for the heads of the files.
 
     Raises as `base_models` says, and the hub library's own errors for files that are no safetensors.
     """
-    with _explained(hub_id):
-        return _tensors(HfApi().get_safetensors_metadata(hub_id, revision=revision, timeout=CONNECT_SECONDS))
+    with _explained(hub_id, access):
+        return _tensors(access.api().get_safetensors_metadata(hub_id, revision=revision, timeout=CONNECT_SECONDS))
 
 
 def read_headers(directory: Path) -> dict[str, StoredTensor]:
@@ -129,19 +197,13 @@ def _tensors(read: Any) -> dict[str, StoredTensor]:  # a class that the library 
     }
 
 
-def fetch_weights(hub_id: str, revision: str | None) -> Path:
-    """The whole model at one commit, safetensors only. Raises as `base_models` says."""
-    with _explained(hub_id), _still_there(hub_id, revision or "main"):
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=WEIGHTS))
-
-
 @contextmanager
-def _still_there(hub_id: str, revision: str) -> Iterator[None]:
+def _still_there(hub_id: str, revision: str, access: HubAccess) -> Iterator[None]:
     """Say what the hub has in place of a commit that it has no longer."""
     try:
         yield
     except RevisionNotFoundError:
-        newest = HfApi().model_info(hub_id, timeout=CONNECT_SECONDS).sha or "unknown"
+        newest = access.api().model_info(hub_id, timeout=CONNECT_SECONDS).sha or "unknown"
         raise InvalidModelError(
             f"The base model {hub_id!r} was planned at the commit {revision[:12]}, which the hub no longer has; "
             f"its newest is {newest[:12]}. Plan and start a new job for that one, or have its "
@@ -152,25 +214,29 @@ def _still_there(hub_id: str, revision: str) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(hub_id: str) -> Iterator[None]:
+def _explained(hub_id: str, access: HubAccess) -> Iterator[None]:
     try:
         yield
     except GatedRepoError:
         raise InvalidModelError(
-            f"The hub model {hub_id!r} is gated. Accept its licence on the hub and set HF_TOKEN for the service.",
+            f"The hub model {hub_id!r} is gated: accept its terms on the hub. {access.advice}",
             code="model_gated",
             param="model",
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise ModelNotFoundError(
-            f"The model {hub_id!r} is neither in the catalogue nor on the hub. Check its spelling; a private model "
-            "needs HF_TOKEN set for the service.",
+            f"The model {hub_id!r} is neither in the catalogue nor found on the hub. Check its spelling. "
+            f"{access.advice}",
             param="model",
         ) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.HTTPError, HfHubHTTPError, OSError) as error:
-        raise ServiceUnavailableError(
-            f"The model hub did not answer for {hub_id!r} ({type(error).__name__}). Try again, or copy the model into "
-            "the models folder and use the directory's name.",
-            code="hub_unreachable",
-            param="model",
-        ) from None
+        raise access.refusal(error, "model") or _unreachable(hub_id, error) from None
+
+
+def _unreachable(hub_id: str, error: Exception) -> ServiceUnavailableError:
+    return ServiceUnavailableError(
+        f"The model hub did not answer for {hub_id!r} ({type(error).__name__}). Try again, or copy the model into "
+        "the models folder and use the directory's name.",
+        code="hub_unreachable",
+        param="model",
+    )
