@@ -56,6 +56,8 @@ class Part:
         self._limit_seconds = limit_seconds
         self._lock = threading.Lock()
         self._asking: _Asking | None = None
+        self._trouble: str | None = None  # the kind last logged
+        self._troubled_since = 0.0
 
     def begin(self) -> Callable[[], str | None]:
         """Ask, unless it is being asked; the function returned waits for the answer: a problem, or None."""
@@ -69,9 +71,10 @@ class Part:
     def _answer(self, asking: _Asking) -> None:
         try:
             asking.problem = self._ask()
+            self._say(asking.problem, asking.problem)
         except self._expected as error:
             asking.problem = f"the {self._name} does not answer ({type(error).__name__})"
-            log.warning("part_not_ready", part=self._name, cause=str(error))
+            self._say(type(error).__name__, str(error))
         finally:
             asking.ended.set()
 
@@ -80,8 +83,20 @@ class Part:
         if asking.ended.wait(max(0.0, deadline - time.monotonic())):
             return asking.problem
         seconds = time.monotonic() - asking.started_at
-        log.warning("part_not_ready", part=self._name, cause=f"no answer for {seconds:.0f} s")
+        self._say("no answer", f"no answer for {seconds:.0f} s")
         return f"the {self._name} has not answered for {seconds:.0f} s"
+
+    def _say(self, trouble: str | None, cause: str | None) -> None:
+        """Log what is wrong when it begins or becomes another, and its end: not at every question."""
+        with self._lock:
+            before, self._trouble = self._trouble, trouble
+            now = time.monotonic()
+            if before is None:
+                self._troubled_since = now
+        if trouble is not None and trouble != before:
+            log.warning("part_not_ready", part=self._name, cause=cause)
+        elif trouble is None and before is not None:
+            log.info("part_ready_again", part=self._name, after_seconds=round(now - self._troubled_since, 1))
 
 
 class Readiness:

@@ -28,6 +28,7 @@ class HubAccess:
     """What the hub is told about who asks. Its text and its logs never show the token."""
 
     token: SecretStr | None = None
+    is_this_machines: bool = False  # of who runs the process, and so owns what it has fetched
 
     @property
     def credential(self) -> str | Literal[False]:
@@ -83,7 +84,7 @@ ANONYMOUS = HubAccess()
 def of_this_machine() -> HubAccess:
     """The access of whoever runs this process: HF_TOKEN, or the token that the hub's own login stored."""
     token = get_token()
-    return HubAccess(SecretStr(token) if token else None)
+    return HubAccess(SecretStr(token) if token else None, is_this_machines=True)
 
 
 def hint_of(token: SecretStr) -> str:

@@ -8,10 +8,11 @@ from typing import Protocol
 from planner import constants as c
 from planner.devices import Device
 from planner.errors import InvalidSetupError, UnusableDeviceError
+from planner.kernels import attention_on, with_kernels
 from planner.memory import NO_CORRECTION, Correction, MemoryEstimate, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.plans import Quote, Wishes
-from planner.precision import device_problem, dtype_on, trains_on
+from planner.precision import device_problem, trains_on
 from planner.recipe import (
     Length,
     choose_alpha,
@@ -23,7 +24,7 @@ from planner.recipe import (
     choose_rank,
     choose_targets,
 )
-from planner.setup import VARLEN_FLASH, Hyperparameters, InitLoraWeights, Method, Quantization, TrainingSetup
+from planner.setup import Hyperparameters, InitLoraWeights, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.throughput import AS_PREDICTED, SAMPLES, Answering, Pace, SpeedEstimate, estimate_speed, packed_rows
 
@@ -32,7 +33,6 @@ OPTIMIZER = "adamw_torch_fused"
 FRUGAL_OPTIMIZER = "paged_adamw_8bit"  # where the states of whole weights do not fit otherwise
 SECONDS_PER_HOUR = 3600
 MOST_SIZES = 8  # micro-batches considered, smallest first
-FLASH_CAPABILITY = (8, 0)  # that torch's flash attention wants: check_sm_version<sm80, sm121> of sdp_utils.cpp
 
 
 Corrections = Mapping[tuple[str, Method], Correction]  # by device class and method
@@ -162,9 +162,8 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
     sort = replace(device, index=0, uuid="", free_bytes=0)  # all that an estimate looks at
     for method in (method for method in allowed_methods(question) if trains_on(device, method)):
         hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.wishes)
-        for setup in _variants(question, length, method, _attention(question.spec, device)):
-            fused = _fuses_norms(question.spec, device)
-            combinations = _combinations(question, replace(setup, dtype=dtype_on(device), fused_norms=fused))
+        for setup in _variants(question, length, method, attention_on(question.spec, device)):
+            combinations = _combinations(question, with_kernels(setup, question.spec, device))
             tried = [_estimate(question, device, sort, combined, hyperparameters) for combined in combinations]
             yield from tried
             if any(candidate.fits for candidate in tried):
@@ -178,7 +177,7 @@ def setups_on(question: Question, kind: str) -> list[TrainingSetup]:
     return [
         replace(setup, gradient_checkpointing=checkpointed)
         for method in allowed_methods(question)
-        for setup in _variants(question, length, method, _attention(question.spec, None))
+        for setup in _variants(question, length, method, attention_on(question.spec, None))
         for checkpointed in ((False, True) if wanted is None else (wanted,))
     ]
 
@@ -186,24 +185,6 @@ def setups_on(question: Question, kind: str) -> list[TrainingSetup]:
 def length_on(question: Question, kind: str) -> Length:
     """Rows on a kind of device: on a CPU equal-length batches are faster than long packed rows."""
     return choose_length(question.spec, question.statistics, question.wishes, may_pack=kind == "cuda")
-
-
-def _attention(spec: ModelSpec, device: Device | None) -> str:
-    """The attention implementation. Rows take flash attention for variable lengths, packed or not, where the device has
-    its kernels and the family is known to let attention see where examples end: rows of one example are laid end to
-    end then, without padding or a mask. On a device that is not known yet they do not."""
-    if spec.family.eager_attention_only:
-        return "eager"
-    if spec.is_surveyed or device is None or device.compute_capability is None:
-        return "sdpa"
-    # flash_api.cpp, mha_varlen_fwd: head sizes in steps of 8
-    fits_kernel = spec.head_dim <= c.LONGEST_FLASH_HEAD and spec.head_dim % 8 == 0
-    return VARLEN_FLASH if fits_kernel and device.compute_capability >= FLASH_CAPABILITY else "sdpa"
-
-
-def _fuses_norms(spec: ModelSpec, device: Device) -> bool:
-    """Whether the family's norm is what torch has one kernel for, on CUDA: scaled after it is cast back."""
-    return device.kind == "cuda" and not spec.is_surveyed and not spec.family.float32_norm_weight
 
 
 def _variants(question: Question, length: Length, method: Method, attention: str) -> Iterator[TrainingSetup]:

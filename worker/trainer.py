@@ -5,6 +5,7 @@ is at its first step in a fraction of a second, CUDA never meets a fork, and its
 leads a process group of its own, so that ending it ends whatever it started.
 """
 
+import importlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -23,6 +24,7 @@ from worker.protocol import Report, RunRequest, decode_report
 
 PRELOAD = "worker.training.preload"
 _READ_BYTES = 65_536
+_CUDA_INITIALISED = 70  # exit code
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -40,14 +42,16 @@ class ForkServerError(RuntimeError):
 def warm_up() -> None:
     """Wait until the fork server's imports are done. Raises ForkServerError."""
     start_fork_server()
-    process = _context.Process(target=_prove_cuda_untouched)
+    process = _context.Process(target=_prove_fit, args=(PRELOAD,))
     try:
         process.start()
     except (EOFError, OSError) as error:
         raise ForkServerError("The fork server died while it imported; its traceback is above.") from error
     process.join()
-    if process.exitcode:
+    if process.exitcode == _CUDA_INITIALISED:
         raise ForkServerError("The fork server has initialised CUDA, which no process forked from it could use then.")
+    if process.exitcode:
+        raise ForkServerError("The fork server cannot import what training needs; the traceback is above.")
 
 
 class TrainingChild:
@@ -118,12 +122,14 @@ class TrainingChild:
             pass
 
 
-def _prove_cuda_untouched() -> None:
-    """What the first fork runs, when the fork server has imported everything."""
+def _prove_fit(preload: str) -> None:
+    """What the first fork runs, when the fork server has imported everything. It passes over an import that fails;
+    here that is repeated, and its traceback shown."""
+    importlib.import_module(preload)
     from worker.training.unforked_cuda import can_use_cuda  # noqa: PLC0415 - imports torch, as the fork server has
 
     if not can_use_cuda():
-        sys.exit(1)
+        sys.exit(_CUDA_INITIALISED)
 
 
 def _enter(request: RunRequest, connection: Connection) -> None:

@@ -89,7 +89,8 @@ def run(session: Session) -> None:
 def run_job(session: Session, job: Job, model: Path, data: Path, directory: Path) -> dict[str, Any]:
     """One job from its request to its proven export, beside its plan."""
     device = read_devices()[0]
-    setup = fitted(setup_for(job.method, **job.changes), device)
+    spec = ModelSpec.from_config(json.loads((model / "config.json").read_text(encoding="utf-8")))
+    setup = fitted(setup_for(job.method, **job.changes), spec, device)
     once = {"n_epochs": 1}
     request = request_for(model, data, directory, setup, hyperparameters=once, device=session.device)
     request = replace(request, memory_limit_bytes=job.limit_bytes)
@@ -101,7 +102,6 @@ def run_job(session: Session, job: Job, model: Path, data: Path, directory: Path
     figures |= told(run_child(request))
     if job.limit_bytes is not None and figures["said"].startswith("out_of_memory"):
         figures["ended"] = AS_IT_SHOULD
-    spec = ModelSpec.from_config(json.loads((model / "config.json").read_text(encoding="utf-8")))
     planned = estimate_memory(spec, setup, device)
     figures |= {
         "planned_mib": planned.device_bytes // MIB,

@@ -15,6 +15,7 @@ from bench.gpu_check.session import Session, clear_device
 from bench.gpu_check.shapes import config_of, fitted, setup_of, variants
 from bench.gpu_check.speed import planning_device
 from bench.gpu_check.training import Trainer
+from planner.devices import Device
 from planner.memory import estimate_memory
 from planner.model_spec import ModelSpec
 from planner.precision import trains_on
@@ -55,17 +56,23 @@ GRID_MODELS = ("smollm2-135m-instruct", "qwen2.5-0.5b-instruct", "llama-3.2-1b-i
 GRID_SHAPES = ((8, 512), (2, 2048), (1, 8192))  # rows, tokens of each
 
 
-def grid(session: Session) -> Iterator[tuple[str, TrainingSetup]]:
-    """Model and setup of each case, none of them twice."""
-    telling = [(model, setup_of(method, rows, length, **more)) for model, method, rows, length, more in TELLING]
-    if session.rehearsing:
+def grid(device: Device, *, small: bool = False) -> Iterator[tuple[str, TrainingSetup]]:
+    """Model and setup of each case on the device, none of them twice."""
+
+    def case(model: str, method: Method, rows: int, length: int, **more: Any) -> tuple[str, TrainingSetup]:
+        setup = setup_of(method, rows, length, **more)
+        return model, fitted(setup, ModelSpec.from_config(config_of(model, small=small)), device)
+
+    telling = [case(*shape, **more) for *shape, more in TELLING if trains_on(device, shape[1])]
+    if small:
         yield from dict.fromkeys((model, replace(setup, **_SMALL)) for model, setup in telling)
         return
     model, setup = telling[0]
     others = [(model, other) for _, other in variants(setup) if not other.torch_compile]
     everything = [
-        (model, setup_of(method, rows, length, gradient_checkpointing=checkpointed))
+        case(model, method, rows, length, gradient_checkpointing=checkpointed)
         for model, method, (rows, length), checkpointed in product(GRID_MODELS, Method, GRID_SHAPES, (False, True))
+        if trains_on(device, method)
     ]
     yield from dict.fromkeys([*telling, *others, *everything])
 
@@ -73,10 +80,7 @@ def grid(session: Session) -> Iterator[tuple[str, TrainingSetup]]:
 def run(session: Session) -> None:
     """Measure case after case."""
     device = planning_device(session)
-    for model, wanted in grid(session):
-        if not trains_on(device, wanted.method):
-            continue
-        setup = fitted(wanted, device)
+    for model, setup in grid(device, small=session.rehearsing):
         if not session.has_time(_CASE_SECONDS):
             session.record("the rest of the grid", skipped="its time was up")
             return

@@ -8,13 +8,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from planner.candidates import FLASH_CAPABILITY
 from planner.catalogue import find_model
 from planner.devices import Device
+from planner.kernels import attention_on, with_kernels
 from planner.model_spec import ModelSpec
 from planner.plans import Wishes
 from planner.policy import plan
-from planner.precision import dtype_on
 from planner.setup import VARLEN_FLASH, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
 
@@ -72,12 +71,12 @@ def setup_of(method: Method, rows: int, length: int, **changes: Any) -> Training
     return replace(setup, **changes)
 
 
-def fitted(setup: TrainingSetup, device: Device) -> TrainingSetup:
-    """The setup in the number format that the device computes in, and without kernels that it has not."""
-    setup = replace(setup, dtype=dtype_on(device))
-    capability = device.compute_capability
-    if setup.attn_implementation == VARLEN_FLASH and capability is not None and capability < FLASH_CAPABILITY:
-        return replace(setup, attn_implementation="sdpa")
+def fitted(setup: TrainingSetup, spec: ModelSpec, device: Device) -> TrainingSetup:
+    """The setup with the number format and the kernels that the policy takes for this model on the device. Flash
+    attention gives way where the policy does not take it; another attention that a case asks for stays."""
+    setup = with_kernels(setup, spec, device)
+    if setup.attn_implementation == VARLEN_FLASH:
+        return replace(setup, attn_implementation=attention_on(spec, device))
     return setup
 
 

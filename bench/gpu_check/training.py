@@ -13,17 +13,38 @@ import torch
 from bench.gpu_check.shapes import example_lengths
 from bench.random_weights import load_random
 from planner.setup import Hyperparameters, TrainingSetup
+from worker.protocol import MessageReport, Report
 from worker.training.batches import Layout, Step, TokenizedSet, choose_layout, micro_batches, step_tokens
 from worker.training.compiling import compile_layers
+from worker.training.flash import proved_attention
 from worker.training.forward import score
 from worker.training.libraries import quiet
 from worker.training.loading import LoadedModel
 from worker.training.loss_scale import LossScale, unscaled_norm
+from worker.training.norms import proved_norms
 from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
 from worker.training.rehearsal import longest_batch
+from worker.training.reporting import Reporter
 
 HYPERPARAMETERS = Hyperparameters(n_epochs=1, learning_rate=2e-4)
 _START_DEVIATION = 0.01  # of what starts at zero
+
+
+class UnfitKernelError(RuntimeError):
+    """Raised where a kernel fails its proof, for which a run would train without it."""
+
+
+class Complaints(Reporter):
+    """Keeps what a run would warn of."""
+
+    def __init__(self) -> None:
+        """It reports to nobody."""
+        self.messages: list[str] = []
+
+    def send(self, report: Report) -> None:
+        """Keep a sentence."""
+        if isinstance(report, MessageReport):
+            self.messages.append(report.message)
 
 
 @dataclass(frozen=True)
@@ -48,10 +69,16 @@ class Trainer:
     @classmethod
     def of(cls, config: Mapping[str, Any], setup: TrainingSetup, device: torch.device) -> "Trainer":
         """The same weights for every setup of a model. LoRA's B starts at zero and A's gradient with it: here both
-        start at random, so that every gradient can be seen."""
+        start at random, so that every gradient can be seen. Raises UnfitKernelError where a run would do without one
+        of the setup's kernels."""
         quiet()
         torch.manual_seed(0)
+        complaints = Complaints()
+        proved = proved_attention(setup, config, device, complaints)
         loaded = load_random(config, setup, device)
+        proved = proved_norms(loaded.causal_model, proved, complaints)
+        if proved != setup:
+            raise UnfitKernelError(" ".join(complaints.messages))
         for _, parameter in loaded.parameters:
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=_START_DEVIATION)

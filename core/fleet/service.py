@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from core.db.plain import from_plain, to_plain
 from core.db.session import database_now
-from core.errors import NotFoundError
+from core.errors import NotFoundError, ServiceUnavailableError
 from core.fleet import queries
 from core.fleet.models import WorkerRow
 from core.settings import Settings
@@ -80,6 +80,23 @@ def workers(session: Session, settings: Settings) -> Sequence[WorkerRow]:
 def devices(session: Session, settings: Settings) -> list[Device]:
     """The devices of the workers heard of lately, but for the sick."""
     return [device for row in workers(session, settings) if (device := device_of(row)).problem is None]
+
+
+def require_devices(session: Session, settings: Settings) -> list[Device]:
+    """The same. Raises ServiceUnavailableError where there is none, with what is wrong with each sick one."""
+    reported = [(row.hostname, device_of(row)) for row in workers(session, settings)]
+    sound = [device for _, device in reported if device.problem is None]
+    if sound:
+        return sound
+    if not reported:
+        raise ServiceUnavailableError(
+            "No worker has reported a device lately, so nothing can be planned. Start one with `tunewright worker`.",
+            code="no_workers",
+        )
+    sick = dict.fromkeys(f"{device.name} ({device.address}) of {host}: {device.problem}." for host, device in reported)
+    raise ServiceUnavailableError(
+        f"No device can train now, so nothing can be planned. {' '.join(sick)}", code="no_workers"
+    )
 
 
 def device_of(row: WorkerRow) -> Device:

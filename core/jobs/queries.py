@@ -222,6 +222,11 @@ def expired_leases(session: Session, now: datetime) -> Sequence[str]:
     return session.scalars(query).all()
 
 
+def leased(session: Session) -> Sequence[Job]:
+    """All jobs that workers hold, their rows held."""
+    return session.scalars(select(Job).where(Job.status.in_(JobStatus.leased())).with_for_update(of=Job)).all()
+
+
 def count_by_status(session: Session) -> dict[JobStatus, int]:
     """How many jobs there are in each state."""
     rows = session.execute(select(Job.status, func.count()).group_by(Job.status))

@@ -37,7 +37,6 @@ from core.errors import (
     NotFoundError,
     NotYetError,
     PlanDoesNotFitError,
-    ServiceUnavailableError,
 )
 from core.fleet import service as fleet
 from core.ids import new_id
@@ -151,7 +150,7 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
     """Everything that a plan for this request depends on, as it is now.
 
     Raises NotFoundError for the file, ModelNotFoundError, InvalidModelError, InvalidDatasetError, NotYetError while a
-    model without a formula is rehearsed, and ServiceUnavailableError where no worker has reported.
+    model without a formula is rehearsed, and ServiceUnavailableError where no device can train.
     """
     request = with_files(runtime, actor, request)
     reads_broken = request.data_format is not None or request.skip_broken_rows
@@ -176,13 +175,8 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
         statistics = statistics.with_validation(held_out.statistics)
         repeated = overlapping_rows(runtime, training, validation, data_format, data_format)
     with runtime.database.read() as session:
-        devices = fleet.devices(session, runtime.settings)
+        devices = fleet.require_devices(session, runtime.settings)
         learned = history.learned(session, runtime.settings)
-    if not devices:
-        raise ServiceUnavailableError(
-            "No worker has reported a device lately, so nothing can be planned. Start one with `tunewright worker`.",
-            code="no_workers",
-        )
     source = _memory_source(runtime, actor, base_model, devices, statistics, request.wishes)
     return PlanInputs(
         request, base_model, source, training, data_format, tokens, statistics, devices, learned, validation, repeated

@@ -1,7 +1,7 @@
 """The model hub: configuration and tokenizer to plan, safetensors weights to train, and clear words when it says no."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import get_local_safetensors_metadata, snapshot_download
+import orjson
+from huggingface_hub import constants, get_local_safetensors_metadata, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,6 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import ModelInfo
 
 from core.errors import (
@@ -29,9 +31,11 @@ from core.errors import (
     ServiceUnavailableError,
 )
 from core.hub_access import CONNECT_SECONDS, HubAccess, is_away
+from planner import catalogue
 
 METADATA = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
 WEIGHTS = (*METADATA, "*.safetensors")
+NO_WEIGHTS = "consolidated*.safetensors"  # the same weights once more, for Mistral's own code
 TEMPLATES = "additional_chat_templates"  # the one folder that is read; others hold other formats of the model
 # What is fetched to plan with a model: the largest tokenizers have some 35 MB.
 LARGEST_FILE_BYTES, MOST_BYTES, MOST_FILES = 64 * 1024**2, 160 * 1024**2, 500
@@ -53,7 +57,13 @@ class StoredTensor:
 def fetch_metadata(hub_id: str, access: HubAccess) -> tuple[Path, str]:
     """Configuration and tokenizer of a hub model: their directory and the commit. Raises as `base_models` says."""
     with _explained(hub_id, access):
-        info = _readable(hub_id, access)
+        try:
+            info = _readable(hub_id, access)
+        except (OfflineModeIsEnabled, httpx2.TransportError) as error:
+            found = downloaded(hub_id) if _is_everybodys(hub_id, access, error) else None
+            if found is None:
+                raise
+            return found, found.name  # the newest commit that is here, complete
         names = {sibling.rfilename for sibling in info.siblings or []}
         if not any(name.endswith(".safetensors") for name in names):
             raise InvalidModelError(
@@ -101,9 +111,13 @@ def _wanted(info: ModelInfo, patterns: tuple[str, ...]) -> list[str]:
     return [
         path
         for path in (sibling.rfilename for sibling in info.siblings or [])
-        if (any(fnmatchcase(path, pattern) for pattern in patterns) and "/" not in path)
+        if ("/" not in path and _is_any(path, patterns) and not fnmatchcase(path, NO_WEIGHTS))
         or (path.startswith(f"{TEMPLATES}/") and path.endswith(".jinja") and path.count("/") == 1)
     ]
+
+
+def _is_any(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _download(hub_id: str, revision: str, paths: list[str], access: HubAccess) -> Path:
@@ -118,7 +132,7 @@ def _stored(hub_id: str, revision: str, patterns: tuple[str, ...]) -> Path:
             hub_id,
             revision=revision,
             allow_patterns=list(patterns),
-            ignore_patterns=["*/*"],
+            ignore_patterns=["*/*", NO_WEIGHTS],
             local_files_only=True,
             token=False,
         )
@@ -195,6 +209,50 @@ def _tensors(read: Any) -> dict[str, StoredTensor]:  # a class that the library 
         for file in read.files_metadata.values()
         for name, tensor in file.tensors.items()
     }
+
+
+def downloaded(hub_id: str) -> Path | None:
+    """The newest directory of a hub model whose weights are all on this machine already. Asks nobody."""
+    cached = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=hub_id, repo_type="model"))
+    snapshots = sorted((cached / "snapshots").glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return next((directory for directory in snapshots if _is_complete(directory)), None)
+
+
+def _is_complete(directory: Path) -> bool:
+    if not (directory / "config.json").exists():
+        return False
+    try:
+        index = orjson.loads((directory / "model.safetensors.index.json").read_bytes())
+        files = set(index["weight_map"].values())
+    except FileNotFoundError:
+        files = {"model.safetensors"}
+    return all((directory / name).exists() for name in files)
+
+
+def _is_everybodys(hub_id: str, access: HubAccess, error: Exception) -> bool:
+    """Whether what is here of a model may be read by who could not ask the hub.
+
+    One who was told to work offline has filled the cache for all; else it holds what others were let in to.
+    """
+    is_public = any(entry.hub_id == hub_id and not entry.is_gated for entry in catalogue.models())
+    return isinstance(error, OfflineModeIsEnabled) or access.is_this_machines or is_public
+
+
+def is_offline() -> bool:
+    """Whether this process was told never to ask the hub."""
+    return constants.HF_HUB_OFFLINE
+
+
+def refused_models(hub_ids: Iterable[str], access: HubAccess) -> frozenset[str]:
+    """Those of the models whose files this access does not open. Raises ServiceUnavailableError."""
+    refused = set()
+    for hub_id in hub_ids:
+        with _explained(hub_id, access):
+            try:
+                access.check_files("model", hub_id)
+            except RepositoryNotFoundError:  # a gated one is a kind of it
+                refused.add(hub_id)
+    return frozenset(refused)
 
 
 @contextmanager

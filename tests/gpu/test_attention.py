@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from planner.candidates import FLASH_CAPABILITY
 from planner.devices import read_devices
+from planner.kernels import FLASH_CAPABILITY
 from worker.training.flash import flash_problem
 
 HAS_GPU = any(

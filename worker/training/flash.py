@@ -1,14 +1,15 @@
 """Flash attention over examples end to end, proved on the very device before a run relies on it."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.attention import (
     activate_flash_attention_impl,
+    current_flash_attention_impl,
     list_flash_attention_impls,
     restore_flash_attention_impl,
 )
@@ -26,7 +27,9 @@ _WINDOW = 24  # tokens
 _TOLERANCE = 0.03  # of the largest value: bfloat16 rounds to 0.4%, weights and products once each
 
 
-def proved_attention(setup: TrainingSetup, model: Path, device: torch.device, reporter: Reporter) -> TrainingSetup:
+def proved_attention(
+    setup: TrainingSetup, config: Mapping[str, Any], device: torch.device, reporter: Reporter
+) -> TrainingSetup:
     """The setup, with SDPA in place of VARLEN_FLASH where that is wrong on this device; packed rows then take a mask.
 
     The mask takes more memory than was planned. Nothing is estimated anew here: the probe before the first step
@@ -34,14 +37,14 @@ def proved_attention(setup: TrainingSetup, model: Path, device: torch.device, re
     """
     if setup.attn_implementation != VARLEN_FLASH:
         return setup
-    spec = ModelSpec.from_config(json.loads((model / "config.json").read_text(encoding="utf-8")))
+    spec = ModelSpec.from_config(config)
     prove = partial(flash_problem, spec.num_attention_heads, spec.num_key_value_heads, spec.head_dim, device)
     if _takes_hopper_kernels(device):
-        activate_flash_attention_impl("FA3")
-        problem = prove()
+        problem = _activation_problem() or prove()
         if problem is None:
             return setup
-        restore_flash_attention_impl()
+        if current_flash_attention_impl() is not None:
+            restore_flash_attention_impl()
         reporter.warn(f"FlashAttention 3 {problem}. torch's own flash attention is used instead.")
     problem = prove()
     if problem is None:
@@ -59,6 +62,16 @@ def _takes_hopper_kernels(device: torch.device) -> bool:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != HOPPER:
         return False
     return find_spec("flash_attn_interface") is not None and "FA3" in list_flash_attention_impls()
+
+
+def _activation_problem() -> str | None:
+    """Have torch take FlashAttention 3's kernels; why it cannot, else None. A package for another torch or another
+    CUDA fails in many ways while it is imported."""
+    try:
+        activate_flash_attention_impl("FA3")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return f"cannot be loaded ({str(error).partition(chr(10))[0]})"
+    return None
 
 
 def flash_problem(heads: int, kv_heads: int, head_dim: int, device: torch.device) -> str | None:

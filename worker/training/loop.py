@@ -1,5 +1,6 @@
 """The recipe, top to bottom: load, resume, probe, evaluate, sample, train, sample again, export, verify."""
 
+import json
 import math
 import time
 from dataclasses import replace
@@ -124,7 +125,8 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
         reporter.warn(note)
     if held_out := len(data.held_out):
         reporter.send(HeldOutReport(held_out, data.held_out.scored_tokens, data.held_out.sha256()))
-    setup = proved_attention(request.setup, directory, device, reporter)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    setup = proved_attention(request.setup, config, device, reporter)
     loaded = load_for_training(directory, setup, request.seed, device)
     setup = proved_norms(loaded.causal_model, setup, reporter)
     watch.check()

@@ -225,7 +225,16 @@ def test_models_are_listed_with_what_is_at_hand(tenant: Tenant) -> None:
     models = {model.id: model for model in tenant.client.models.list()}
     assert models["tiny"].object == "model"
     assert "smollm2-135m-instruct" in models
-    assert tenant.client.models.retrieve("smollm2-135m-instruct").owned_by == "catalogue"
+    starter = tenant.client.models.retrieve("smollm2-135m-instruct")
+    assert starter.owned_by == "catalogue"
+    base = tenant.http.get("/v1/models/smollm2-135m-instruct").json()["base"]
+    assert (base["hub_id"], base["parameters"]) == ("HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008)
+    assert (base["availability"], base["download_bytes"]) == ("unreachable", 269_030_016)
+    assert "offline" in base["problem"]
+    assert base["fits"]["is_useful"]
+    assert base["fits"]["estimated_seconds"] > 60
+    assert models["tiny"].model_extra is not None
+    assert models["tiny"].model_extra["base"]["availability"] == "local"
     with pytest.raises(openai.NotFoundError) as unknown:
         tenant.client.models.retrieve("acme/unknown")
     assert unknown.value.code == "model_not_found"

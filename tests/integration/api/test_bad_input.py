@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -344,3 +345,14 @@ def test_no_worker_is_503(service: Service, rich: Tenant, rows: Rows) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_workers")
     assert answer.headers["retry-after"] == "2"
     assert [transaction.kind for transaction in rich.transactions] == ["grant"]
+
+
+def test_only_sick_devices_is_503_that_names_them(service: Service, rich: Tenant, rows: Rows) -> None:
+    report_device(service, replace(CPU, kind="cuda", name="NVIDIA A10", problem="the driver says: GPU is lost"))
+    try:
+        answer = rich.http.post("/v1/plans", json={"model": "tiny", "training_file": rich.upload(rows)})
+    finally:
+        report_device(service, CPU)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_workers")
+    assert "NVIDIA A10 (cuda:0) of test-host: the driver says: GPU is lost." in answer.json()["error"]["message"]

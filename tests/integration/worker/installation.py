@@ -47,8 +47,10 @@ CPU = Device(0, "cpu", "Test CPU", "cpu", 16 * GIB, 12 * GIB, None, "cpu")
 class Watched(Supervisor):
     """A supervisor whose requests a test may change: a memory cap, a faster schedule."""
 
-    def __init__(self, runtime: Runtime, lease: Lease, job: Job, change: Callable[[RunRequest], RunRequest]) -> None:
-        super().__init__(runtime, lease, job, CPU)
+    def __init__(
+        self, runtime: Runtime, lease: Lease, job: Job, device: Device, change: Callable[[RunRequest], RunRequest]
+    ) -> None:
+        super().__init__(runtime, lease, job, device)
         self._change = change
 
     def _request(self, *arguments: Any) -> RunRequest:
@@ -87,10 +89,11 @@ class Installation:
         change: Callable[[RunRequest], RunRequest] = lambda request: request,
         store: ArtifactStore | None = None,
         started: Callable[[Supervisor], None] = lambda _: None,
+        device: Device = CPU,
     ) -> Job:
         """Claim the job, which must be next, and run it to the end of this worker's hold on it.
 
-        `started` is given the supervisor before it begins.
+        `started` is given the supervisor before it begins; `device` is what it takes for its own.
         """
         runtime = self.runtime if store is None else replace(self.runtime, store=store)
         claimed = runtime.database.run(
@@ -99,7 +102,7 @@ class Installation:
         assert claimed is not None
         lease, job = claimed
         assert job.id == job_id
-        supervisor = Watched(runtime, lease, job, change)
+        supervisor = Watched(runtime, lease, job, device, change)
         started(supervisor)
         supervisor.supervise()
         return self.job(job_id)

@@ -23,7 +23,7 @@ from core.settings import Settings
 from planner.plans import Wishes
 from planner.setup import Method
 from tests.e2e.rows import chat_rows
-from tests.integration.worker.installation import CREDITS, Installation, trainers
+from tests.integration.worker.installation import CPU, CREDITS, Installation, installation, trainers
 from tests.waiting import wait_for
 from worker.protocol import Phase
 from worker.supervisor import PHASES, Supervisor
@@ -78,6 +78,21 @@ def test_a_trainer_that_hangs_is_ended_and_the_job_goes_on(here: Installation) -
     assert job.status is JobStatus.SUCCEEDED, here.messages(job_id)
     assert here.steps(job_id) == list(range(1, STEPS + 1))
     assert "said nothing for" in here.messages(job_id)
+
+
+def test_a_trainer_that_dies_with_its_gpu_leaves_the_job_to_another_worker(
+    tmp_path: Path, models_dir: Path, valkey_url: str, fork_server: None
+) -> None:
+    lost = replace(CPU, kind="cuda", name="NVIDIA A10", uuid="GPU-0")  # no driver lists it
+    with installation(tmp_path, models_dir, valkey_url, stop_grace_seconds=1.0) as here:
+        job_id = here.submit(chat_rows(), lora())
+        with at_step(here, job_id, 6, lambda pid: os.kill(pid, signal.SIGKILL)):
+            job = here.supervise(job_id, device=lost, change=lambda request: replace(request, device="cpu"))
+        assert job.status is JobStatus.QUEUED, here.messages(job_id)
+        said = "NVIDIA A10 cannot train now: the driver no longer lists it; `nvidia-smi` may say why. Moved back"
+        assert said in here.messages(job_id)
+        assert "died" not in here.messages(job_id), "it is no crash of the job's own"
+        assert here.supervise(job_id).status is JobStatus.SUCCEEDED, here.messages(job_id)
 
 
 def test_a_run_that_diverges_is_tried_once_more_with_smaller_steps_and_is_paid_for(here: Installation) -> None:

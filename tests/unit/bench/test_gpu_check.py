@@ -3,16 +3,22 @@
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+import torch
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from bench.gpu_check.budget import NO_GPU, STEPS, Step, allotted_seconds, run_steps
+from bench.gpu_check.memory import grid
 from bench.gpu_check.report import compared, sections, summary, table, utilisation
 from bench.gpu_check.session import Session
-from bench.gpu_check.shapes import Workload, config_of, planned_setup, variants
+from bench.gpu_check.shapes import Workload, config_of, fitted, planned_setup, setup_of, variants
+from bench.gpu_check.training import Trainer, UnfitKernelError
 from planner.devices import parse_gpu
 from planner.model_spec import ModelSpec
 from planner.setup import Method, TrainingSetup
@@ -99,6 +105,35 @@ def test_the_policy_decides_what_is_timed() -> None:
     assert (planned.packing, planned.attn_implementation, planned.max_length) == (True, "varlen_flash", 4096)
     assert not planned.gradient_checkpointing
     assert planned_setup(Workload("llama-3.1-8b", Method.LORA, 4096), parse_gpu("24GiB")).gradient_checkpointing
+
+
+def test_memory_and_jobs_take_the_kernels_that_the_policy_takes() -> None:
+    cases = list(grid(H100))
+    assert len(cases) == len(set(cases))
+    specs = {model: ModelSpec.from_config(config_of(model)) for model, _ in cases}
+    planned = planned_setup(Workload("llama-3.1-8b", Method.LORA, 4096), H100)
+    assert fitted(setup_of(Method.LORA, 1, 64), LLAMA, H100) == replace(
+        setup_of(Method.LORA, 1, 64), fused_norms=planned.fused_norms, dtype=planned.dtype
+    )
+    other_way = [setup for model, setup in cases if setup != fitted(setup, specs[model], H100)]
+    assert [setup.fused_norms for setup in other_way] == [False], "each option the other way, once"
+    assert {setup.fused_norms for model, setup in cases if model == "gemma-2-2b-it"} == {False}
+    turing = dict(grid(parse_gpu("T4")))
+    assert {setup.dtype for setup in turing.values()} == {"float16"}
+    assert "varlen_flash" not in {setup.attn_implementation for setup in turing.values()}
+
+
+def test_a_kernel_that_fails_its_proof_is_a_failed_case() -> None:
+    setup = replace(planned_setup(Workload("llama-3.1-8b", Method.LORA, 64), H100, small=True), dtype="float32")
+    config, cpu = config_of("llama-3.1-8b", small=True), torch.device("cpu")
+    norms = [m for m in Trainer.of(config, setup, cpu).loaded.model.modules() if isinstance(m, LlamaRMSNorm)]
+    assert norms
+    assert all("forward" in vars(norm) for norm in norms), "what is planned is what is measured"
+    with (
+        patch.object(functional, "rms_norm", lambda inputs, *_rest: inputs),
+        pytest.raises(UnfitKernelError, match="RMSNorm is wrong on this device"),
+    ):
+        Trainer.of(config, setup, cpu)
 
 
 def test_speed_is_compared_within_a_workload_and_with_the_best_of_trl() -> None:

@@ -129,8 +129,9 @@ def test_of_many_settings_one_line_a_method_is_shown() -> None:
 
 
 def test_numbers_read_as_people_say_them() -> None:
-    assert [duration(seconds) for seconds in (12, 89, 90, 3600, 7200, 9000)] == [
+    assert [duration(seconds) for seconds in (12, 89, 90, 3600, 7200, 9000, 172_740, 172_800, 1e6)] == [
         "12 s", "89 s", "2 min", "60 min", "2 h 00 min", "2 h 30 min",
+        "47 h 59 min", "2 days", "12 days",
     ]  # fmt: skip
     assert (gib(512 * 1024**2), gib(GIB * 3 // 2)) == ("512 MiB", "1.5 GiB")
     assert method_line("lora", 8, 16) == "LoRA, rank 8, alpha 16"

@@ -1,21 +1,28 @@
 """Attention cut into examples is attention within each example."""
 
+import importlib
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.nn.attention import _registry, restore_flash_attention_impl
 
-from planner.setup import VARLEN_FLASH, Method
+from planner.setup import VARLEN_FLASH, Method, TrainingSetup
 from tests.unit.training.runs import setup_for
 from tests.unit.training.varlen import HALVES, reference_flash, reference_varlen_attn
 from worker.protocol import MessageReport, Report
+from worker.training import flash
 from worker.training.attention import Segments, segmented_attention
-from worker.training.flash import flash_problem, proved_attention
+from worker.training.flash import _takes_hopper_kernels, flash_problem, proved_attention
 from worker.training.reporting import Reporter
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
+CPU = torch.device("cpu")
 
 
 def reference(query, key, value, lengths, window=None, softcap=None):  # type: ignore[no-untyped-def]
@@ -133,17 +140,99 @@ class Heard(Reporter):
         self.reports.append(report)
 
 
+def flash_setup() -> TrainingSetup:
+    return setup_for(Method.LORA, packing=True, attn_implementation=VARLEN_FLASH)
+
+
+def config_of(model: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
 def test_a_run_falls_back_to_a_mask_and_says_so(tiny_model: Path) -> None:
-    setup, cpu = setup_for(Method.LORA, packing=True, attn_implementation=VARLEN_FLASH), torch.device("cpu")
-    heard = Heard()
+    setup, config, heard = flash_setup(), config_of(tiny_model), Heard()
     with reference_flash(*HALVES):
-        assert proved_attention(setup, tiny_model, cpu, heard) == setup
+        assert proved_attention(setup, config, CPU, heard) == setup
     assert not heard.reports
     with reference_flash(*HALVES, op=missing):
-        assert proved_attention(setup, tiny_model, cpu, heard) == replace(setup, attn_implementation="sdpa")
+        assert proved_attention(setup, config, CPU, heard) == replace(setup, attn_implementation="sdpa")
     (report,) = heard.reports
     assert isinstance(report, MessageReport)
     assert report.level == "warn"
     assert "cannot run on this device (no kernel image is available)" in report.message
-    assert proved_attention(replace(setup, attn_implementation="sdpa"), tiny_model, cpu, heard).packing
+    assert proved_attention(replace(setup, attn_implementation="sdpa"), config, CPU, heard).packing
     assert len(heard.reports) == 1
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """An H100 with FlashAttention 3's package, as far as torch and Python tell."""
+    (tmp_path / "flash_attn_interface.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    return monkeypatch
+
+
+def test_flash_attention_3_is_for_hopper_gpus_with_its_package(hopper: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cuda = torch.device("cuda")
+    assert _takes_hopper_kernels(cuda)
+    assert not _takes_hopper_kernels(CPU)
+    hopper.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 0))
+    assert not _takes_hopper_kernels(cuda)
+    hopper.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    (tmp_path / "flash_attn_interface.py").unlink()
+    importlib.invalidate_caches()
+    assert not _takes_hopper_kernels(cuda)
+
+
+class Switch:
+    """FlashAttention 3 as torch's registry knows it, with `kernels` in its place."""
+
+    def __init__(self, kernels: Callable[..., torch.Tensor]) -> None:
+        self.kernels, self.is_on = kernels, False
+
+    def register(self) -> "Switch":
+        """What switches torch over."""
+        self.is_on = True
+        return self
+
+    def remove(self) -> None:
+        """What switches it back."""
+        self.is_on = False
+
+    def attend(self, *args: Any, **options: Any) -> torch.Tensor:
+        """torch's operator."""
+        return (self.kernels if self.is_on else reference_varlen_attn)(*args, **options)
+
+
+@pytest.fixture
+def _on_hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(flash, "_takes_hopper_kernels", lambda _device: True)
+    yield
+    restore_flash_attention_impl()
+
+
+@pytest.mark.usefixtures("_on_hopper")
+def test_flash_attention_3_is_used_where_it_is_right_and_torchs_own_where_not(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, config, heard = flash_setup(), config_of(tiny_model), Heard()
+    right, wrong = Switch(reference_varlen_attn), Switch(missing)
+    for switch in (right, wrong):
+        monkeypatch.setitem(_registry._FLASH_ATTENTION_IMPLS, "FA3", switch.register)
+        with reference_flash(*HALVES, op=switch.attend):
+            assert proved_attention(setup, config, CPU, heard) == setup, "torch's own is right"
+    assert (right.is_on, wrong.is_on) == (False, False), "another that is activated ends the first"
+    (report,) = heard.reports
+    assert "FlashAttention 3 cannot run on this device (no kernel image is available). torch's own" in str(report)
+
+
+@pytest.mark.usefixtures("_on_hopper")
+def test_a_package_of_flash_attention_3_for_another_torch_is_no_end(
+    tiny_model: Path, hopper: pytest.MonkeyPatch
+) -> None:
+    setup, heard = flash_setup(), Heard()
+    with reference_flash(*HALVES):  # the package is there, its kernels are not
+        assert proved_attention(setup, config_of(tiny_model), CPU, heard) == setup
+    (report,) = heard.reports
+    assert "FlashAttention 3 cannot be loaded (Module 'flash_attn_interface' does not expose FA3" in str(report)

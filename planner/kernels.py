@@ -1,0 +1,34 @@
+"""The kernels that a run takes on a device: its number format, its attention, and what is fused."""
+
+from dataclasses import replace
+
+from planner import constants as c
+from planner.devices import Device
+from planner.model_spec import ModelSpec
+from planner.precision import dtype_on
+from planner.setup import VARLEN_FLASH, TrainingSetup
+
+FLASH_CAPABILITY = (8, 0)  # that torch's flash attention wants: check_sm_version<sm80, sm121> of sdp_utils.cpp
+
+
+def attention_on(spec: ModelSpec, device: Device | None) -> str:
+    """The attention implementation. Rows take flash attention for variable lengths, packed or not, where the device has
+    its kernels and the family is known to let attention see where examples end: rows of one example are laid end to
+    end then, without padding or a mask. On a device that is not known yet they do not."""
+    if spec.family.eager_attention_only:
+        return "eager"
+    if spec.is_surveyed or device is None or device.compute_capability is None:
+        return "sdpa"
+    # flash_api.cpp, mha_varlen_fwd: head sizes in steps of 8
+    fits_kernel = spec.head_dim <= c.LONGEST_FLASH_HEAD and spec.head_dim % 8 == 0
+    return VARLEN_FLASH if fits_kernel and device.compute_capability >= FLASH_CAPABILITY else "sdpa"
+
+
+def with_kernels(setup: TrainingSetup, spec: ModelSpec, device: Device) -> TrainingSetup:
+    """The setup in the number format that the device computes in, with what can be fused there."""
+    return replace(setup, dtype=dtype_on(device), fused_norms=_fuses_norms(spec, device))
+
+
+def _fuses_norms(spec: ModelSpec, device: Device) -> bool:
+    """Whether the family's norm is what torch has one kernel for, on CUDA: scaled after it is cast back."""
+    return device.kind == "cuda" and not spec.is_surveyed and not spec.family.float32_norm_weight
