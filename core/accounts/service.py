@@ -291,8 +291,8 @@ def refuse_sign_in(method: str, reason: str, user_id: str | None = None) -> None
 
 def _spent() -> PermissionDeniedError:
     return PermissionDeniedError(
-        "This sign-in link was used already or has expired. Restart `tunewright up`, or run `tunewright link`, "
-        "for a new one.",
+        "This link has expired: it signs one browser in, once, and only for a while. Ask whoever runs this service for "
+        "a new one; `tunewright link` prints it.",
         code="sign_in_link_spent",
     )
 
