@@ -49,6 +49,7 @@ def run(runtime: Runtime, device_name: str) -> None:
         os.environ["GOMP_SPINCOUNT"] = "100000"  # about a millisecond
     trainer.start_fork_server()
     worker = TrainingWorker(runtime, device)
+    end_when_silent("heartbeat", worker.pulse, runtime.settings.hang_seconds)
 
     app = create_app(runtime.settings)
 
@@ -70,6 +71,7 @@ class TrainingWorker:
 
     def __init__(self, runtime: Runtime, device: Device) -> None:
         self.id = new_id("worker-")
+        self.pulse = Pulse()  # of its heartbeat
         self.is_drained = False  # by request, rather than by a signal
         self._runtime = runtime
         self._device = device  # its free memory is the one seen last while no job of ours ran
@@ -162,15 +164,13 @@ class TrainingWorker:
         self.work()
 
     def _beat(self) -> None:
-        settings, pulse = self._runtime.settings, Pulse()
-        end_when_silent("heartbeat", pulse, settings.hang_seconds)
         while True:
-            pulse.beat()
+            self.pulse.beat()
             self._beat_once()
-            with pulse.resting():
-                is_over = self._draining.wait(settings.heartbeat_seconds)
+            with self.pulse.resting():
+                is_over = self._draining.wait(self._runtime.settings.heartbeat_seconds)
             if is_over:
-                pulse.retire()
+                self.pulse.retire()
                 return
 
     def _beat_once(self) -> None:
