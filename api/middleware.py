@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.metrics import RequestMetrics
 from api.numbers import whole_number
 from api.schemas.errors import envelope
+from core.acting import Acting, acting_as
 from core.errors import FileTooLargeError, SlowRequestError
 from core.ids import new_id
 from core.throttle.service import Allowance
@@ -69,7 +70,11 @@ class RequestMiddleware:
                 finish_headers(MutableHeaders(scope=message), scope)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=scope["request_id"]):
+        address = scope["client"][0] if scope.get("client") else None
+        with (
+            structlog.contextvars.bound_contextvars(request_id=scope["request_id"]),
+            acting_as(Acting(address=address)),
+        ):
             try:
                 await self.app(scope, receive, send_finished)
             finally:
