@@ -1,7 +1,7 @@
 """`tunewright plan`: a plan without a service, a database or a GPU."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from core.datasets.examples import DataFormat, Example
 from core.datasets.inspection import all_notices, check_structure, check_trainable, inspect_file, measure_tokens
 from core.datasets.reading import read_examples
 from core.errors import InvalidRequestError, ServiceUnavailableError
+from core.hub_access import of_this_machine
 from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
 from core.settings_loading import load_settings
@@ -30,7 +31,7 @@ from planner.policy import Priority, TrainingPlan, Wishes
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.setup import InitLoraWeights, Method
 from planner.statistics import DatasetStatistics
-from planner.wording import gib
+from planner.wording import counted, gib
 from worker import rehearsals
 
 # English text in byte-pair encodings comes to about 4 bytes a token, and a chat template adds about 5 tokens a turn.
@@ -42,6 +43,7 @@ REHEARSAL_TOLERANCE = 0.03  # the planner promises to agree with its own trainer
 # What is planned for where no data is given: a small, ordinary set of instructions.
 ASSUMED = DatasetStatistics(1000, 512_000, 256_000, (512,) * 100, sampled=True)
 ALL = "all"
+_SKIP_ADVICE = " Mend them, or leave them out with --skip-broken-rows."
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ def plan(
         str | None,
         typer.Option(help="The training data: a file, or hf://owner/name. Default: an assumed set."),
     ] = None,
+    skip_broken_rows: Annotated[
+        bool, typer.Option("--skip-broken-rows", help="Leave out rows of the data that cannot be used.")
+    ] = False,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -90,7 +95,7 @@ def plan(
     try:
         devices = _devices(gpu)
         with data_file(data, settings) as path:
-            subject = _read(models or settings.resolved_models_dir, model, path)
+            subject = _read(models or settings.resolved_models_dir, model, path, skip_broken_rows)
         wishes = Wishes(
             priority=priority,
             method=method,
@@ -145,14 +150,16 @@ def rehearsal_line(config: Mapping[str, Any], chosen: TrainingPlan) -> Text:
     )
 
 
-def _read(models_dir: Path, model: str, path: Path | None) -> Subject:
+def _read(models_dir: Path, model: str, path: Path | None, skip_broken_rows: bool) -> Subject:
     """Read configuration and data; without the model's files, its numbers from the catalogue and tokens by length."""
     if path is None:
         note = f"No --data: planned for {ASSUMED.examples:,} examples of {ASSUMED.longest} tokens."
         return Subject(_config(models_dir, model), ASSUMED, note)
     inspection = inspect_file(path)
-    check_structure(inspection)
-    data_format = inspection.require_format()
+    check_structure(inspection, skip_broken_rows=skip_broken_rows, advice=_SKIP_ADVICE)
+    data_format = replace(inspection.require_format(), skip_broken_rows=skip_broken_rows)
+    if inspection.error_count:
+        err.print(Text(f"{counted(inspection.error_count, 'broken row')} left out: {inspection.errors[0]}", "yellow"))
     try:
         base_model = _base_model(models_dir, model)
     except ServiceUnavailableError:
@@ -177,7 +184,7 @@ def _config(models_dir: Path, model: str) -> Mapping[str, Any]:
 
 def _base_model(models_dir: Path, model: str) -> BaseModel:
     """The model, its weights looked at from outside. Raises what finding it and `check_weights` raise."""
-    base_model = find_base_model(models_dir, model)
+    base_model = find_base_model(models_dir, model, of_this_machine())
     is_known = base_model.config.get("model_type") in FAMILIES
     check_weights(base_model, ModelSpec.from_config(base_model.config) if is_known else None)
     return base_model
