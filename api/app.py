@@ -94,7 +94,7 @@ def _lifespan(settings: Settings, registry: CollectorRegistry) -> Any:
         streams = max(1, (allow_many_files() - OTHER_FILES) // FILES_OF_A_STREAM)
         app.state.stream_places = StreamPlaces(settings.max_event_streams, streams)
         app.state.readiness = Readiness(runtime)
-        collector = ServiceCollector(runtime)
+        collector = ServiceCollector(runtime, app.state.readiness)
         registry.register(collector)
         beating = asyncio.create_task(beat_in_loop(settings.liveness_file)) if settings.liveness_file else None
         try:

@@ -80,6 +80,7 @@ def authenticate(
     does not suffice.
     """
     actor = replace(_identified(request, runtime, bearer, cookie), address=address)
+    request.state.actor = actor
     rate = Rate("requests of this key or session", runtime.settings.key_requests_per_minute, MINUTE)
     request.state.allowance = runtime.throttle.take(rate, actor.credential)
     accounts.require_scope(actor, Scope.READ if request.method in _SAFE_METHODS else Scope.WRITE)

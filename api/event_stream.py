@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
-import structlog
 from anyio.to_thread import run_sync
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -19,6 +18,7 @@ from core.errors import LimitReachedError
 from core.events import service as events
 from core.events.models import JobEvent
 from core.jobs import service as jobs
+from core.outage_log import OutageLog
 from core.queue.messages import job_channel
 from core.runtime import Runtime
 
@@ -26,7 +26,7 @@ BATCH = 500
 QUIET_SECONDS = 15.0  # after which a comment shows proxies that the connection lives, and the table is read anyway
 WITHOUT_BROKER_SECONDS = 2.0  # between looks while Redis is away
 
-log = structlog.get_logger()
+_outage = OutageLog("event_streams_without_broker", "event_streams_have_broker")  # of all streams of this process
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,9 @@ class _Wakes:
             try:
                 message = await self._pubsub.get_message(timeout=QUIET_SECONDS)
             except (RedisError, OSError) as error:
-                log.warning("event_stream_without_broker", error=str(error))
+                _outage.away(error)
             else:
+                _outage.back()
                 return message is not None
         await asyncio.sleep(WITHOUT_BROKER_SECONDS)
         return False

@@ -1,7 +1,7 @@
 """What a form's answer says on the page behind its redirect, once: so that a reload never sends the form again.
 
-It travels in a cookie of that page alone, encrypted with a key derived from the session's cookie: a new API key is in
-no address, no log and no database, and nothing can be read or forged without the session.
+It travels in a cookie of that page alone, encrypted with a key derived from the session's cookie, or the visitor's: a
+new API key is in no address, no log and no database, and nothing can be read or forged without that cookie.
 """
 
 import base64
@@ -13,8 +13,8 @@ from cryptography.fernet import Fernet, InvalidToken
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
-from api.deps import SESSION_COOKIE, open_runtime_of
-from api.forms import is_secure
+from api.deps import open_runtime_of
+from api.forms import is_secure, secret_of
 from core.errors import TunewrightError
 
 FLASH_COOKIE = "tunewright_flash"
@@ -68,5 +68,5 @@ def forget(request: Request, response: Response) -> None:
 
 
 def _cipher(request: Request) -> Fernet:
-    secret = request.cookies.get(SESSION_COOKIE, "")
+    secret = secret_of(request) or ""
     return Fernet(base64.urlsafe_b64encode(hashlib.sha256(f"flash:{secret}".encode()).digest()))

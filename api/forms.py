@@ -7,9 +7,6 @@ those not signed in yet a visitor's. Together with the check of where the reques
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Annotated
 from urllib.parse import quote, unquote
 
@@ -18,7 +15,7 @@ from fastapi.responses import RedirectResponse
 
 from api import pages
 from api.deps import SESSION_COOKIE, RuntimeDep, refuse_other_sites
-from core.errors import PermissionDeniedError, RateLimitError, TunewrightError
+from core.errors import PermissionDeniedError
 from core.runtime import Runtime
 
 VISITOR_COOKIE = "tunewright_visitor"
@@ -32,6 +29,11 @@ def form_token(secret: str) -> str:
     return hashlib.sha256(f"form:{secret}".encode()).hexdigest()
 
 
+def secret_of(request: Request) -> str | None:
+    """The cookie that the browser's forms are bound to: its session's, or a visitor's."""
+    return request.cookies.get(SESSION_COOKIE) or request.cookies.get(VISITOR_COOKIE)
+
+
 def check_form(request: Request, runtime: RuntimeDep, csrf_token: Annotated[str, Form(max_length=64)] = "") -> None:
     """For every route that takes a form. Raises PermissionDeniedError where another site's page may have sent it."""
     refuse_other_sites(request, runtime.settings.public_url)
@@ -40,7 +42,7 @@ def check_form(request: Request, runtime: RuntimeDep, csrf_token: Annotated[str,
 
 def check_token(request: Request, csrf_token: str) -> None:
     """Whether a form's token belongs to the browser that sends it. Raises PermissionDeniedError."""
-    secret = request.cookies.get(SESSION_COOKIE) or request.cookies.get(VISITOR_COOKIE)
+    secret = secret_of(request)
     if secret is None or not hmac.compare_digest(form_token(secret).encode(), csrf_token.encode()):
         raise PermissionDeniedError(
             "This form has expired or was not made by this site. Load the page again.", code="cross_site_request"
@@ -49,7 +51,7 @@ def check_token(request: Request, csrf_token: str) -> None:
 
 def show(request: Request, runtime: Runtime, template: str, status: int = 200, **values: object) -> Response:
     """A page with a form, its token in it as `csrf_token`."""
-    secret = request.cookies.get(SESSION_COOKIE) or request.cookies.get(VISITOR_COOKIE)
+    secret = secret_of(request)
     new_visitor = secret is None
     secret = secret or secrets.token_urlsafe(32)
     context = {"csrf_token": form_token(secret), "sign_up_open": runtime.settings.sign_up_open, **values}
@@ -110,22 +112,3 @@ def is_own_page(address: str) -> bool:
 def is_secure(request: Request, runtime: Runtime) -> bool:
     """Whether browsers reach this service over TLS, so that its cookies are never sent without."""
     return request.url.scheme == "https" or (runtime.settings.public_url or "").startswith("https:")
-
-
-@dataclass
-class Outcome:
-    """What a form led to."""
-
-    response: Response = field(default_factory=Response)
-
-
-@contextmanager
-def shown_again(request: Request, runtime: Runtime, template: str, **values: object) -> Iterator[Outcome]:
-    """Where the block raises an expected error, the outcome is the form again, with what it says."""
-    outcome = Outcome()
-    try:
-        yield outcome
-    except TunewrightError as error:
-        outcome.response = show(request, runtime, template, error.status, problem=error.message, **values)
-        if isinstance(error, RateLimitError):
-            outcome.response.headers["retry-after"] = str(error.retry_after_seconds)

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.metrics import RequestMetrics
 from api.numbers import whole_number
 from api.schemas.errors import envelope
+from core.accounts.service import Actor
 from core.errors import FileTooLargeError, SlowRequestError
 from core.ids import new_id
 from core.throttle.service import Allowance
@@ -69,7 +70,8 @@ class RequestMiddleware:
                 finish_headers(MutableHeaders(scope=message), scope)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=scope["request_id"]):
+        address = scope["client"][0] if scope.get("client") else None  # behind a trusted proxy, what that says
+        with structlog.contextvars.bound_contextvars(request_id=scope["request_id"], address=address):
             try:
                 await self.app(scope, receive, send_finished)
             finally:
@@ -82,6 +84,7 @@ class RequestMiddleware:
                         path=scope["path"],
                         status=status,
                         milliseconds=round(seconds * 1000, 1),
+                        **_caller(scope),
                     )
 
 
@@ -142,6 +145,14 @@ class BodyLimitMiddleware:
                 param="file",
             )
         return FileTooLargeError(f"The body is larger than {self.max_request_bytes:,} bytes.", code="request_too_large")
+
+
+def _caller(scope: Scope) -> dict[str, str]:
+    """Whose request it was, once that is known."""
+    actor: Actor | None = scope.get("state", {}).get("actor")
+    if actor is None:
+        return {}
+    return {"organization": actor.organization_id, "user": actor.user_id, "key": actor.key_prefix or "session"}
 
 
 def _route(scope: Scope) -> str:

@@ -113,6 +113,7 @@ PROBLEMS = {
     500: "Something went wrong on our side",
     503: "Not ready",
 }
+PROBLEMS_BY_CODE = {"sign_in_link_spent": "This link has expired"}
 FILTERS: dict[str, Callable[..., str]] = {
     "memory": gib,
     "duration": duration,
@@ -126,7 +127,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "clock": clock,
     "iso": iso,
     "method": lambda method: METHODS[Method(method)],
-    "problem": lambda status: PROBLEMS.get(status, "That did not work"),
+    "problem": lambda error: PROBLEMS_BY_CODE.get(error.code) or PROBLEMS.get(error.status, "That did not work"),
     "status": lambda status: STATUSES[status][0],
     "tone": lambda status: STATUSES[status][1],
     "verdict": lambda kind: VERDICTS[VerdictKind(kind)][0],

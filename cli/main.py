@@ -34,6 +34,8 @@ COMMANDS = {
         "Run a training worker for each device of this machine, or the maintenance worker.",
     ),
     "check": ("cli.check:check", "Check the settings, and whether the database, the broker and the store answer."),
+    "backup": ("cli.backups:backup", "Back up the database and the stored objects, while the service runs."),
+    "restore": ("cli.backups:restore", "Put a backup back, into an empty service or in place of what is there."),
     "migrate": ("cli.migrate:migrate", "Bring the database to the schema of this release."),
 }
 

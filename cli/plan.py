@@ -1,7 +1,7 @@
 """`tunewright plan`: a plan without a service, a database or a GPU."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ from planner.policy import Priority, TrainingPlan, Wishes
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.setup import InitLoraWeights, Method
 from planner.statistics import DatasetStatistics
-from planner.wording import gib
+from planner.wording import counted, gib
 from worker import rehearsals
 
 # English text in byte-pair encodings comes to about 4 bytes a token, and a chat template adds about 5 tokens a turn.
@@ -42,6 +42,7 @@ REHEARSAL_TOLERANCE = 0.03  # the planner promises to agree with its own trainer
 # What is planned for where no data is given: a small, ordinary set of instructions.
 ASSUMED = DatasetStatistics(1000, 512_000, 256_000, (512,) * 100, sampled=True)
 ALL = "all"
+_SKIP_ADVICE = " Mend them, or leave them out with --skip-broken-rows."
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ def plan(
         str | None,
         typer.Option(help="The training data: a file, or hf://owner/name. Default: an assumed set."),
     ] = None,
+    skip_broken_rows: Annotated[
+        bool, typer.Option("--skip-broken-rows", help="Leave out rows of the data that cannot be used.")
+    ] = False,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -90,7 +94,7 @@ def plan(
     try:
         devices = _devices(gpu)
         with data_file(data, settings) as path:
-            subject = _read(models or settings.resolved_models_dir, model, path)
+            subject = _read(models or settings.resolved_models_dir, model, path, skip_broken_rows)
         wishes = Wishes(
             priority=priority,
             method=method,
@@ -145,14 +149,16 @@ def rehearsal_line(config: Mapping[str, Any], chosen: TrainingPlan) -> Text:
     )
 
 
-def _read(models_dir: Path, model: str, path: Path | None) -> Subject:
+def _read(models_dir: Path, model: str, path: Path | None, skip_broken_rows: bool) -> Subject:
     """Read configuration and data; without the model's files, its numbers from the catalogue and tokens by length."""
     if path is None:
         note = f"No --data: planned for {ASSUMED.examples:,} examples of {ASSUMED.longest} tokens."
         return Subject(_config(models_dir, model), ASSUMED, note)
     inspection = inspect_file(path)
-    check_structure(inspection)
-    data_format = inspection.require_format()
+    check_structure(inspection, skip_broken_rows=skip_broken_rows, advice=_SKIP_ADVICE)
+    data_format = replace(inspection.require_format(), skip_broken_rows=skip_broken_rows)
+    if inspection.error_count:
+        err.print(Text(f"{counted(inspection.error_count, 'broken row')} left out: {inspection.errors[0]}", "yellow"))
     try:
         base_model = _base_model(models_dir, model)
     except ServiceUnavailableError:

@@ -1,4 +1,4 @@
-"""What every process of the service opens once and passes down: settings, database, store, publisher, children."""
+"""What every process of the service opens once and passes down: settings, database, store, publisher, children, hub."""
 
 from dataclasses import dataclass, field
 
@@ -6,6 +6,7 @@ from core.artifacts.store import ArtifactStore, open_store
 from core.db.session import Database
 from core.limited import ChildPool
 from core.queue.publisher import QueuePublisher
+from core.registry.hub_access import HubAccess
 from core.settings import Settings
 from core.throttle.service import Throttle
 
@@ -20,6 +21,7 @@ class Runtime:
     publisher: QueuePublisher
     throttle: Throttle
     children: ChildPool = field(default_factory=ChildPool)
+    hub: HubAccess = field(default_factory=HubAccess)
 
     def close(self) -> None:
         """Give all connections back, and end what children do."""

@@ -93,3 +93,9 @@ PACKED_ROWS_MINIMUM = 128  # rows; packed; below it an epoch would have too few 
 ROWS_PER_STEP_SHARE = 16  # steps; that an epoch has at least, where the rows suffice
 SATURATING_TOKENS = 8_192  # tokens; of a micro-batch; more of them fill a GPU no better
 TIME_TOLERANCE = 0.01  # of the time; within which two runs count as equally fast
+
+# What fits
+SMALL_JOB_EXAMPLES = 500  # rows; of the small typical job that a model's time is told by: chosen
+SMALL_JOB_TOKENS = 256  # tokens; of each of them: chosen
+SMALL_JOB_EPOCHS = 3  # passes; over them: OpenAI's usual number
+USEFUL_SECONDS = 43_200  # seconds; a model fits where that job ends overnight, in twelve hours: chosen

@@ -98,7 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             name, _, revision = path.removeprefix(kind).partition("/revision/")
             if name.endswith("/auth-check"):
-                self._send(403, {"X-Error-Code": "GatedRepo"}, b"{}")
+                asked = self.served.repositories.get(name.removesuffix("/auth-check"))
+                is_open = kind == "/api/models/" and asked is not None and not asked.gated
+                self._send(*((200, {}) if is_open else (403, {"X-Error-Code": "GatedRepo"})), b"{}")
             else:
                 self._send_listing(name, revision or "main")
 

@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from threading import Condition, Event, Thread
 
-import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
 from core.errors import ServiceUnavailableError
+from core.outage_log import OutageLog
 
 __all__ = ["Lane", "Periodic"]
-
-log = structlog.get_logger()
 
 
 class Lane:
@@ -21,6 +19,7 @@ class Lane:
         self._name, self._work_next, self._at_once = name, work_next, at_once
         self._lock = Condition()
         self._running = 0
+        self._outage = OutageLog("work_put_off", "work_goes_on")
         self._is_nudged = self._is_closed = False
 
     def nudge(self, *_: object) -> None:
@@ -55,10 +54,12 @@ class Lane:
 
     def _try(self) -> bool:
         try:
-            return self._work_next()
+            did_something = self._work_next()
         except (ServiceUnavailableError, DBAPIError) as error:  # what waits is looked for again by the sweep
-            log.warning("work_put_off", lane=self._name, error=str(error))
+            self._outage.away(error, lane=self._name)
             return False
+        self._outage.back(lane=self._name)
+        return did_something
 
 
 class Periodic:
@@ -67,6 +68,7 @@ class Periodic:
     def __init__(self, name: str, do: Callable[[], None], seconds: float) -> None:
         self._name, self._do, self._seconds = name, do, seconds
         self._stopping = Event()
+        self._outage = OutageLog("put_off", "done_again")
 
     def start(self) -> None:
         """Do it now, and then every so many seconds."""
@@ -81,5 +83,7 @@ class Periodic:
             try:
                 self._do()
             except (ServiceUnavailableError, DBAPIError, RedisError) as error:
-                log.warning("put_off", what=self._name, error=str(error))
+                self._outage.away(error, what=self._name)
+            else:
+                self._outage.back(what=self._name)
             self._stopping.wait(self._seconds)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
-import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
@@ -15,13 +14,12 @@ from core.errors import StaleLeaseError
 from core.jobs import lease as leases
 from core.jobs.lease import Lease
 from core.jobs.states import JobStatus
+from core.outage_log import OutageLog
 from core.queue.messages import job_channel
 from core.runtime import Runtime
 
 LISTEN_SECONDS = 1.0
 BEATS_COUNTED = 2  # heartbeats of device time that are counted at most from one to the next
-
-log = structlog.get_logger()
 
 
 class LeaseKeeper:
@@ -38,6 +36,8 @@ class LeaseKeeper:
         self._lease = lease
         self._on_stop, self._on_lost = on_stop, on_lost
         self._ended = False
+        self._renewals = OutageLog("lease_not_renewed", "lease_renewed_again")
+        self._broker = OutageLog("broker_away", "broker_back")
         self._wake = threading.Event()
         self._clock = threading.Lock()
         self._running_since: float | None = None
@@ -92,12 +92,13 @@ class LeaseKeeper:
                 try:
                     status = self._renew(seconds)
                     renewed_at, seconds = asked_at, 0.0
+                    self._renewals.back(job_id=self._lease.job_id)
                 except StaleLeaseError:
                     self._on_lost()
                     return
                 except DBAPIError as error:
                     seconds = 0.0  # an outage is not charged
-                    log.warning("lease_not_renewed", job_id=self._lease.job_id, error=str(error.orig))
+                    self._renewals.away(error.orig, job_id=self._lease.job_id)
                     status = JobStatus.RUNNING
                 if time.monotonic() - renewed_at > settings.lease_seconds:
                     self._on_lost()
@@ -120,22 +121,25 @@ class LeaseKeeper:
     @contextmanager
     def _woken_by_news(self) -> Iterator[None]:
         """Wake the loop whenever the job's channel is published to; without a broker the heartbeat has to do."""
-        broker = Redis.from_url(self._runtime.settings.resolved_redis_url)
-        news = broker.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # theirs
-        try:
-            news.subscribe(**{job_channel(self._lease.job_id): lambda _: self._wake.set()})
-            listener = news.run_in_thread(
-                sleep_time=LISTEN_SECONDS, exception_handler=self._without_broker, daemon=True
-            )
-        except RedisError as error:
-            log.warning("broker_away", job_id=self._lease.job_id, error=str(error))
-            yield
-            return
+        done = threading.Event()
+        threading.Thread(target=self._listen, args=(done,), name=f"news-{self._lease.job_id}", daemon=True).start()
         try:
             yield
         finally:
-            listener.stop()
+            done.set()
 
-    def _without_broker(self, error: BaseException, _channel: object, _thread: object) -> None:
-        log.warning("broker_away", job_id=self._lease.job_id, error=str(error))
-        time.sleep(LISTEN_SECONDS)  # the listener asks again as soon as this returns
+    def _listen(self, done: threading.Event) -> None:
+        job_id = self._lease.job_id
+        with Redis.from_url(self._runtime.settings.resolved_redis_url) as broker:
+            news = broker.pubsub(ignore_subscribe_messages=True)
+            while not done.is_set():
+                try:
+                    if not news.subscribed:
+                        news.subscribe(**{job_channel(job_id): lambda _: self._wake.set()})
+                    news.get_message(timeout=LISTEN_SECONDS)
+                except RedisError as error:
+                    self._broker.away(error, job_id=job_id)
+                    done.wait(LISTEN_SECONDS)
+                else:
+                    self._broker.back(job_id=job_id)
+            news.close()

@@ -97,8 +97,7 @@ def sweep(runtime: Runtime) -> None:
         return
     settings = runtime.settings
     started_at = monotonic()
-    for job_id in runtime.database.run(lambda session: lease.reclaim_expired(session, settings)):
-        log.warning("lease_expired", job_id=job_id)
+    runtime.database.run(lambda session: lease.reclaim_expired(session, settings))
     resend(runtime)
     runtime.database.run(lambda session: report_sweep(session, platform.node(), monotonic() - started_at))
 

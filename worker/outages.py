@@ -5,16 +5,13 @@ from collections.abc import Callable, Iterator
 from random import uniform
 from typing import TypeVar
 
-import structlog
-
 from core.errors import ServiceUnavailableError
+from core.outage_log import OutageLog
 
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 5.0
 
 Result = TypeVar("Result")
-
-log = structlog.get_logger()
 
 
 def delays(
@@ -34,11 +31,15 @@ def outlast(work: Callable[[], Result], seconds: float, wait: Callable[[float], 
     and at once whatever else `work` raises.
     """
     deadline = time.monotonic() + seconds
+    outage = OutageLog("waiting_for_service", "service_is_back")
     for delay in delays():
         try:
-            return work()
+            result = work()
         except ServiceUnavailableError as error:
-            log.warning("waiting_for_service", error=error.message)
+            outage.away(error.message)
             if time.monotonic() + delay > deadline or wait(delay):
                 raise
+        else:
+            outage.back()
+            return result
     raise AssertionError("delays never end")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -32,6 +32,7 @@ from core.jobs.lease import Lease
 from core.jobs.models import Job
 from core.jobs.progress import Metrics
 from core.jobs.states import JobStatus
+from core.outage_log import OutageLog
 from core.plans.service import memory_source, training_plan
 from core.runtime import Runtime
 from planner.candidates import MemorySource
@@ -119,6 +120,7 @@ class Supervisor:
         self._lost = threading.Event()
         self._restart_delays = delays(FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS)  # anew with each checkpoint
         self._store_is_away = False
+        self._database = OutageLog("database_away", "database_back")
         self._fetcher = InterruptibleFetcher(runtime, lambda: self._stopping.is_set() or self._lost.is_set())
         self._keeper = LeaseKeeper(runtime, lease, on_stop=self._stop, on_lost=self._lose)
 
@@ -218,6 +220,7 @@ class Supervisor:
         grace: threading.Timer | None = None
         try:
             with child:
+                log.info("training_started", process_id=child.process_id, **self._started_with(request))
                 if self._stopping.is_set():
                     child.stop()
                 for batch in child.reports(SILENCE_SECONDS):
@@ -239,6 +242,15 @@ class Supervisor:
             exit_code = child.close(settings.stop_grace_seconds)
             wait_until_released(self._device, group_id, settings.stop_grace_seconds)
         return ending if ending is not None else Exit.of(exit_code, hung_seconds)
+
+    def _started_with(self, request: RunRequest) -> dict[str, Any]:
+        setup = request.setup
+        return {
+            "job_id": self.job_id,
+            "method": setup.method.value,
+            "device": self._device.name,
+            "per_device_train_batch_size": setup.per_device_train_batch_size,
+        }
 
     def _write_down(self, batch: Sequence[Report]) -> None:
         for kind, group in groupby(batch, key=type):
@@ -275,6 +287,7 @@ class Supervisor:
     def _keep_checkpoint(self, said: CheckpointReport) -> None:
         stored = prepare.store_checkpoint(self._runtime, self._lease, self._job, Path(said.path))
         if stored is None:
+            log.info("checkpoint_not_kept", job_id=self.job_id, step=said.step, reason="a newer one has replaced it")
             return
         for pruned in self._write(
             partial(
@@ -291,7 +304,7 @@ class Supervisor:
 
     def _say_store_is_away(self, said: CheckpointReport, error: StoreError) -> None:
         """Once for each time it goes away: the run does not need it, only a successor on another machine would."""
-        log.warning("checkpoint_not_stored", job_id=self.job_id, step=said.step, error=error.message)
+        log.warning("checkpoint_not_kept", job_id=self.job_id, step=said.step, reason=error.message)
         if not self._store_is_away:
             message = f"The checkpoint of step {said.step} is on the worker only ({error.message}); training goes on"
             self._write(partial(progress.say, lease=self._lease, message=message, level=EventLevel.WARN))
@@ -430,11 +443,12 @@ class Supervisor:
                 if not is_away(error):
                     raise
                 away_since = away_since or time.monotonic()
-                log.warning("database_away", job_id=self.job_id, error=str(error.orig))
+                self._database.away(error.orig, job_id=self.job_id)
                 if self._lost.wait(delay_seconds):
                     raise StaleLeaseError(f"The lease on {self.job_id} ran out while the database was away.") from None
             else:
                 if away_since is not None:
+                    self._database.back(job_id=self.job_id)
                     self._keeper.take_seconds()  # an outage is not charged
                     away_seconds = time.monotonic() - away_since
                     message = f"The database was away for {away_seconds:.1f} s; training went on and nothing is lost"

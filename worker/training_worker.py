@@ -13,10 +13,12 @@ from celery.signals import worker_ready, worker_shutdown
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.db.migrate import schema_problem
+from core.disk import disk_space
 from core.fleet import service as fleet
 from core.fleet.service import DRAINED_EXIT_CODE, WorkerReport
 from core.ids import new_id
 from core.jobs import lease as leases
+from core.outage_log import OutageLog
 from core.queue.messages import RUN_JOB, training_queue
 from core.runtime import Runtime
 from planner.devices import Device
@@ -74,6 +76,7 @@ class TrainingWorker:
         self._draining = threading.Event()
         self._warm = threading.Event()
         self._busy = threading.Lock()
+        self._reports = OutageLog("heartbeat_failed", "heartbeat_works_again")
         self._versions = {package: version(package) for package in REPORTED_PACKAGES}
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -93,7 +96,7 @@ class TrainingWorker:
                 if claimed is None:
                     return
                 lease, job = claimed
-                structlog.contextvars.bind_contextvars(job_id=job.id)
+                structlog.contextvars.bind_contextvars(job_id=job.id, organization=job.organization_id, worker=self.id)
                 self._supervisor = Supervisor(self._runtime, lease, job, self._device)
                 if self._draining.is_set():
                     self._supervisor.drain()
@@ -102,7 +105,7 @@ class TrainingWorker:
                     self._supervisor.supervise()
                 finally:
                     self._supervisor = None
-                    structlog.contextvars.unbind_contextvars("job_id")
+                    structlog.contextvars.unbind_contextvars("job_id", "organization", "worker")
                     self._beat_once()
 
     def _is_sound(self) -> bool:
@@ -153,6 +156,7 @@ class TrainingWorker:
             os.kill(os.getpid(), signal.SIGTERM)
             return
         self._warm.set()
+        log.info("worker_ready", worker=self.id, device=self._device.name, device_class=self._device.device_class)
         self._heartbeat.start()
         self.work()
 
@@ -167,13 +171,15 @@ class TrainingWorker:
         try:
             self._report()
         except SQLAlchemyError as error:
-            log.warning("heartbeat_failed", error=str(getattr(error, "orig", None) or error))
+            self._reports.away(getattr(error, "orig", None) or error)
         except (DriverError, OSError, psutil.Error) as error:
-            log.warning("heartbeat_failed", error=str(error) or type(error).__name__)
+            self._reports.away(error)
+        else:
+            self._reports.back()
 
     def _report(self) -> None:
         supervisor = self._supervisor
-        now = device_again(self._device)
+        now, disk = device_again(self._device), disk_space(self._runtime.settings.runs_dir)
         self._notice(now if supervisor is None else replace(self._device, problem=now.problem))
         said = WorkerReport(
             worker_id=self.id,
@@ -184,6 +190,8 @@ class TrainingWorker:
             tokens_per_second=supervisor.tokens_per_second if supervisor else None,
             versions=self._versions,
             job_id=supervisor.job_id if supervisor else None,
+            disk_free_bytes=disk.free_bytes,
+            disk_total_bytes=disk.total_bytes,
         )
         if self._runtime.database.run(lambda session: fleet.report(session, said)) and not self.is_drained:
             self.is_drained = True

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import Depends, Form, Query, Request, Response
 
-from api.dashboard.base_model_choice import best_reach, catalogue_spec, is_named
 from api.dashboard.page import page_router, see_other, show
 from api.deps import ActorDep, RuntimeDep, authenticate_admin
 from api.flash import carry
@@ -12,6 +11,7 @@ from api.forms import check_form
 from core.fleet import programs
 from core.fleet import service as fleet
 from core.jobs import queries as jobs
+from core.registry.choices import best_reach, catalogue_spec, is_named
 from planner import catalogue
 from planner.devices import device_of
 from planner.reach import reach

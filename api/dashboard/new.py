@@ -8,7 +8,6 @@ from typing import Any
 from anyio.to_thread import run_sync
 from fastapi import Depends, Request, Response
 
-from api.dashboard.base_model_choice import find_choice, model_choices
 from api.dashboard.data import inspect, inspect_held_out, recent_files
 from api.dashboard.memory_bar import LABELS, draw_methods
 from api.dashboard.page import page_router, see_other, show
@@ -41,6 +40,7 @@ from core.fleet import service as fleet
 from core.jobs import service as jobs
 from core.plans import service as plans
 from core.plans.preview import PlanPreview, preview_plan
+from core.registry.choices import find_choice, model_choices
 from core.runtime import Runtime
 from planner.plans import TrainingPlan
 
@@ -92,10 +92,11 @@ def _show(
     if part != "plan":
         with runtime.database.read() as session:
             devices = fleet.devices(session, runtime.settings)
+        hub_state = runtime.hub.state()
         values = {
             "devices": devices,
-            "choices": [] if model else model_choices(models_dir, devices, search),
-            "choice": find_choice(models_dir, devices, model) if model else None,
+            "choices": [] if model else model_choices(models_dir, devices, hub_state, search),
+            "choice": find_choice(models_dir, devices, hub_state, model) if model else None,
             "recent": recent_files(runtime, actor),
             "search": search,
             "data": inspect(runtime, actor, fields),

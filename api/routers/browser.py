@@ -8,10 +8,11 @@ from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from api import forms, pages
+from api import flash, forms, pages
 from api.deps import SESSION_COOKIE, AddressDep, RuntimeDep
 from core.accounts import passwords
 from core.accounts import service as accounts
+from core.errors import PermissionDeniedError, TunewrightError
 
 router = APIRouter(include_in_schema=False)
 
@@ -82,8 +83,11 @@ def show_sign_in(
     """Ask for a password; with a one-time link's token, for a click: whoever fetches a link to look at it, as mail
     scanners and chat previews do, must not spend it. `next` is the page to go on to, whichever way is taken."""
     if token is None:
-        response = forms.show(request, runtime, "sign_in.html")
-        forms.keep_return(request, runtime, response, wanted)
+        said = flash.read(request)
+        response = forms.show(request, runtime, "sign_in.html", said=said)
+        if not said:
+            forms.keep_return(request, runtime, response, wanted)
+        flash.forget(request, response)
         return response
     with runtime.database.read() as session:
         accounts.check_link(session, token)
@@ -99,7 +103,10 @@ def sign_in_with_link(
 ) -> Response:
     """Spend a one-time link and sign the browser in."""
     seconds = runtime.settings.session_seconds
-    session_token = runtime.database.run(lambda session: accounts.sign_in_with_link(session, token, seconds))
+    try:
+        session_token = runtime.database.run(lambda session: accounts.sign_in_with_link(session, token, seconds))
+    except PermissionDeniedError as error:
+        return flash.carry_problem(request, "/sign-in", error)
     return forms.signed_in(request, runtime, session_token)
 
 
@@ -108,15 +115,19 @@ def sign_in(
     request: Request, runtime: RuntimeDep, address: AddressDep, email: FormField, password: FormField
 ) -> Response:
     """Sign in with a password."""
-    with forms.shown_again(request, runtime, "sign_in.html", email=email) as outcome:
-        outcome.response = forms.signed_in(request, runtime, passwords.sign_in(runtime, email, password, address))
-    return outcome.response
+    try:
+        session_token = passwords.sign_in(runtime, email, password, address)
+    except TunewrightError as error:
+        return flash.carry_problem(request, "/sign-in", error, email=email)
+    return forms.signed_in(request, runtime, session_token)
 
 
 @router.get("/sign-up")
 def show_sign_up(request: Request, runtime: RuntimeDep) -> Response:
     """Ask for what an account needs."""
-    return forms.show(request, runtime, "sign_up.html")
+    response = forms.show(request, runtime, "sign_up.html", said=flash.read(request))
+    flash.forget(request, response)
+    return response
 
 
 @router.post("/sign-up", dependencies=[Depends(forms.check_form)])
@@ -130,9 +141,13 @@ def sign_up(
 ) -> Response:
     """Make an account, where that is open, and sign in."""
     registration = passwords.Registration(email, password, name)
-    with forms.shown_again(request, runtime, "sign_up.html", email=email, name=name) as outcome:
-        outcome.response = forms.signed_in(request, runtime, passwords.sign_up(runtime, registration, address))
-    return outcome.response
+    try:
+        session_token = passwords.sign_up(runtime, registration, address)
+    except PermissionDeniedError:
+        raise
+    except TunewrightError as error:
+        return flash.carry_problem(request, "/sign-up", error, email=email, name=name)
+    return forms.signed_in(request, runtime, session_token)
 
 
 @router.post("/sign-out", dependencies=[Depends(forms.check_form)])

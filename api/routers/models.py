@@ -5,7 +5,9 @@ from fastapi import APIRouter
 from api.deps import ActorDep, RuntimeDep
 from api.schemas.errors import SIGNED_IN, errors
 from api.schemas.models import ModelDeleted, ModelList, ModelObject, show_model
+from core.fleet import service as fleet
 from core.registry import service as registry
+from core.registry.choices import find_choice, model_choices
 
 router = APIRouter(prefix="/v1/models", tags=["Models"])
 
@@ -14,19 +16,25 @@ router = APIRouter(prefix="/v1/models", tags=["Models"])
 def list_models(runtime: RuntimeDep, actor: ActorDep) -> ModelList:
     """Your fine-tuned models, newest first, then the base models at hand, then the catalogue.
 
+    A base model says its size, whether its weights can be had, and what of it fits the devices that are here.
     Any hub model with safetensors weights and a supported architecture can be tuned too, listed or not.
     """
+    models_dir = runtime.settings.resolved_models_dir
     with runtime.database.read() as session:
-        entries = registry.list_models(session, actor.organization_id, runtime.settings.resolved_models_dir)
-    return ModelList(data=[show_model(entry) for entry in entries])
+        entries = registry.list_models(session, actor.organization_id, models_dir)
+        devices = fleet.devices(session, runtime.settings)
+    choices = {choice.id: choice for choice in model_choices(models_dir, devices, runtime.hub.state())}
+    return ModelList(data=[show_model(entry, choices.get(entry.id)) for entry in entries])
 
 
 @router.get("/{model_id:path}", summary="Retrieve a model", responses=errors(*SIGNED_IN, "model_not_found"))
 def retrieve_model(runtime: RuntimeDep, actor: ActorDep, model_id: str) -> ModelObject:
     """One model of the list."""
+    models_dir = runtime.settings.resolved_models_dir
     with runtime.database.read() as session:
-        entry = registry.get_model(session, actor.organization_id, runtime.settings.resolved_models_dir, model_id)
-    return show_model(entry)
+        entry = registry.get_model(session, actor.organization_id, models_dir, model_id)
+        devices = fleet.devices(session, runtime.settings)
+    return show_model(entry, find_choice(models_dir, devices, runtime.hub.state(), entry.id))
 
 
 @router.delete(

@@ -156,7 +156,9 @@ _SHOWN: tuple[TunewrightError, ...] = (
     PermissionDeniedError("This request was started by another site and is refused.", code="cross_site_request"),
     PermissionDeniedError("This needs the scope 'write'; yours is 'read'.", code="insufficient_scope"),
     PermissionDeniedError("Signing up is closed here.", code="sign_up_closed"),
-    PermissionDeniedError("This sign-in link was used already or has expired.", code="sign_in_link_spent"),
+    PermissionDeniedError(
+        "This link has expired: it signs one browser in, once, and only for a while.", code="sign_in_link_spent"
+    ),
     PermissionDeniedError("'smollm2-135m-instruct' is a base model and cannot be deleted here.", param="model"),
     NotFoundError("No file 'file-01JD…'.", code="file_not_found", param="file_id"),
     NotFoundError(

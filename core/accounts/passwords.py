@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from core.accounts import queries
 from core.accounts.models import Organization, User
-from core.accounts.service import get_user, open_browser_session, sign_out_everywhere
+from core.accounts.service import get_user, open_browser_session, refuse_sign_in, sign_out_everywhere
 from core.db.upsert import insert_or_ignore
 from core.errors import ConflictError, InvalidRequestError, PermissionDeniedError, WrongPasswordError
 from core.ids import new_id
@@ -122,8 +122,10 @@ def _known(runtime: Runtime, email: str, password: str) -> str:
     password_hash = user.password_hash if user is not None and user.password_hash else _nobody()
     is_right = _hashing().verify(password[:LONGEST_PASSWORD], password_hash)
     if user is None or not is_right:
+        refuse_sign_in("password", "unknown" if user is None else "wrong_password", user.id if user else None)
         raise WrongPasswordError("The e-mail address or the password is wrong.")
     if user.disabled_at is not None:
+        refuse_sign_in("password", "account_disabled", user.id)
         raise PermissionDeniedError("This account is disabled. Ask whoever runs this service.", code="account_disabled")
     return user.id
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy.orm import Session
 
 from core.accounts import queries
@@ -14,6 +15,8 @@ from core.ids import new_id
 from core.retries.service import CreateRequest, once
 
 LAST_USED_RESOLUTION = timedelta(minutes=1)
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Actor:
     credential: str
     scope: Scope = Scope.WRITE
     address: str = "unknown"
+    key_prefix: str | None = None  # of the API key, as lists show it; None: a browser's session
 
 
 @dataclass(frozen=True)
@@ -216,16 +220,25 @@ def authenticate_key(session: Session, secret: str) -> Actor:
     found = queries.api_key_by_hash(session, hash_token(secret))
     now = utc_now()
     if found is None:
+        _refuse_key(secret[:SHOWN_CHARACTERS] if secret.startswith(API_KEY_PREFIX) else None, "unknown")
         raise AuthenticationError("Incorrect API key provided. Create one with `tunewright keys create`.")
     key, user = found
     if key.revoked_at is not None:
+        _refuse_key(key.prefix, "revoked")
         raise AuthenticationError(f"The API key {key.prefix}… was revoked on {key.revoked_at:%Y-%m-%d}.")
     if key.expires_at is not None and key.expires_at <= now:
+        _refuse_key(key.prefix, "expired")
         raise AuthenticationError(f"The API key {key.prefix}… expired on {key.expires_at:%Y-%m-%d}.")
     if user.disabled_at is not None:
+        _refuse_key(key.prefix, "account_disabled")
         raise AuthenticationError("This account is disabled. Ask whoever runs this service.", code="account_disabled")
     scope = key.scope if key.scope is not Scope.ADMIN or user.is_admin else Scope.WRITE
-    return Actor(key.organization_id, user.id, user.is_admin, credential=key.id, scope=scope)
+    return Actor(key.organization_id, user.id, user.is_admin, credential=key.id, scope=scope, key_prefix=key.prefix)
+
+
+def _refuse_key(prefix: str | None, reason: str) -> None:
+    """For tools that watch the log for guessing. What is no key of ours may be another service's, and is not shown."""
+    log.warning("key_refused", key=prefix, reason=reason)
 
 
 def note_key_use(session: Session, key_id: str) -> None:
@@ -252,6 +265,7 @@ def sign_in_url(base_url: str, token: str) -> str:
 def check_link(session: Session, token: str) -> None:
     """Raises PermissionDeniedError where a one-time link would not sign anyone in."""
     if not queries.link_works(session, hash_token(token), utc_now()):
+        refuse_sign_in("link", "spent")
         raise _spent()
 
 
@@ -259,16 +273,26 @@ def sign_in_with_link(session: Session, token: str, seconds: int) -> str:
     """Spend a one-time link; returns the token of a new browser session. Raises PermissionDeniedError."""
     user_id = queries.spend_link(session, hash_token(token), utc_now())
     if user_id is None:
+        refuse_sign_in("link", "spent")
         raise _spent()
     if get_user(session, user_id).disabled_at is not None:
+        refuse_sign_in("link", "account_disabled", user_id)
         raise PermissionDeniedError("This account is disabled. Ask whoever runs this service.", code="account_disabled")
     return open_browser_session(session, user_id, seconds)
 
 
+def refuse_sign_in(method: str, reason: str, user_id: str | None = None) -> None:
+    """Say in the log that somebody could not sign in, for tools that watch it for guessing.
+
+    What was typed is not shown: some people type their password where the address belongs.
+    """
+    log.warning("sign_in_failed", method=method, reason=reason, user=user_id)
+
+
 def _spent() -> PermissionDeniedError:
     return PermissionDeniedError(
-        "This sign-in link was used already or has expired. Restart `tunewright up`, or run `tunewright link`, "
-        "for a new one.",
+        "This link has expired: it signs one browser in, once, and only for a while. Ask whoever runs this service for "
+        "a new one; `tunewright link` prints it.",
         code="sign_in_link_spent",
     )
 

@@ -284,17 +284,21 @@ def overlap(train: Iterable[Example], validation: Iterable[Example]) -> Overlap:
     return Overlap(len(rows), tuple(rows[:_SHOWN_ROWS]))
 
 
-def check_structure(inspection: Inspection, *, skip_broken_rows: bool = False, param: str | None = None) -> None:
+def check_structure(
+    inspection: Inspection, *, skip_broken_rows: bool = False, param: str | None = None, advice: str = SKIP_ADVICE
+) -> None:
     """Refuse a file whose rows cannot be trained on by any model. Raises InvalidDatasetError.
 
-    `skip_broken_rows`: rows that cannot be used are left out, so they are none.
+    `skip_broken_rows`: rows that cannot be used are left out, so they are none. `advice`: how one asks for that, where
+    it helps.
 
     Codes: `invalid_dataset` (broken rows), `unknown_format`, `too_few_examples`, `no_trainable_tokens`.
     """
     if inspection.error_count and not (skip_broken_rows and inspection.can_skip):
         shown = " ".join(str(issue) for issue in inspection.errors[:3])
         more = f" And {inspection.error_count - 3} more." if inspection.error_count > 3 else ""
-        message = f"{inspection.error_count} of {inspection.rows} rows cannot be used. {shown}{more}{inspection.way_on}"
+        way_on = advice if inspection.can_skip else ""
+        message = f"{inspection.error_count} of {inspection.rows} rows cannot be used. {shown}{more}{way_on}"
         raise InvalidDatasetError(message, param=param)
     inspection.require_format()
     good_rows = inspection.rows - inspection.error_count

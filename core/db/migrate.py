@@ -16,7 +16,7 @@ from sqlalchemy import Connection, make_url, text
 
 from core.db.session import Database, open_engine
 
-__all__ = ["pending", "schema_problem", "script_config", "upgrade"]
+__all__ = ["current_revision", "knows", "pending", "schema_problem", "script_config", "upgrade"]
 
 _LOCK_KEY = 0x74756E65  # any number that nothing else in the database locks
 
@@ -75,6 +75,17 @@ def schema_problem(database: Database) -> str | None:
     if applied <= _known_revisions():
         return "the database lacks migrations of this release (run `tunewright migrate`)"
     return "the database's schema is of a newer release than this process"
+
+
+def current_revision(connection: Connection) -> str:
+    """The revision of the database's schema, which has one."""
+    (revision,) = MigrationContext.configure(connection).get_current_heads()
+    return revision
+
+
+def knows(revision: str) -> bool:
+    """Whether this release has the revision: a newer release's it has not."""
+    return revision in _known_revisions()
 
 
 @cache

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
+from core.db.lines import say_collected
 from core.queue.messages import Message, Publisher
 
 BUSY_TIMEOUT_MILLISECONDS = 30_000
@@ -41,6 +42,7 @@ class Database:
         with Session(self.engine, expire_on_commit=False) as session:
             with session.begin():
                 yield session
+            say_collected(session)
             messages: list[Message] = session.info.pop("messages", [])
         if messages:
             self._publish(messages)

@@ -16,9 +16,9 @@ from core.errors import ErrorBody, StaleLeaseError
 from core.events import service as events
 from core.events.models import EventLevel
 from core.ids import new_id
-from core.jobs import queries
+from core.jobs import queries, tallies, trail
 from core.jobs.models import Job
-from core.jobs.settlement import is_owners, settle
+from core.jobs.settlement import end, is_owners
 from core.jobs.states import JobStatus
 from core.jobs.transitions import move
 from core.settings import Settings
@@ -48,6 +48,7 @@ def claim_next(session: Session, settings: Settings, worker_id: str, device_clas
     job.lease_token = new_id("lease_")
     job.lease_expires_at = now + timedelta(seconds=settings.lease_seconds)
     job.started_at = job.started_at or now
+    tallies.waited(session, job, max(0.0, (now - (job.queued_at or job.created_at)).total_seconds()))
     move(session, job, JobStatus.RUNNING, message)
     return Lease(job.id, job.lease_token), job
 
@@ -84,6 +85,7 @@ def step_down(session: Session, lease: Lease, setup: TrainingSetup, message: str
     _lose_time(job)
     job.setup = to_plain(setup)
     events.append(session, job.id, message, level=EventLevel.WARN)
+    trail.say(session, job, "micro_batch_lowered", level="warning", message=message)
 
 
 def lower_learning_rate(session: Session, lease: Lease, factor: float, message: str) -> bool:
@@ -96,6 +98,7 @@ def lower_learning_rate(session: Session, lease: Lease, factor: float, message: 
         return False
     job.learning_rate_factor = factor
     events.append(session, job.id, message, level=EventLevel.WARN)
+    trail.say(session, job, "learning_rate_lowered", level="warning", message=message)
     return True
 
 
@@ -114,6 +117,7 @@ def start_again(session: Session, settings: Settings, lease: Lease, cause: str) 
     _lose_time(job)
     message = f"The training process {cause}; going on from the last checkpoint{_crashes(settings, job)}"
     events.append(session, job.id, message, level=EventLevel.WARN)
+    trail.say(session, job, "training_restarts", level="warning", cause=cause, step=job.step, crashes=job.attempts)
     return True
 
 
@@ -123,7 +127,7 @@ def let_go(session: Session, lease: Lease, reason: str) -> None:
 
 
 def fail(session: Session, lease: Lease, error: ErrorBody) -> None:
-    """The job cannot go on. What it costs follows from the error (`settle`). Raises StaleLeaseError."""
+    """The job cannot go on. What it costs follows from the error (`end`). Raises StaleLeaseError."""
     job = hold_job(session, lease)
     if job.status is JobStatus.CANCELLING:
         _let_go(session, job, error.message)
@@ -135,8 +139,7 @@ def fail_job(session: Session, job: Job, error: ErrorBody) -> None:
     """Fail a job whose row is held, and settle its credits."""
     job.error = to_plain(error)
     cost = " The device time it used is charged." if is_owners(error) else ""
-    move(session, job, JobStatus.FAILED, f"The job failed: {error.message}{cost}", level=EventLevel.ERROR)
-    settle(session, job)
+    end(session, job, JobStatus.FAILED, f"The job failed: {error.message}{cost}", level=EventLevel.ERROR)
 
 
 def reclaim_expired(session: Session, settings: Settings) -> list[str]:
@@ -148,6 +151,8 @@ def reclaim_expired(session: Session, settings: Settings) -> list[str]:
             continue
         if job.lease_expires_at is not None and job.lease_expires_at > database_now(session):
             continue
+        tallies.lost_lease(session)
+        trail.say(session, job, "lease_expired", level="warning", step=job.step)
         if job.status is not JobStatus.RUNNING:
             _lose_time(job)
             _let_go(session, job, "Its worker was lost")
@@ -157,11 +162,20 @@ def reclaim_expired(session: Session, settings: Settings) -> list[str]:
     return reclaimed
 
 
+def void_all(session: Session, reason: str) -> int:
+    """End every lease of a database that was put back: its workers are gone, by no fault of the jobs. Says how many."""
+    leased = queries.leased(session)
+    for job in leased:
+        if job.status is not JobStatus.RUNNING:
+            _lose_time(job)
+        _let_go(session, job, reason)
+    return len(leased)
+
+
 def _let_go(session: Session, job: Job, reason: str) -> None:
     match job.status:
         case JobStatus.CANCELLING:
-            move(session, job, JobStatus.CANCELLED, "Cancelled by its owner")
-            settle(session, job)
+            end(session, job, JobStatus.CANCELLED, "Cancelled by its owner")
         case JobStatus.PAUSING:
             move(session, job, JobStatus.PAUSED, "Paused after a checkpoint")
         case _:

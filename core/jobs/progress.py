@@ -17,13 +17,12 @@ from core.events import queries as event_queries
 from core.events import service as events
 from core.events.models import EventLevel, EventType
 from core.ids import new_id
-from core.jobs import queries
+from core.jobs import queries, trail
 from core.jobs.evaluation import Evaluation, HeldOut
 from core.jobs.lease import Lease, account, hold_job
 from core.jobs.models import Checkpoint, Job, JobArtifact
-from core.jobs.settlement import settle
+from core.jobs.settlement import end
 from core.jobs.states import JobStatus
-from core.jobs.transitions import move
 from core.jobs.verdict import Verdict
 from core.registry.models import FineTunedModel
 from core.registry.queries import checkpoint_models
@@ -69,11 +68,15 @@ def enter_phase(session: Session, lease: Lease, phase: str, message: str) -> Non
     job = hold_job(session, lease)
     job.phase = phase
     events.append(session, job.id, message)
+    trail.say(session, job, "job_phase", phase=phase)
 
 
 def say(session: Session, lease: Lease, message: str, level: EventLevel = EventLevel.INFO) -> None:
     """Tell the owner something. Raises StaleLeaseError."""
-    events.append(session, hold_job(session, lease).id, message, level=level)
+    job = hold_job(session, lease)
+    events.append(session, job.id, message, level=level)
+    if level is not EventLevel.INFO:
+        trail.say(session, job, "job_warned", level="warning", message=message)
 
 
 def record_metrics(
@@ -150,6 +153,7 @@ def record_checkpoint(
             assert old.storage_key is not None, "only stored ones are kept"
             pruned.append(old.storage_key)
             old.storage_key = None
+    trail.say(session, job, "checkpoint_kept", step=step, size_bytes=stored.size_bytes, dropped=len(pruned))
     session.flush()
     return pruned
 
@@ -158,8 +162,7 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     """Publish, settle and end the job in one step. Raises StaleLeaseError."""
     job = hold_job(session, lease)
     if job.status is JobStatus.CANCELLING:
-        move(session, job, JobStatus.CANCELLED, "Cancelled by its owner")
-        settle(session, job)
+        end(session, job, JobStatus.CANCELLED, "Cancelled by its owner")
         return job
     for position, file in enumerate(outcome.files):
         session.add(
@@ -194,8 +197,7 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     events.append(session, job.id, outcome.message)
     if outcome.verdict is not None:
         events.append(session, job.id, outcome.verdict.message)
-    move(session, job, JobStatus.SUCCEEDED, "The job has successfully completed")
-    settle(session, job)
+    end(session, job, JobStatus.SUCCEEDED, "The job has successfully completed")
     return job
 
 

@@ -18,9 +18,9 @@ from core.events import queries as event_queries
 from core.events import service as events
 from core.events.models import EventLevel
 from core.ids import new_id
-from core.jobs import queries
+from core.jobs import queries, trail
 from core.jobs.models import Checkpoint, Job, JobArtifact
-from core.jobs.settlement import settle
+from core.jobs.settlement import end
 from core.jobs.states import JobSort, JobStatus
 from core.jobs.transitions import move
 from core.ledger import codes
@@ -259,8 +259,7 @@ def cancel_job(session: Session, organization_id: str, job_id: str) -> Job:
         move(session, job, JobStatus.CANCELLING, "Cancellation requested; the worker is asked to stop")
         collect(session, Wake(job_channel(job_id)))
     else:
-        move(session, job, JobStatus.CANCELLED, "Cancelled by its owner")
-        settle(session, job)
+        end(session, job, JobStatus.CANCELLED, "Cancelled by its owner")
     return job
 
 
@@ -317,6 +316,7 @@ def _delete(session: Session, organization_id: str, job_id: str) -> list[str]:
     registry_queries.delete_of_job(session, job_id)
     job.suffix = job.metadata_ = job.error = job.fine_tuned_model = job.result_file_id = None
     job.deleted_at = utc_now()
+    trail.say(session, job, "job_deleted")
     return sorted(set(stored))
 
 

@@ -1,4 +1,4 @@
-"""Turning used device time into credits when a job ends."""
+"""The end of a job, and what its used device time comes to in credits."""
 
 import math
 
@@ -6,8 +6,11 @@ from sqlalchemy.orm import Session
 
 from core.db.plain import from_plain
 from core.errors import ErrorBody, InvalidRequestError
+from core.events.models import EventLevel
+from core.jobs import tallies, trail
 from core.jobs.models import Job
 from core.jobs.states import JobStatus
+from core.jobs.transitions import move
 from core.ledger import service as ledger
 from core.plans.service import training_plan
 from planner.plans import Quote
@@ -38,8 +41,29 @@ def is_owners(error: ErrorBody) -> bool:
     return error.type == OWNERS_ERRORS or error.code in OWNERS_CODES
 
 
-def settle(session: Session, job: Job) -> None:
-    """Settle a finished job: what it used, never above the quote; nothing for a failure that is not its owner's."""
-    is_free = job.status is JobStatus.FAILED and not (job.error and is_owners(from_plain(ErrorBody, job.error)))
+def end(session: Session, job: Job, status: JobStatus, message: str, *, level: EventLevel = EventLevel.INFO) -> None:
+    """End a job, whose row the caller holds, and settle its credits.
+
+    It costs what it used, never above the quote, and nothing for a failure that is not its owner's. Raises
+    ConflictError for a job that cannot end so.
+    """
+    worker = job.worker_id
+    move(session, job, status, message, level=level)
+    error = from_plain(ErrorBody, job.error) if job.error else None
+    is_free = status is JobStatus.FAILED and not (error and is_owners(error))
     due = 0 if is_free else due_credits(job, training_plan(job.plan).quote)
     job.charged_credits = ledger.settle(session, job.organization_id, job.id, due)
+    tallies.ended(session, job, (error.code or error.type) if error else "")
+    trail.say(
+        session,
+        job,
+        "job_ended",
+        level="info" if error is None else "warning",
+        worker=worker,
+        status=status.value,
+        code=error.code if error else None,
+        step=job.step,
+        used_seconds=round(job.used_seconds, 1),
+        charged_credits=job.charged_credits,
+        quote_credits=job.quote_credits,
+    )

@@ -1,4 +1,4 @@
-"""The one function that changes a job's status, and says so in an event."""
+"""The one function that changes a job's status, and says so in an event and in the log."""
 
 from sqlalchemy.orm import Session
 
@@ -6,6 +6,7 @@ from core.db.session import database_now
 from core.errors import ConflictError
 from core.events import service as events
 from core.events.models import EventLevel
+from core.jobs import trail
 from core.jobs.models import Job
 from core.jobs.states import JobStatus, can_move
 from core.queue.messages import RUN_JOB, Nudge, collect, training_queue
@@ -17,8 +18,10 @@ def move(session: Session, job: Job, target: JobStatus, message: str, *, level: 
         raise ConflictError(
             f"The job {job.id} is {job.status} and cannot become {target}.", code="invalid_job_state", param="job_id"
         )
+    source, worker = job.status, job.worker_id
     job.status = target
     if target is JobStatus.QUEUED:
+        job.queued_at = database_now(session)
         collect(session, Nudge(RUN_JOB, training_queue(job.device_class), job.id))
     if target not in JobStatus.leased():
         job.lease_token = job.lease_expires_at = job.worker_id = None
@@ -27,3 +30,5 @@ def move(session: Session, job: Job, target: JobStatus, message: str, *, level: 
         job.finished_at = database_now(session)
         job.estimated_finish_at = None
     events.append(session, job.id, message, level=level)
+    if not target.is_finished:  # an end is logged with its cost, by `core.jobs.settlement`
+        trail.moved(session, job, source, worker, message)

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 
-import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from core.outage_log import OutageLog
 from core.queue.messages import Message, Nudge
-
-log = structlog.get_logger()
 
 _TIMEOUTS = {"socket_timeout": 5, "socket_connect_timeout": 5}
 
@@ -36,10 +34,11 @@ class QueuePublisher:
         self._celery = celery_client(redis_url)
         # A request must not wait while Celery tries again and again to reach a broker that is away.
         self._celery.conf.broker_transport_options = {**_TIMEOUTS, "max_retries": 1, "interval_start": 0}
+        self._outage = OutageLog("messages_not_sent", "messages_sent_again")
         self._redis = Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=5)
 
     def __call__(self, messages: Sequence[Message]) -> None:
-        """Send every message; log those that the broker did not take."""
+        """Send every message; log when the broker begins to take none, and when it takes them again."""
         for message in messages:
             try:
                 if isinstance(message, Nudge):
@@ -47,7 +46,9 @@ class QueuePublisher:
                 else:
                     self._redis.publish(message.channel, b"1")
             except (BrokerError, RedisError) as error:
-                log.warning("message_not_sent", message=str(message), error=str(error))
+                self._outage.away(error)
+            else:
+                self._outage.back()
 
     def ping(self) -> None:
         """Raise `RedisError` where the broker does not answer."""

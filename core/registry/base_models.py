@@ -103,7 +103,7 @@ def _places(models_dir: Path, model_id: str) -> tuple[str | None, Path | None]:
         raise ModelNotFoundError(_unknown(model_id), param="model")
     entry = catalogue.find_model(model_id)
     hub_id = entry.hub_id if entry else model_id if "/" in model_id else None
-    return hub_id, _local(models_dir, entry.id if entry else model_id)
+    return hub_id, local_directory(models_dir, entry.id if entry else model_id)
 
 
 def _changed(planned: ModelRef, finding: str) -> InvalidModelError:
@@ -130,7 +130,8 @@ def _unknown(model_id: str) -> str:
     )
 
 
-def _local(models_dir: Path, model_id: str) -> Path | None:
+def local_directory(models_dir: Path, model_id: str) -> Path | None:
+    """The directory of this name under the models folder, if it holds a model."""
     directory = (models_dir / model_id).resolve()
     if not directory.is_relative_to(models_dir.resolve()) or not (directory / "config.json").is_file():
         return None

@@ -1,7 +1,7 @@
 """The model hub: configuration and tokenizer to plan, safetensors weights to train, and clear words when it says no."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, get_local_safetensors_metadata, snapshot_download
+import orjson
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_local_safetensors_metadata,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -25,6 +32,7 @@ from core.errors import InvalidModelError, ModelNotFoundError, PermissionDeniedE
 
 METADATA = ["*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
 WEIGHTS = [*METADATA, "*.safetensors"]
+NO_WEIGHTS = ["consolidated*.safetensors"]  # the same weights once more, for Mistral's own code
 CONNECT_SECONDS = 10.0
 # What is fetched to plan with a model: the largest tokenizers have some 35 MB.
 LARGEST_FILE_BYTES, MOST_BYTES, MOST_FILES = 64 * 1024**2, 160 * 1024**2, 500
@@ -46,7 +54,12 @@ class StoredTensor:
 def fetch_metadata(hub_id: str) -> tuple[Path, str]:
     """Configuration and tokenizer of a hub model: their directory and the commit. Raises as `base_models` says."""
     with _explained(hub_id):
-        info = HfApi().model_info(hub_id, files_metadata=True, timeout=CONNECT_SECONDS)
+        try:
+            info = HfApi().model_info(hub_id, files_metadata=True, timeout=CONNECT_SECONDS)
+        except (OfflineModeIsEnabled, httpx2.TransportError):
+            if (found := downloaded(hub_id)) is None:
+                raise
+            return found, found.name  # the newest commit that is here, complete
         names = {sibling.rfilename for sibling in info.siblings or []}
         if not any(name.endswith(".safetensors") for name in names):
             raise InvalidModelError(
@@ -132,7 +145,38 @@ def _tensors(read: Any) -> dict[str, StoredTensor]:  # a class that the library 
 def fetch_weights(hub_id: str, revision: str | None) -> Path:
     """The whole model at one commit, safetensors only. Raises as `base_models` says."""
     with _explained(hub_id), _still_there(hub_id, revision or "main"):
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=WEIGHTS))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=WEIGHTS, ignore_patterns=NO_WEIGHTS))
+
+
+def downloaded(hub_id: str) -> Path | None:
+    """The directory of a hub model whose weights are all on this machine already. Asks nobody."""
+    found = try_to_load_from_cache(hub_id, "config.json")
+    if not isinstance(found, str):
+        return None
+    directory = Path(found).parent
+    try:
+        index = orjson.loads((directory / "model.safetensors.index.json").read_bytes())
+        files = set(index["weight_map"].values())
+    except FileNotFoundError:
+        files = {"model.safetensors"}
+    return directory if all((directory / name).exists() for name in files) else None
+
+
+def is_offline() -> bool:
+    """Whether this process was told never to ask the hub."""
+    return constants.HF_HUB_OFFLINE
+
+
+def refused_models(hub_ids: Iterable[str]) -> frozenset[str]:
+    """Those of the models that the hub does not let this installation download. Raises ServiceUnavailableError."""
+    refused = set()
+    for hub_id in hub_ids:
+        with _explained(hub_id):
+            try:
+                HfApi().auth_check(hub_id)
+            except RepositoryNotFoundError:  # a gated one is a kind of it
+                refused.add(hub_id)
+    return frozenset(refused)
 
 
 @contextmanager

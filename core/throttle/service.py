@@ -17,6 +17,7 @@ from limits.strategies import FixedWindowRateLimiter
 from redis.exceptions import RedisError
 
 from core.errors import RateLimitError
+from core.outage_log import OutageLog
 
 MINUTE, HOUR = 60, 3600
 AWAY_SECONDS = 10.0  # how long a broker that did not answer is left alone
@@ -57,6 +58,7 @@ class Throttle:
         self._shared = FixedWindowRateLimiter(storage)
         self._own = FixedWindowRateLimiter(MemoryStorage())
         self._away_until = 0.0
+        self._outage = OutageLog("rates_counted_alone", "rates_counted_together")
 
     def take(self, rate: Rate, identity: str) -> Allowance | None:
         """Count once more; None where the rate is unlimited. Raises RateLimitError above the rate."""
@@ -95,10 +97,13 @@ class Throttle:
     def _on_shared_or_own(self, ask: Callable[[FixedWindowRateLimiter], Answer]) -> Answer:
         if time.monotonic() >= self._away_until:
             try:
-                return ask(self._shared)
+                answer = ask(self._shared)
             except RedisError as error:
                 self._away_until = time.monotonic() + AWAY_SECONDS
-                log.warning("rates_counted_alone", error=str(error), seconds=AWAY_SECONDS)
+                self._outage.away(error)
+            else:
+                self._outage.back()
+                return answer
         return ask(self._own)
 
 
@@ -108,6 +113,7 @@ def _allowance(counters: FixedWindowRateLimiter, item: RateLimitItem, rate: Rate
 
 
 def _too_often(rate: Rate, allowance: Allowance) -> RateLimitError:
+    log.warning("rate_limited", rate=rate.name, limit=rate.amount, per_seconds=rate.per_seconds)
     return RateLimitError(
         f"More than {rate.amount:,} {rate.name} in {rate.per_seconds:,} seconds. "
         f"Try again in {allowance.reset_seconds:,} seconds.",

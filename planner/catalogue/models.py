@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+# Owners that let nobody download who has not accepted their licence on the hub.
+_GATING_OWNERS = ("meta-llama", "google", "mistralai")
+
 
 @dataclass(frozen=True)
 class CatalogueModel:
@@ -12,6 +15,11 @@ class CatalogueModel:
     hub_id: str
     title: str
     config: Mapping[str, object]
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether its owner is known to ask for an accepted licence first. What the hub itself says goes before."""
+        return self.hub_id.startswith(tuple(f"{owner}/" for owner in _GATING_OWNERS))
 
 
 def _model(

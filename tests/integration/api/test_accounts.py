@@ -104,7 +104,8 @@ def test_an_administrator_disables_and_enables_an_account(service: Service, tena
         assert "is disabled and signed out" in press(tenant.user_id, "disable")
         assert tenant.http.get("/v1/account").json()["error"]["code"] == "account_disabled"
         refused = follow_link(admin, f"/sign-in?token={invitation}")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "account_disabled")
+        assert (refused.status_code, refused.headers["location"]) == (303, "/sign-in")
+        assert "This account is disabled" in admin.get("/sign-in").text
         assert "own account" in press(admin_id, "disable")
 
         assert "can sign in again" in press(tenant.user_id, "enable")
@@ -161,8 +162,15 @@ def test_link_signs_in_once(service: Service, tenant: Tenant) -> None:
     address = f"/sign-in?token={link(service, tenant)}"
     with httpx.Client(base_url=service.base_url) as scanner, httpx.Client(base_url=service.base_url) as browser:
         assert scanner.get(address).status_code == 200  # whoever only looks at the link does not spend it
+        opened = scanner.get(address).text
         first = follow_link(browser, address)
         second = follow_link(scanner, address)
+        fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]+)"', opened))
+        late = scanner.post("/sign-in/link", data=fields, headers={"sec-fetch-site": "same-origin"})
+        assert (late.status_code, late.headers["location"]) == (303, "/sign-in")
+        assert "This link has expired" in scanner.get("/sign-in").text
+        shown = scanner.get(address, headers={"accept": "text/html"})
+        assert (shown.status_code, "<h1>This link has expired</h1>" in shown.text) == (403, True)
 
     cookie = first.headers["set-cookie"]
     assert "HttpOnly" in cookie
@@ -225,7 +233,16 @@ def test_models_are_listed_with_what_is_at_hand(tenant: Tenant) -> None:
     models = {model.id: model for model in tenant.client.models.list()}
     assert models["tiny"].object == "model"
     assert "smollm2-135m-instruct" in models
-    assert tenant.client.models.retrieve("smollm2-135m-instruct").owned_by == "catalogue"
+    starter = tenant.client.models.retrieve("smollm2-135m-instruct")
+    assert starter.owned_by == "catalogue"
+    base = tenant.http.get("/v1/models/smollm2-135m-instruct").json()["base"]
+    assert (base["hub_id"], base["parameters"]) == ("HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008)
+    assert (base["availability"], base["download_bytes"]) == ("unreachable", 269_030_016)
+    assert "offline" in base["problem"]
+    assert base["fits"]["is_useful"]
+    assert base["fits"]["estimated_seconds"] > 60
+    assert models["tiny"].model_extra is not None
+    assert models["tiny"].model_extra["base"]["availability"] == "local"
     with pytest.raises(openai.NotFoundError) as unknown:
         tenant.client.models.retrieve("acme/unknown")
     assert unknown.value.code == "model_not_found"

@@ -8,14 +8,16 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from api import pages
 from api.dashboard.guide import TITLES
 from api.wording import VERDICTS
 from core.accounts import service as accounts
 from core.accounts.models import User
-from tests.integration.api.server import Service, Tenant
-from tests.people import follow_link
+from core.settings import Settings
+from tests.integration.api.server import Service, Tenant, running_application
+from tests.people import add_user, follow_link
 
 
 def test_a_stranger_is_asked_to_sign_in(service: Service) -> None:
@@ -41,7 +43,10 @@ def test_signing_in_ends_on_the_page_that_was_wanted_and_never_elsewhere(service
         with service.runtime.database.transaction() as session:
             token = accounts.create_sign_in_link(session, session.get_one(User, tenant.user_id), 60)
         with httpx.Client(base_url=service.base_url) as browser:
-            assert browser.get("/sign-in", params={"next": wanted}).status_code == 200
+            opened = browser.get("/sign-in", params={"next": wanted})
+            form = {"csrf_token": token_of(opened.text), "email": "nobody@example.org", "password": "wrong password"}
+            refused = browser.post("/sign-in", data=form, headers={"sec-fetch-site": "same-origin"})
+            assert (refused.status_code, browser.get("/sign-in").status_code) == (303, 200)
             assert follow_link(browser, f"/sign-in?token={token}").headers["location"] == ends, wanted
             assert "tunewright_return" not in browser.cookies
 
@@ -78,6 +83,29 @@ def test_an_error_keeps_the_navigation_of_someone_signed_in(browser: httpx.Clien
         answer = browser.get(path, headers={"accept": "text/html"})
         assert (answer.status_code, '<nav class="nav"' in answer.text) == (status, True), path
         assert "Sign out" in answer.text
+
+
+def test_trouble_on_our_side_keeps_the_navigation(tmp_path: Path, models_dir: Path, valkey_url: str) -> None:
+    """A row that cannot be read is a 500, a table that is gone a 503: both are pages that lead on."""
+    settings = Settings(data_dir=tmp_path, models_dir=models_dir, redis_url=valkey_url)
+    with running_application(settings) as service, httpx.Client(base_url=service.base_url) as browser:
+        database = service.runtime.database
+        with database.transaction() as session:
+            user = add_user(session, is_admin=True)
+            token = accounts.create_sign_in_link(session, user, 60)
+        follow_link(browser, f"/sign-in?token={token}")
+        database.run(lambda session: session.execute(text("UPDATE workers SET device = '{}'")))
+        broken = browser.get("/fleet", headers={"accept": "text/html"})
+        database.run(lambda session: session.execute(text("DROP TABLE fine_tuned_models")))
+        away = browser.get("/models", headers={"accept": "text/html"})
+    for shown, status, said in (
+        (broken, 500, "Something went wrong on our side"), (away, 503, "The database does not answer"),
+    ):  # fmt: skip
+        assert (shown.status_code, said in shown.text) == (status, True), shown.text
+        assert '<nav class="nav"' in shown.text
+        assert 'href="/jobs"' in shown.text
+        assert "Traceback" not in shown.text
+        assert "SQL" not in shown.text
 
 
 def test_a_person_is_told_what_went_wrong_on_a_page_and_a_program_in_the_envelope(service: Service) -> None:

@@ -46,6 +46,16 @@ def fill(browser: httpx.Client, page: str, **fields: str) -> httpx.Response:
     return browser.post(page, data={"csrf_token": token[1], **fields})
 
 
+def refusal(browser: httpx.Client, page: str, **fields: str) -> str:
+    """Send the form of a page that refuses it; what the page says then, once."""
+    answer = fill(browser, page, **fields)
+    assert (answer.status_code, answer.headers["location"]) == (303, page)
+    assert "tunewright_session" not in answer.cookies
+    shown, again = browser.get(page), browser.get(page)
+    assert (shown.status_code, 'role="alert"' in shown.text, 'role="alert"' in again.text) == (200, True, False)
+    return shown.text
+
+
 def sign_up(browser: httpx.Client, email: str, password: str = PASSWORD) -> httpx.Response:
     return fill(browser, "/sign-up", email=email, password=password, name="Ada")
 
@@ -61,7 +71,7 @@ def test_a_person_signs_up_out_and_in(service: Service, browser: httpx.Client) -
     assert PASSWORD not in password_hash
 
     cookie = browser.cookies["tunewright_session"]
-    assert fill(browser, "/sign-in", email="x@y.z", password=PASSWORD).status_code == 401
+    assert 'value="x@y.z"' in refusal(browser, "/sign-in", email="x@y.z", password=PASSWORD)
     shown = browser.get("/sign-in").text
     token = re.search(r'value="(\w{64})"', shown)
     assert token is not None
@@ -87,25 +97,26 @@ def test_two_people_have_two_organizations(browser: httpx.Client, service: Servi
 
 
 @pytest.mark.parametrize(
-    ("email", "password", "status", "says"),
+    ("email", "password", "says"),
     [
-        ("taken@example.org", PASSWORD, 409, "already"),
-        ("no-address", PASSWORD, 400, "not an e-mail address"),
-        ("new@example.org", "short", 400, "10 to 200 characters"),
-        ("new@example.org", "x" * 201, 400, "10 to 200 characters"),
-        ("<script>@example.org", "short", 400, "&lt;script&gt;"),
+        ("taken@example.org", PASSWORD, "already"),
+        ("no-address", PASSWORD, "not an e-mail address"),
+        ("new@example.org", "short", "10 to 200 characters"),
+        ("new@example.org", "x" * 201, "10 to 200 characters"),
+        ("<script>@example.org", "short", "&lt;script&gt;"),
     ],
 )
 def test_what_cannot_be_an_account_says_why(
-    browser: httpx.Client, service: Service, email: str, password: str, status: int, says: str
+    browser: httpx.Client, service: Service, email: str, password: str, says: str
 ) -> None:
     with httpx.Client(base_url=service.base_url, headers=SAME_ORIGIN) as other:
         sign_up(other, "taken@example.org")
-    answer = sign_up(browser, email, password)
-    assert (answer.status_code, says in answer.text) == (status, True), answer.text
+    shown = refusal(browser, "/sign-up", email=email, password=password, name="Ada")
+    assert says in shown
+    assert 'value="Ada"' in shown
     assert "tunewright_session" not in browser.cookies
-    assert "script-src" not in answer.headers["content-security-policy"]
-    assert "<script>" not in answer.text
+    assert "<script>" not in shown
+    assert "script-src" not in browser.get("/sign-up").headers["content-security-policy"]
 
 
 def test_a_form_of_another_site_is_refused(browser: httpx.Client) -> None:
@@ -131,12 +142,10 @@ def test_guessing_a_password_is_slowed(browser: httpx.Client) -> None:
     sign_up(browser, "guessed@example.org")
     browser.cookies.clear()
     for _ in range(FAILURES):
-        wrong = fill(browser, "/sign-in", email="guessed@example.org", password="wrong password")
-        assert wrong.status_code == 401
+        shown = refusal(browser, "/sign-in", email="guessed@example.org", password="wrong password")
+        assert "password is wrong" in shown
     for password in ("wrong password", PASSWORD):
-        answer = fill(browser, "/sign-in", email="guessed@example.org", password=password)
-        assert answer.status_code == 429
-        assert 0 < int(answer.headers["retry-after"]) <= 3600
+        assert "Try again in" in refusal(browser, "/sign-in", email="guessed@example.org", password=password)
     assert "tunewright_session" not in browser.cookies
 
 
@@ -145,7 +154,8 @@ def test_guesses_from_elsewhere_do_not_lock_out_the_owner(service: Service) -> N
     with _from(service, "192.0.2.1") as owner, _from(service, "192.0.2.2") as guesser:
         sign_up(owner, "locked@example.org")
         owner.cookies.clear()
-        while fill(guesser, "/sign-in", email="locked@example.org", password="wrong password").status_code != 429:
+        guess = {"email": "locked@example.org", "password": "wrong password"}
+        while "password is wrong" in refusal(guesser, "/sign-in", **guess):
             pass
         answer = fill(owner, "/sign-in", email="locked@example.org", password=PASSWORD)
         assert answer.status_code == 303
@@ -172,7 +182,7 @@ def test_a_changed_password_signs_other_browsers_out(service: Service, browser: 
         assert changed.headers["location"] == "/settings?changed=password#sign-in"
         assert browser.get("/v1/account").status_code == 200
         assert other.get("/v1/account").status_code == 401
-        assert fill(other, "/sign-in", email="changing@example.org", password=PASSWORD).status_code == 401
+        refusal(other, "/sign-in", email="changing@example.org", password=PASSWORD)
         assert fill(other, "/sign-in", email="changing@example.org", password=form["new"]).status_code == 303
 
         browser.post("/settings/sign-out-everywhere", data={"csrf_token": token[1]})

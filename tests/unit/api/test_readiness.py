@@ -2,6 +2,8 @@
 
 import threading
 
+from structlog.testing import capture_logs
+
 from api.readiness import Part
 
 
@@ -34,3 +36,25 @@ def test_a_part_says_what_is_wrong_and_gets_well() -> None:
     part = Part("broker", ask, OSError)
     assert part.begin()() == "the broker does not answer (OSError)"
     assert part.begin()() is None
+
+
+def test_the_log_says_a_parts_trouble_once_for_each_change_and_not_at_each_question() -> None:
+    refused, wrong = OSError("refused on 10.0.0.7"), "the schema is of another release"
+    answers = iter([None, refused, refused, refused, wrong, wrong, None, None])
+
+    def ask() -> str | None:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    part = Part("database", ask, OSError)
+    with capture_logs() as lines:
+        for _ in range(8):
+            part.begin()()
+    said = [(line["event"], line["part"], line.get("cause")) for line in lines]
+    assert said == [
+        ("part_not_ready", "database", "refused on 10.0.0.7"),
+        ("part_not_ready", "database", wrong),
+        ("part_ready_again", "database", None),
+    ]

@@ -86,6 +86,18 @@ def test_a_broken_row_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_broken_rows_are_left_out_where_that_is_asked_for(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_text(data.read_text() + '{"messages": []}\n')
+    refused = _plan("llama-3.1-8b", "--data", str(path), "--gpu", "24GiB")
+    assert refused.returncode == 1
+    assert "--skip-broken-rows" in refused.stderr
+    planned = _plan("llama-3.1-8b", "--data", str(path), "--gpu", "24GiB", "--skip-broken-rows")
+    assert planned.returncode == 0, planned.stderr
+    assert "12 examples" in planned.stdout
+    assert "1 broken row left out: Row 13" in " ".join(planned.stderr.split())
+
+
 def test_tokens_are_estimated_from_the_length_of_the_text(data: Path) -> None:
     statistics = estimate_statistics(data, DataFormat("messages", DataKind.CHAT, {"messages": "messages"}))
     assert statistics.examples == 12
@@ -129,8 +141,9 @@ def test_of_many_settings_one_line_a_method_is_shown() -> None:
 
 
 def test_numbers_read_as_people_say_them() -> None:
-    assert [duration(seconds) for seconds in (12, 89, 90, 3600, 7200, 9000)] == [
+    assert [duration(seconds) for seconds in (12, 89, 90, 3600, 7200, 9000, 172_740, 172_800, 1e6)] == [
         "12 s", "89 s", "2 min", "60 min", "2 h 00 min", "2 h 30 min",
+        "47 h 59 min", "2 days", "12 days",
     ]  # fmt: skip
     assert (gib(512 * 1024**2), gib(GIB * 3 // 2)) == ("512 MiB", "1.5 GiB")
     assert method_line("lora", 8, 16) == "LoRA, rank 8, alpha 16"

@@ -14,7 +14,7 @@ from planner.errors import DoesNotFitError
 from planner.memory import MemoryEstimate, estimate_memory
 from planner.model_spec import ModelSpec
 from planner.plans import Wishes
-from planner.reach import reach
+from planner.reach import farthest, reach
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 
@@ -81,3 +81,22 @@ def test_more_memory_never_reaches_less_far() -> None:
     known = [(ladder.index(one.method), one.max_length) for one in found if one is not None]
     assert known == sorted(known)
     assert reach(spec_of("llama-3.3-70b-instruct"), gpu("rtx-3060-12gb")) is None
+
+
+def test_what_fits_the_memory_and_takes_weeks_does_not_fit() -> None:
+    """A machine with much memory and few cores holds models that it cannot train in any useful time."""
+    cpu = Device(0, "cpu", "CPU, 2 cores", "cpu", 256 << 30, 250 << 30, None, "cpu", 2)
+    small, large = reach(spec_of("smollm2-135m-instruct"), cpu), reach(spec_of("llama-3.3-70b-instruct"), cpu)
+    assert small is not None
+    assert small.is_useful
+    assert large is not None
+    assert not large.is_useful
+    assert large.seconds > 5 * 86_400
+
+
+def test_the_device_that_is_quick_enough_goes_before_the_one_that_only_has_the_memory() -> None:
+    spec = spec_of("qwen2.5-14b-instruct")
+    cpu = Device(0, "cpu", "CPU, 2 cores", "cpu", 256 << 30, 250 << 30, None, "cpu", 2)
+    card = reach(spec, gpu("rtx-4090-24gb"))
+    assert farthest([reach(spec, cpu), card, None]) == card
+    assert farthest([None]) is None
