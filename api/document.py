@@ -23,7 +23,7 @@ TAGS: list[dict[str, Any]] = [
         "name": "Credits",
         "description": "Balance, transactions, codes. A quote is a cap.",
     },
-    {"name": "Account", "description": "The caller and its API keys."},
+    {"name": "Account", "description": "The caller, its API keys, and its token for the model hub."},
     {"name": "Administration", "description": "For keys with the scope `admin`."},
     {"name": "Workers", "description": "The fleet and its devices."},
     {"name": "Health", "description": "For load balancers and Prometheus."},

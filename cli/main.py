@@ -25,6 +25,7 @@ COMMANDS = {
     "ledger": ("cli.ledger:ledger", "Prove the books, and refund what was charged."),
     "keys": ("cli.keys:keys", "Make, list and revoke API keys."),
     "accounts": ("cli.accounts:accounts", "Make and list accounts, and limit what they may use."),
+    "hub-token": ("cli.hub_token:hub_token", "Set, show and remove an organization's token for the model hub."),
     "link": ("cli.keys:link", "Print a link that signs the owner in, once."),
     "workers": ("cli.fleet:workers", "List the workers that have reported lately, and their devices."),
     "models": ("cli.models:models", "List base models and fetch their weights."),

@@ -151,6 +151,8 @@ def retrieve_file_content(request: Request, runtime: RuntimeDep, actor: ActorDep
         "model_gated",
         "metadata_too_large",
         "hub_unreachable",
+        "hub_token_refused",
+        "secret_key_changed",
         "store_unavailable",
     ),
 )
