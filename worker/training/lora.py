@@ -24,6 +24,7 @@ from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from worker.training.products import linear, product
 
@@ -184,7 +185,7 @@ def _cast_factors(layers: list[LoraLayer], _backbone: nn.Module, _inputs: object
     masters = [half for layer in layers for half in _factors_of(layer)]
     casts = [half for layer in layers for half in cast(tuple[torch.Tensor, torch.Tensor], _casts_of(layer))]
     # The values are the same as long as the weights are: what a pass has kept for its backward is not changed.
-    with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(tuple(casts)):
+    with torch.no_grad(), _unsafe_preserve_version_counter(tuple(casts)):
         torch._foreach_copy_(casts, masters)
 
 
@@ -200,7 +201,7 @@ def _casts_of(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
 
 
 def _factors_of(module: LoraLayer) -> tuple[torch.Tensor, torch.Tensor]:
-    return module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
+    return module.lora_A[ADAPTER].get_parameter("weight"), module.lora_B[ADAPTER].get_parameter("weight")
 
 
 def _forward(module: LoraLayer, inputs: torch.Tensor) -> torch.Tensor:
