@@ -34,6 +34,7 @@ from api.routers import (
     job_outputs,
     jobs,
     models,
+    organization,
     plans,
 )
 from core.liveness import beat_in_loop
@@ -46,7 +47,10 @@ from core.settings_loading import load_settings
 OTHER_FILES = 256  # that this process has open: the database's, the store's, requests that are no streams
 FILES_OF_A_STREAM = 2  # the client's connection, and the broker's
 
-ROUTERS = (files, plans, jobs, job_outputs, models, credits, codes, api_keys, hub_token, account, health, browser)
+ROUTERS = (
+    *(files, plans, jobs, job_outputs, models, credits, codes, api_keys, hub_token, account, organization),
+    *(health, browser),
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -228,6 +228,13 @@ class Settings(BaseSettings):
         7 * 86400, description="How long the checkpoints of a finished job can be downloaded."
     )
 
+    audit_log_retention_seconds: int | None = Field(
+        None,
+        ge=30 * 86400,
+        description="How long the audit log is kept, 30 days at least; none: for ever.",
+        examples=[365 * 86400],
+    )
+
     @field_validator("prices")
     @classmethod
     def _prices_have_a_default(cls, prices: dict[str, int]) -> dict[str, int]:

@@ -26,8 +26,6 @@ from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
-from worker.training.products import linear, product
-
 ADAPTER = "default"  # PEFT's name for the only adapter
 START_A, START_B = "start_A", "start_B"  # buffers of a LoRA layer: [rank, in], [out, rank]
 CAST_A, CAST_B = "cast_A", "cast_B"  # buffers of a LoRA layer: its factors in the activations' dtype
@@ -87,9 +85,9 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         adapted = inputs if dropped is None else dropped
         cast_a, cast_b = frozen.cast_factors(lora_a, lora_b, inputs.dtype)
-        low = linear(adapted, cast_a)  # [tokens, rank]
+        low = adapted @ cast_a.t()  # [tokens, rank]
         weight = frozen.weight()
-        outputs = linear(inputs, weight, frozen.bias if magnitude is None else None)
+        outputs = nn.functional.linear(inputs, weight, frozen.bias if magnitude is None else None)
         outputs.addmm_(low, cast_b.t(), alpha=frozen.scaling)
         plain = stretch = lengths = None
         if magnitude is not None and frozen.squared_rows is not None:
@@ -110,18 +108,18 @@ class _AdaptedLinear(torch.autograd.Function):
             magnitude_gradient = (gradient * plain).sum(dim=0, dtype=torch.float32).div_(lengths).to(lora_a.dtype)
             gradient = torch.addcmul(gradient, gradient, stretch)
         cast_a, cast_b = frozen.cast_factors(lora_a, lora_b, gradient.dtype)
-        low_gradient = product(gradient, cast_b).mul_(frozen.scaling)  # [tokens, rank]
+        low_gradient = (gradient @ cast_b).mul_(frozen.scaling)  # [tokens, rank]
         # Of twice the rank, A is in both halves and B in the first.
         both = low_gradient if frozen.start is None else low_gradient[:, :rank] + low_gradient[:, rank:]
         b_gradient = (gradient.t() @ low[:, :rank]).to(lora_b.dtype).mul_(frozen.scaling)
         a_gradient = (both.t() @ adapted).to(lora_a.dtype)
         inputs_gradient = dropped_gradient = None
         if ctx.needs_input_grad[0]:
-            inputs_gradient = product(gradient, frozen.weight())
+            inputs_gradient = gradient @ frozen.weight()
             if not ctx.has_dropout:
                 inputs_gradient.addmm_(low_gradient, cast_a)
         if ctx.has_dropout and ctx.needs_input_grad[1]:
-            dropped_gradient = product(low_gradient, cast_a)
+            dropped_gradient = low_gradient @ cast_a
         return inputs_gradient, dropped_gradient, a_gradient, b_gradient, magnitude_gradient, None
 
 
