@@ -22,7 +22,21 @@ from api.middleware import BodyLimitMiddleware, RequestMiddleware
 from api.places import UPLOADS_AT_ONCE, StreamPlaces, UploadPlaces
 from api.readiness import Readiness
 from api.request_heads import HeadLimitMiddleware
-from api.routers import account, api_keys, browser, codes, credits, files, health, job_outputs, jobs, models, plans
+from api.routers import (
+    account,
+    api_keys,
+    browser,
+    codes,
+    credits,
+    files,
+    health,
+    hub_token,
+    job_outputs,
+    jobs,
+    models,
+    organization,
+    plans,
+)
 from core.liveness import beat_in_loop
 from core.logging import configure_logging
 from core.own_process import allow_many_files, keep_private
@@ -33,7 +47,10 @@ from core.settings_loading import load_settings
 OTHER_FILES = 256  # that this process has open: the database's, the store's, requests that are no streams
 FILES_OF_A_STREAM = 2  # the client's connection, and the broker's
 
-ROUTERS = (files, plans, jobs, job_outputs, models, credits, codes, api_keys, account, health, browser)
+ROUTERS = (
+    *(files, plans, jobs, job_outputs, models, credits, codes, api_keys, hub_token, account, organization),
+    *(health, browser),
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -94,7 +111,7 @@ def _lifespan(settings: Settings, registry: CollectorRegistry) -> Any:
         streams = max(1, (allow_many_files() - OTHER_FILES) // FILES_OF_A_STREAM)
         app.state.stream_places = StreamPlaces(settings.max_event_streams, streams)
         app.state.readiness = Readiness(runtime)
-        collector = ServiceCollector(runtime)
+        collector = ServiceCollector(runtime, app.state.readiness)
         registry.register(collector)
         beating = asyncio.create_task(beat_in_loop(settings.liveness_file)) if settings.liveness_file else None
         try:

@@ -42,6 +42,16 @@ class _Asking:
     started_at: float
     ended: threading.Event = field(default_factory=threading.Event)
     problem: str | None = None
+    seconds: float = 0.0  # that the answer took
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a part answers now. `seconds`: how long that took, or has taken so far."""
+
+    name: str
+    is_up: bool
+    seconds: float
 
 
 class Part:
@@ -61,12 +71,26 @@ class Part:
 
     def begin(self) -> Callable[[], str | None]:
         """Ask, unless it is being asked; the function returned waits for the answer: a problem, or None."""
+        asking = self._ask_unless_asked()
+        return lambda: self._wait(asking)
+
+    def begin_measuring(self) -> Callable[[], Measured]:
+        """As `begin`, with how long the answer took."""
+        asking = self._ask_unless_asked()
+
+        def measured() -> Measured:
+            problem = self._wait(asking)
+            seconds = asking.seconds if asking.ended.is_set() else time.monotonic() - asking.started_at
+            return Measured(self._name, problem is None, seconds)
+
+        return measured
+
+    def _ask_unless_asked(self) -> _Asking:
         with self._lock:
             if self._asking is None or self._asking.ended.is_set():
                 self._asking = _Asking(time.monotonic())
                 threading.Thread(target=self._answer, args=(self._asking,), name=self._name, daemon=True).start()
-            asking = self._asking
-        return lambda: self._wait(asking)
+            return self._asking
 
     def _answer(self, asking: _Asking) -> None:
         try:
@@ -76,6 +100,7 @@ class Part:
             asking.problem = f"the {self._name} does not answer ({type(error).__name__})"
             self._say(type(error).__name__, str(error))
         finally:
+            asking.seconds = time.monotonic() - asking.started_at
             asking.ended.set()
 
     def _wait(self, asking: _Asking) -> str | None:
@@ -117,6 +142,11 @@ class Readiness:
         answers = [part.begin() for part in self._parts]
         problems = [problem for answer in answers if (problem := answer()) is not None]
         return State(problems, self._warnings, self._swept_at)
+
+    def measure(self) -> list[Measured]:
+        """How every part answers, asked side by side."""
+        answers = [part.begin_measuring() for part in self._parts]
+        return [answer() for answer in answers]
 
     def _ask_database(self) -> str | None:
         problem = schema_problem(self._runtime.database)

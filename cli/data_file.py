@@ -10,6 +10,7 @@ import typer
 from cli.terminal import err
 from core.datasets import hub
 from core.errors import FileTooLargeError
+from core.hub_access import of_this_machine
 from core.settings import Settings
 
 
@@ -23,7 +24,8 @@ def data_file(named: str | None, settings: Settings) -> Iterator[Path | None]:
     if named is None:
         yield None
     elif named.startswith(hub.HUB_SCHEME):
-        source = hub.resolve(hub.parse_reference(named, "--data"), "--data")
+        access = of_this_machine()
+        source = hub.resolve(hub.parse_reference(named, "--data"), access, "--data")
         if source.size_bytes > settings.max_upload_bytes:
             raise FileTooLargeError(
                 f"{source.reference} has {source.size_bytes:,} bytes, above TUNEWRIGHT_MAX_UPLOAD_BYTES, "
@@ -31,7 +33,7 @@ def data_file(named: str | None, settings: Settings) -> Iterator[Path | None]:
             )
         err.print(f"Fetching {source.reference} ({source.size_bytes:,} bytes)…")
         with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-            yield hub.download(source, Path(directory))
+            yield hub.download(source, access, Path(directory))
     else:
         path = Path(named)
         if not path.is_file():

@@ -25,6 +25,7 @@ COMMANDS = {
     "ledger": ("cli.ledger:ledger", "Prove the books, and refund what was charged."),
     "keys": ("cli.keys:keys", "Make, list and revoke API keys."),
     "accounts": ("cli.accounts:accounts", "Make and list accounts, and limit what they may use."),
+    "hub-token": ("cli.hub_token:hub_token", "Set, show and remove an organization's token for the model hub."),
     "link": ("cli.keys:link", "Print a link that signs the owner in, once."),
     "workers": ("cli.fleet:workers", "List the workers that have reported lately, and their devices."),
     "models": ("cli.models:models", "List base models and fetch their weights."),
@@ -36,6 +37,11 @@ COMMANDS = {
     "check": ("cli.check:check", "Check the settings, and whether the database, the broker and the store answer."),
     "backup": ("cli.backups:backup", "Back up the database and the stored objects, while the service runs."),
     "restore": ("cli.backups:restore", "Put a backup back, into an empty service or in place of what is there."),
+    "audit": ("cli.reports:audit", "List who did what to which object, newest first."),
+    "usage": (
+        "cli.reports:usage",
+        "List what each organization used, by month: jobs, tokens, device time, credits and storage.",
+    ),
     "migrate": ("cli.migrate:migrate", "Bring the database to the schema of this release."),
 }
 

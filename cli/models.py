@@ -8,6 +8,7 @@ import typer
 from cli.database import DataDirectory
 from cli.terminal import JsonOption, err, out, print_list, table_of
 from core.errors import ServiceUnavailableError
+from core.hub_access import of_this_machine
 from core.logging import configure_logging
 from core.registry.base_models import ModelRef, local_model_ids
 from core.settings_loading import load_settings
@@ -26,7 +27,7 @@ def fetch(
     settings = load_settings(data)
     configure_logging(settings.log_level, as_json=settings.log_json and not err.is_terminal)
     try:
-        _, directory = ensure_weights(settings, ModelRef(model, None))
+        _, directory = ensure_weights(settings, ModelRef(model, None), of_this_machine())
     except subprocess.CalledProcessError as error:
         raise ServiceUnavailableError(f"Converting {model} ended with code {error.returncode}; see above.") from None
     err.print(f"{model} is ready.")

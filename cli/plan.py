@@ -18,6 +18,7 @@ from core.datasets.examples import DataFormat, Example
 from core.datasets.inspection import all_notices, check_structure, check_trainable, inspect_file, measure_tokens
 from core.datasets.reading import read_examples
 from core.errors import InvalidRequestError, ServiceUnavailableError
+from core.hub_access import of_this_machine
 from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
 from core.settings_loading import load_settings
@@ -183,7 +184,7 @@ def _config(models_dir: Path, model: str) -> Mapping[str, Any]:
 
 def _base_model(models_dir: Path, model: str) -> BaseModel:
     """The model, its weights looked at from outside. Raises what finding it and `check_weights` raise."""
-    base_model = find_base_model(models_dir, model)
+    base_model = find_base_model(models_dir, model, of_this_machine())
     is_known = base_model.config.get("model_type") in FAMILIES
     check_weights(base_model, ModelSpec.from_config(base_model.config) if is_known else None)
     return base_model

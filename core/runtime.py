@@ -6,7 +6,7 @@ from core.artifacts.store import ArtifactStore, open_store
 from core.db.session import Database
 from core.limited import ChildPool
 from core.queue.publisher import QueuePublisher
-from core.registry.hub_access import HubAccess
+from core.registry.hub_state import HubStates
 from core.settings import Settings
 from core.throttle.service import Throttle
 
@@ -21,7 +21,7 @@ class Runtime:
     publisher: QueuePublisher
     throttle: Throttle
     children: ChildPool = field(default_factory=ChildPool)
-    hub: HubAccess = field(default_factory=HubAccess)
+    hub: HubStates = field(default_factory=HubStates)
 
     def close(self) -> None:
         """Give all connections back, and end what children do."""

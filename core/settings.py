@@ -152,6 +152,25 @@ class Settings(BaseSettings):
     session_seconds: PositiveInt = Field(14 * 86400, description="How long a browser stays signed in.")
     sign_in_link_seconds: PositiveInt = Field(3600, description="How long a one-time link works.")
 
+    secret_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Encrypts the hub tokens of organizations; the same for every process. Unset, an embedded service "
+        "makes one, data_dir/secret.key.",
+        examples=["at least 32 random characters"],
+    )
+    former_secret_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="The secret key before this one, until `tunewright hub-token seal` has run.",
+        examples=["at least 32 random characters"],
+    )
+    hub_token_for_administrators: bool = Field(
+        False,
+        description="Whether the hub is asked with this machine's own token (HF_TOKEN, or the one that its login "
+        "stored) for organizations of administrators that have none of their own.",
+    )
+
     sign_up_open: bool = Field(False, description="Whether strangers can make an account; an administrator always can.")
     key_requests_per_minute: NonNegativeInt = Field(6000, description="Requests of one API key or session; 0: any.")
     address_requests_per_minute: NonNegativeInt = Field(12_000, description="Requests from one address; 0: any.")
@@ -207,6 +226,13 @@ class Settings(BaseSettings):
     silence_seconds: PositiveFloat = Field(3600.0, description="The same for work without steps: loading, exporting.")
     checkpoint_retention_seconds: PositiveInt = Field(
         7 * 86400, description="How long the checkpoints of a finished job can be downloaded."
+    )
+
+    audit_log_retention_seconds: int | None = Field(
+        None,
+        ge=30 * 86400,
+        description="How long the audit log is kept, 30 days at least; none: for ever.",
+        examples=[365 * 86400],
     )
 
     @field_validator("prices")

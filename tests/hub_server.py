@@ -25,7 +25,9 @@ class Repository:
 
     revisions: dict[str, tuple[str, Mapping[str, bytes]]]
     card: dict[str, Any] = field(default_factory=dict)
-    gated: bool = False
+    gated: bool = False  # its listing is public, its files are for readers
+    private: bool = False  # for others than readers it does not exist
+    readers: frozenset[str] = frozenset()  # tokens
     hides_sizes: bool = False
 
     def at(self, revision: str) -> tuple[str, Mapping[str, bytes]] | None:
@@ -42,6 +44,8 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
     is_broken: bool = False
+    accounts: dict[str, str] = field(default_factory=dict)  # names by token; other tokens are refused
+    tokens: set[str | None] = field(default_factory=set)  # that requests came with
 
 
 @contextmanager
@@ -69,8 +73,6 @@ def talk_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    for module in ("core.datasets.hub", "core.registry.hub"):
-        monkeypatch.setattr(f"{module}.HfApi", lambda: huggingface_hub.HfApi(endpoint=hub.url))
 
 
 def parquet(*questions: str) -> bytes:
@@ -85,8 +87,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(self.path.split("?")[0])
+        token = self._token()
+        self.served.tokens.add(token)
         if self.served.is_broken:
             self._send(500, {}, b"{}")
+        elif token is not None and token not in self.served.accounts:
+            self._send(401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b"{}")
+        elif path == "/api/whoami-v2":
+            self._send(200, {}, json.dumps({"name": self.served.accounts[token or ""]}).encode())
         elif "/resolve/" in path:
             name, _, rest = path.removeprefix("/datasets/").lstrip("/").partition("/resolve/")
             self._send_file(name, *rest.split("/", 1))
@@ -97,20 +105,32 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_tree(listing, tree)
                 return
             name, _, revision = path.removeprefix(kind).partition("/revision/")
-            if name.endswith("/auth-check"):
-                asked = self.served.repositories.get(name.removesuffix("/auth-check"))
-                is_open = kind == "/api/models/" and asked is not None and not asked.gated
-                self._send(*((200, {}) if is_open else (403, {"X-Error-Code": "GatedRepo"})), b"{}")
-            else:
+            if not name.endswith("/auth-check"):
                 self._send_listing(name, revision or "main")
+            elif self._opens(name.removesuffix("/auth-check"), files=True):
+                self._send(200, {}, b"{}")
 
     do_HEAD = do_GET
 
-    def _send_listing(self, name: str, revision: str) -> None:
+    def _token(self) -> str | None:
+        return self.headers.get("authorization", "").removeprefix("Bearer ") or None
+
+    def _opens(self, name: str, *, files: bool = False) -> bool:
+        """Whether who asks may see the repository, or read its files; answers with the refusal where not."""
         repository = self.served.repositories.get(name)
-        if repository is None:
-            self._send(401, {"X-Error-Code": "RepoNotFound"}, b"{}")
+        is_reader = repository is not None and self._token() in repository.readers
+        if repository is None or (repository.private and not is_reader):
+            self._send(401 if self._token() is None else 404, {"X-Error-Code": "RepoNotFound"}, b"{}")
+            return False
+        if files and repository.gated and not is_reader:
+            self._send(403, {"X-Error-Code": "GatedRepo"}, b"{}")
+            return False
+        return True
+
+    def _send_listing(self, name: str, revision: str) -> None:
+        if not self._opens(name):
             return
+        repository = self.served.repositories[name]
         found = repository.at(revision)
         if found is None:
             self._send(404, {"X-Error-Code": "RevisionNotFound"}, b"{}")
@@ -124,6 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {}, json.dumps({**body, "cardData": repository.card}).encode())
 
     def _send_tree(self, name: str, revision: str) -> None:
+        if not self._opens(name):
+            return
         found = self.served.repositories[name].at(revision)
         if found is None:
             self._send(404, {"X-Error-Code": "RevisionNotFound"}, b"{}")
@@ -133,6 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {}, json.dumps(tree).encode())
 
     def _send_file(self, name: str, revision: str, path: str) -> None:
+        if not self._opens(name, files=True):
+            return
         found = self.served.repositories[name].at(revision)
         content = found[1].get(path) if found else None
         if found is None or content is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from core.errors import ServiceUnavailableError
+from core.hub_access import HubAccess
 from core.registry import hub
 from core.registry.base_models import BaseModel, ModelRef, find_planned_model
 from core.settings import Settings
@@ -20,21 +21,21 @@ WHEEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 log = structlog.get_logger()
 
 
-def ensure_weights(settings: Settings, wanted: ModelRef) -> tuple[BaseModel, Path]:
+def ensure_weights(settings: Settings, wanted: ModelRef, access: HubAccess) -> tuple[BaseModel, Path]:
     """The base model at its revision and the directory of its safetensors weights, fetched where needed.
 
     Raises what `find_planned_model` raises.
     """
     try:
-        base_model = find_planned_model(settings.resolved_models_dir, wanted)
+        base_model = find_planned_model(settings.resolved_models_dir, wanted, access)
     except ServiceUnavailableError:
         if wanted.revision is not None or not _convert_from_wheel(settings, wanted.id):
             raise
-        base_model = find_planned_model(settings.resolved_models_dir, wanted)
+        base_model = find_planned_model(settings.resolved_models_dir, wanted, access)
     if base_model.has_weights:
         return base_model, base_model.directory
     assert base_model.hub_id is not None, "a model without weights came from the hub"
-    directory = hub.fetch_weights(base_model.hub_id, base_model.hub_revision)
+    directory = hub.fetch_weights(base_model.hub_id, base_model.hub_revision, access)
     if not any(directory.glob("*.safetensors")):
         raise ServiceUnavailableError(
             f"The weights of {wanted.id!r} are not on this machine yet, and the model hub is out of reach.",

@@ -12,6 +12,7 @@ from typing import TypeVar
 from core.artifacts.local import LocalStore
 from core.artifacts.store import open_store
 from core.errors import ServiceUnavailableError, TunewrightError
+from core.hub_access import HubAccess
 from core.limited.lifetime import end_with_parent
 from core.registry.base_models import BaseModel, ModelRef
 from core.runtime import Runtime
@@ -35,9 +36,9 @@ class Fetcher:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def weights(self, wanted: ModelRef) -> tuple[BaseModel, Path]:
+    def weights(self, wanted: ModelRef, access: HubAccess) -> tuple[BaseModel, Path]:
         """See `ensure_weights`."""
-        return ensure_weights(self._runtime.settings, wanted)
+        return ensure_weights(self._runtime.settings, wanted, access)
 
     def materialize(self, key: str, directory: Path) -> Path:
         """See `core.artifacts.store`."""
@@ -54,11 +55,11 @@ class InterruptibleFetcher(Fetcher):
         super().__init__(runtime)
         self._is_stopped = is_stopped
 
-    def weights(self, wanted: ModelRef) -> tuple[BaseModel, Path]:
+    def weights(self, wanted: ModelRef, access: HubAccess) -> tuple[BaseModel, Path]:
         """See `ensure_weights`."""
         if wanted.is_local:
-            return super().weights(wanted)
-        return self._in_child(ensure_weights, self._runtime.settings, wanted)
+            return super().weights(wanted, access)
+        return self._in_child(ensure_weights, self._runtime.settings, wanted, access)
 
     def materialize(self, key: str, directory: Path) -> Path:
         """See `core.artifacts.store`."""

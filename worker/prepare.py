@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from core.accounts import hub_tokens
 from core.artifacts.store import StoredObject
 from core.datasets.models import StoredFile
 from core.errors import NotFoundError, StoreError, TrainingError
@@ -48,7 +49,9 @@ def prepare(runtime: Runtime, lease: Lease, job: Job, fetcher: Fetcher) -> Prepa
     for stale in runtime.settings.runs_dir.glob(f"{job.id}-*"):
         shutil.rmtree(stale, ignore_errors=True)
     directory.mkdir(parents=True)
-    base_model, weights = fetcher.weights(ModelRef(job.model, plan.model_revision))
+    with runtime.database.read() as session:
+        access = hub_tokens.access_of(session, runtime.settings, job.organization_id)
+    base_model, weights = fetcher.weights(ModelRef(job.model, plan.model_revision), access)
     source = memory_source(plan, base_model.config)
     check_weights(replace(base_model, directory=weights), source.spec if isinstance(source, DerivedMemory) else None)
     prepared = Prepared(

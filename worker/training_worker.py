@@ -13,6 +13,7 @@ from celery.signals import worker_ready, worker_shutdown
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.db.migrate import schema_problem
+from core.disk import disk_space
 from core.fleet import service as fleet
 from core.fleet.service import DRAINED_EXIT_CODE, WorkerReport
 from core.ids import new_id
@@ -178,7 +179,7 @@ class TrainingWorker:
 
     def _report(self) -> None:
         supervisor = self._supervisor
-        now = device_again(self._device)
+        now, disk = device_again(self._device), disk_space(self._runtime.settings.runs_dir)
         self._notice(now if supervisor is None else replace(self._device, problem=now.problem))
         said = WorkerReport(
             worker_id=self.id,
@@ -189,6 +190,8 @@ class TrainingWorker:
             tokens_per_second=supervisor.tokens_per_second if supervisor else None,
             versions=self._versions,
             job_id=supervisor.job_id if supervisor else None,
+            disk_free_bytes=disk.free_bytes,
+            disk_total_bytes=disk.total_bytes,
         )
         if self._runtime.database.run(lambda session: fleet.report(session, said)) and not self.is_drained:
             self.is_drained = True

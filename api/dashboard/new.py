@@ -27,6 +27,7 @@ from api.deps import ActorDep, RuntimeDep, identify
 from api.flash import carry_problem, read
 from api.forms import check_form
 from api.planning import job_request, plan_request
+from core.accounts import hub_tokens
 from core.accounts.service import Actor
 from core.db.plain import to_plain
 from core.errors import (
@@ -92,7 +93,8 @@ def _show(
     if part != "plan":
         with runtime.database.read() as session:
             devices = fleet.devices(session, runtime.settings)
-        hub_state = runtime.hub.state()
+            access = hub_tokens.access_of(session, runtime.settings, actor.organization_id)
+        hub_state = runtime.hub.state(access)
         values = {
             "devices": devices,
             "choices": [] if model else model_choices(models_dir, devices, hub_state, search),

@@ -4,15 +4,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Form, Query, Request, Response
+from pydantic import SecretStr
 
 from api.dashboard.page import page_router, see_other, show
 from api.deps import SESSION_COOKIE, ActorDep, RuntimeDep, authenticate_admin
 from api.flash import carry, carry_problem
 from api.forms import check_form
-from core.accounts import passwords
+from core.accounts import hub_tokens, passwords
 from core.accounts import service as accounts
 from core.accounts.limits import limits_of
-from core.accounts.models import Scope
+from core.accounts.models import HubToken, Scope
 from core.errors import InvalidRequestError, WrongPasswordError
 from core.ledger import codes
 
@@ -30,6 +31,7 @@ def show_settings(
     with runtime.database.read() as session:
         keys = accounts.list_api_keys(session, actor.organization_id)
         limits = limits_of(session, runtime.settings, actor.organization_id)
+        hub_token = session.get(HubToken, actor.organization_id)
         uses = codes.list_codes(session, limit=SHOWN_CODES).rows if actor.scope.includes(Scope.ADMIN) else None
     return show(
         request,
@@ -39,6 +41,7 @@ def show_settings(
         current="settings",
         keys=[key for key in keys if key.revoked_at is None],
         limits=limits,
+        hub_token=hub_token,
         uses=uses,
         scopes=[scope for scope in Scope if actor.scope.includes(scope)],
         changed=changed,
@@ -77,6 +80,31 @@ def revoke_key(runtime: RuntimeDep, actor: ActorDep, key_id: str) -> Response:
     """Make a key unusable."""
     runtime.database.run(lambda session: accounts.revoke_api_key(session, actor.organization_id, key_id))
     return see_other("/settings#keys")
+
+
+@router.post("/settings/hub-token", dependencies=[Depends(check_form)])
+def set_hub_token(
+    request: Request, runtime: RuntimeDep, actor: ActorDep, token: Annotated[str, Form(max_length=500)]
+) -> Response:
+    """Keep a token for the model hub; no page shows it again."""
+    kept = hub_tokens.set_token(runtime, actor.organization_id, SecretStr(token))
+    whose = f"it belongs to {kept.hub_account} there" if kept.hub_account else "the hub did not say whose it is"
+    return carry(request, "/settings#hub-token", hub_token=f"The token …{kept.hint} is kept: {whose}.")
+
+
+@router.get("/settings/hub-token/remove")
+def ask_to_remove_hub_token(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
+    """What removing the hub token means, before it is done."""
+    with runtime.database.read() as session:
+        kept = hub_tokens.get_token(session, actor.organization_id)
+    return show(request, runtime, actor, "remove_hub_token.html", current="settings", kept=kept)
+
+
+@router.post("/settings/hub-token/remove", dependencies=[Depends(check_form)])
+def remove_hub_token(runtime: RuntimeDep, actor: ActorDep) -> Response:
+    """Forget the hub token."""
+    runtime.database.run(lambda session: hub_tokens.remove_token(session, actor.organization_id))
+    return see_other("/settings#hub-token")
 
 
 @router.post("/settings/password", dependencies=[Depends(check_form)])

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from api.deps import ActorDep, RuntimeDep
 from api.schemas.errors import SIGNED_IN, errors
 from api.schemas.models import ModelDeleted, ModelList, ModelObject, show_model
+from core.accounts import hub_tokens
 from core.fleet import service as fleet
 from core.registry import service as registry
 from core.registry.choices import find_choice, model_choices
@@ -12,7 +13,7 @@ from core.registry.choices import find_choice, model_choices
 router = APIRouter(prefix="/v1/models", tags=["Models"])
 
 
-@router.get("", summary="List models", responses=errors(*SIGNED_IN))
+@router.get("", summary="List models", responses=errors(*SIGNED_IN, "secret_key_changed"))
 def list_models(runtime: RuntimeDep, actor: ActorDep) -> ModelList:
     """Your fine-tuned models, newest first, then the base models at hand, then the catalogue.
 
@@ -23,18 +24,24 @@ def list_models(runtime: RuntimeDep, actor: ActorDep) -> ModelList:
     with runtime.database.read() as session:
         entries = registry.list_models(session, actor.organization_id, models_dir)
         devices = fleet.devices(session, runtime.settings)
-    choices = {choice.id: choice for choice in model_choices(models_dir, devices, runtime.hub.state())}
+        access = hub_tokens.access_of(session, runtime.settings, actor.organization_id)
+    choices = {choice.id: choice for choice in model_choices(models_dir, devices, runtime.hub.state(access))}
     return ModelList(data=[show_model(entry, choices.get(entry.id)) for entry in entries])
 
 
-@router.get("/{model_id:path}", summary="Retrieve a model", responses=errors(*SIGNED_IN, "model_not_found"))
+@router.get(
+    "/{model_id:path}",
+    summary="Retrieve a model",
+    responses=errors(*SIGNED_IN, "model_not_found", "secret_key_changed"),
+)
 def retrieve_model(runtime: RuntimeDep, actor: ActorDep, model_id: str) -> ModelObject:
     """One model of the list."""
     models_dir = runtime.settings.resolved_models_dir
     with runtime.database.read() as session:
         entry = registry.get_model(session, actor.organization_id, models_dir, model_id)
         devices = fleet.devices(session, runtime.settings)
-    return show_model(entry, find_choice(models_dir, devices, runtime.hub.state(), entry.id))
+        access = hub_tokens.access_of(session, runtime.settings, actor.organization_id)
+    return show_model(entry, find_choice(models_dir, devices, runtime.hub.state(access), entry.id))
 
 
 @router.delete(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, Strict
+from pydantic import ConfigDict, Field, SecretStr, Strict
 from pydantic.config import JsonDict
 
 from api.schemas.base import (
@@ -13,7 +13,7 @@ from api.schemas.base import (
     unix_seconds,
     unix_seconds_or_none,
 )
-from core.accounts.models import ApiKey, Scope
+from core.accounts.models import ApiKey, HubToken, Scope
 from core.accounts.service import Account, NewApiKey
 
 _KEY_EXAMPLE: JsonDict = {
@@ -125,6 +125,38 @@ class ApiKeyDeleted(ResponseBody):
     deleted: Literal[True] = True
 
 
+class HubTokenSet(RequestBody):
+    """A token to keep."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"token": "hf_YourTokenFromTheHubsSettings"}]})
+
+    token: SecretStr = Field(min_length=1, max_length=500, description="A token of the hub that may read is enough.")
+
+
+class HubTokenObject(ResponseBody):
+    """What is known of the organization's hub token. The token itself is never shown."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"object": "hub_token", "hint": "x7Qk", "hub_account": "ada", "set_at": 1795219200}]
+        }
+    )
+
+    object: Literal["hub_token"] = "hub_token"
+    hint: str = Field(description="Its last four characters.")
+    hub_account: str | None = Field(description="Whose it is on the hub; null where the hub did not answer then.")
+    set_at: int
+
+
+class HubTokenDeleted(ResponseBody):
+    """The token is forgotten."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"object": "hub_token", "deleted": True}]})
+
+    object: Literal["hub_token"] = "hub_token"
+    deleted: Literal[True] = True
+
+
 def show_account(account: Account) -> AccountObject:
     """An account as the wire shows it."""
     user = account.user
@@ -151,3 +183,8 @@ def show_key(key: ApiKey) -> ApiKeyObject:
 def show_new_key(new: NewApiKey) -> ApiKeyCreated:
     """A new key with its secret."""
     return ApiKeyCreated(**show_key(new.key).model_dump(), secret=new.secret)
+
+
+def show_hub_token(kept: HubToken) -> HubTokenObject:
+    """A hub token as the wire shows it."""
+    return HubTokenObject(hint=kept.hint, hub_account=kept.hub_account, set_at=unix_seconds(kept.set_at))

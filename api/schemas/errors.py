@@ -86,9 +86,22 @@ _SHOWN: tuple[TunewrightError, ...] = (
         param="training_file",
     ),
     InvalidDatasetError(
-        "The data set 'acme/secret' is gated. Accept its terms on the hub and set HF_TOKEN for the service.",
+        "The data set 'acme/secret' is gated: accept its terms on the hub. If it is private or gated, add your own hub "
+        "token: under Settings, with PUT /v1/hub_token or, for commands, as HF_TOKEN.",
         code="dataset_gated",
         param="training_file",
+    ),
+    InvalidRequestError(
+        "The hub does not take the hub token …x7Qk: it is misspelt, expired or revoked. Give another one: under "
+        "Settings, with PUT /v1/hub_token or, for commands, as HF_TOKEN.",
+        code="hub_token_refused",
+        param="model",
+    ),
+    InvalidRequestError(
+        "This is no hub token: it has 8 to 500 letters, digits and signs, and no spaces. Copy it from the hub's "
+        "settings.",
+        code="invalid_hub_token",
+        param="token",
     ),
     InvalidDatasetError(
         "The data set 'acme/pictures' has no Parquet files, and the hub has converted none. Download it, and upload it "
@@ -135,7 +148,8 @@ _SHOWN: tuple[TunewrightError, ...] = (
         param="model",
     ),
     InvalidModelError(
-        "The hub model 'acme/gated' is gated. Accept its licence on the hub and set HF_TOKEN for the service.",
+        "The hub model 'acme/gated' is gated: accept its terms on the hub. If it is private or gated, add your own hub "
+        "token: under Settings, with PUT /v1/hub_token or, for commands, as HF_TOKEN.",
         code="model_gated",
         param="model",
     ),
@@ -172,9 +186,14 @@ _SHOWN: tuple[TunewrightError, ...] = (
         "The job ftjob-01JD… has no checkpoint 'ftckpt_01JD…'.", code="checkpoint_not_found", param="checkpoint_id"
     ),
     NotFoundError("The job ftjob-01JD… has no artifact 'adapter.zip'.", code="artifact_not_found", param="name"),
+    NotFoundError("This organization has no hub token.", code="hub_token_not_found"),
     UnknownCodeError("No such credit code. Check its spelling.", param="code"),
     NotFoundError("No API key 'key_01JD…'.", code="api_key_not_found", param="key_id"),
     ModelNotFoundError("The model 'smollm9' does not exist.", param="model"),
+    ConflictError(
+        "This service keeps no secrets: whoever runs it gives every process the same TUNEWRIGHT_SECRET_KEY first.",
+        code="secret_key_missing",
+    ),
     SlowRequestError("12,288 bytes of the body came in 61 seconds, and then no more."),
     ConflictError(
         "The job ftjob-01JD… is succeeded and cannot become cancelled.", code="invalid_job_state", param="job_id"
@@ -251,6 +270,10 @@ _SHOWN: tuple[TunewrightError, ...] = (
     ServiceUnavailableError("No worker has reported a device lately, so nothing can be planned.", code="no_workers"),
     ServiceUnavailableError("50 models wait to be rehearsed.", code="too_many_rehearsals", param="model"),
     ServiceUnavailableError("The model hub did not answer for 'acme/model'.", code="hub_unreachable", param="model"),
+    ServiceUnavailableError(
+        "What this service keeps encrypted cannot be read: its secret key is another one than it was written with.",
+        code="secret_key_changed",
+    ),
     ServiceUnavailableError("Not ready: the broker does not answer (ConnectionError).", code="not_ready"),
     ServiceUnavailableError("The database does not answer. Try again in a moment.", code="database_unavailable"),
     StoreError("The artifact store cannot be read."),
@@ -301,6 +324,8 @@ PLANNING = (
     "too_many_at_once",
     "no_workers",
     "hub_unreachable",
+    "hub_token_refused",
+    "secret_key_changed",
     "store_unavailable",
 )
 

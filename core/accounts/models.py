@@ -93,3 +93,15 @@ class SignInLink(Base):
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+
+
+class HubToken(Base):
+    """An organization's token for the model hub, encrypted (core.accounts.hub_tokens)."""
+
+    __tablename__ = "hub_tokens"
+
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), primary_key=True)
+    sealed: Mapped[str] = mapped_column(String(2000))
+    hint: Mapped[str] = mapped_column(String(4))  # its last characters
+    hub_account: Mapped[str | None] = mapped_column(String(200))  # whose it is; None: the hub did not answer then
+    set_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from core.accounts.models import ApiKey, BrowserSession, Organization, SignInLink, User
+from core.accounts.models import ApiKey, BrowserSession, HubToken, Organization, SignInLink, User
 
 _LITERAL = str.maketrans({character: f"\\{character}" for character in "\\%_"})  # in a pattern of LIKE
 
@@ -43,6 +43,17 @@ def find_users(session: Session, words: str, limit: int) -> list[tuple[User, Org
         .limit(limit)
     )
     return [(user, organization) for user, organization in session.execute(query)]
+
+
+def has_administrator(session: Session, organization_id: str) -> bool:
+    """Whether someone of the organization administers the installation."""
+    query = select(User.id).where(User.organization_id == organization_id, User.is_admin, User.disabled_at.is_(None))
+    return session.scalar(query.limit(1)) is not None
+
+
+def hub_tokens(session: Session) -> list[HubToken]:
+    """All hub tokens, their rows held until the transaction ends."""
+    return list(session.scalars(select(HubToken).with_for_update()))
 
 
 def lock_organization(session: Session, organization_id: str) -> Organization:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -31,12 +31,12 @@ from huggingface_hub.utils._validators import validate_repo_id
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from core.errors import InvalidDatasetError, InvalidRequestError, NotFoundError, ServiceUnavailableError
+from core.hub_access import CONNECT_SECONDS, HubAccess
 
 __all__ = ["HUB_SCHEME", "HubReference", "HubSource", "download", "parse_reference", "resolve"]
 
 HUB_SCHEME = "hf://"
 CONVERTED = "refs/convert/parquet"  # a branch that the hub keeps: CONFIG/SPLIT/0000.parquet, …
-CONNECT_SECONDS = 10.0
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
 _SHARD = re.compile(r"[-_.]?\d{4,5}([-_]of[-_]\d{4,5})?$")
@@ -108,21 +108,21 @@ def _is_repository(name: str) -> bool:
     return True
 
 
-def resolve(reference: HubReference, param: str) -> HubSource:
+def resolve(reference: HubReference, access: HubAccess, param: str) -> HubSource:
     """The files that a reference means now, from the hub's metadata alone: not a byte of them is fetched.
 
     Raises NotFoundError (`dataset_not_found`), InvalidDatasetError (`dataset_gated`, `no_parquet`, `unknown_config`,
-    `unknown_split`) and ServiceUnavailableError (`hub_unreachable`).
+    `unknown_split`), InvalidRequestError (`hub_token_refused`) and ServiceUnavailableError (`hub_unreachable`).
     """
     repository = reference.repository
-    with _explained(repository, param):
-        info = HfApi().dataset_info(
+    with _explained(repository, access, param):
+        info = access.api().dataset_info(
             repository, revision=reference.revision, files_metadata=True, timeout=CONNECT_SECONDS
         )
         if info.gated:
-            HfApi().auth_check(repository, repo_type="dataset")
+            access.check_files("dataset", repository)
         splits = _splits(info)
-        if not splits and reference.revision is None and (converted := _converted(repository)) is not None:
+        if not splits and reference.revision is None and (converted := _converted(repository, access)) is not None:
             info, splits = converted, _splits(converted)
     if not splits:
         raise InvalidDatasetError(
@@ -144,17 +144,22 @@ def resolve(reference: HubReference, param: str) -> HubSource:
     return HubSource(repository, info.sha, config, split, paths, sum(size for size in sizes if size is not None))
 
 
-def download(source: HubSource, directory: Path) -> Path:
+def download(source: HubSource, access: HubAccess, directory: Path) -> Path:
     """The split as one Parquet file in `directory`: the repository's own where there is one, else all in order.
 
-    Raises InvalidDatasetError and ServiceUnavailableError.
+    Raises what `resolve` raises.
     """
     disable_progress_bars()
-    with _explained(source.repository, "training_file"):
+    with _explained(source.repository, access, "training_file"):
         shards = [
             Path(
                 hf_hub_download(
-                    source.repository, path, repo_type="dataset", revision=source.revision, local_dir=directory
+                    source.repository,
+                    path,
+                    repo_type="dataset",
+                    revision=source.revision,
+                    local_dir=directory,
+                    token=access.credential,
                 )
             )
             for path in source.paths
@@ -162,9 +167,9 @@ def download(source: HubSource, directory: Path) -> Path:
     return shards[0] if len(shards) == 1 else _joined(source, shards, directory / "joined.parquet")
 
 
-def _converted(repository: str) -> DatasetInfo | None:
+def _converted(repository: str, access: HubAccess) -> DatasetInfo | None:
     try:
-        return HfApi().dataset_info(repository, revision=CONVERTED, files_metadata=True, timeout=CONNECT_SECONDS)
+        return access.api().dataset_info(repository, revision=CONVERTED, files_metadata=True, timeout=CONNECT_SECONDS)
     except RevisionNotFoundError:
         return None
 
@@ -261,27 +266,30 @@ def _joined(source: HubSource, shards: Sequence[Path], target: Path) -> Path:
 
 
 @contextmanager
-def _explained(repository: str, param: str) -> Iterator[None]:
+def _explained(repository: str, access: HubAccess, param: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError:
         raise InvalidDatasetError(
-            f"The data set {repository!r} is gated. Accept its terms on the hub and set HF_TOKEN for the service.",
+            f"The data set {repository!r} is gated: accept its terms on the hub. {access.advice}",
             code="dataset_gated",
             param=param,
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         what = "revision of it" if isinstance(error, RevisionNotFoundError) else "data set"
         raise NotFoundError(
-            f"The hub has no such {what}: {repository!r}. Check its spelling; a private data set needs HF_TOKEN set "
-            "for the service.",
+            f"The hub has no such {what}: {repository!r}. Check its spelling. {access.advice}",
             code="dataset_not_found",
             param=param,
         ) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.HTTPError, HfHubHTTPError, OSError) as error:
-        raise ServiceUnavailableError(
-            f"The hub did not answer for the data set {repository!r} ({type(error).__name__}). Try again, or, on a "
-            "machine that does not reach it, download the data set elsewhere and upload its file.",
-            code="hub_unreachable",
-            param=param,
-        ) from None
+        raise access.refusal(error, param) or _unreachable(repository, error, param) from None
+
+
+def _unreachable(repository: str, error: Exception, param: str) -> ServiceUnavailableError:
+    return ServiceUnavailableError(
+        f"The hub did not answer for the data set {repository!r} ({type(error).__name__}). Try again, or, on a "
+        "machine that does not reach it, download the data set elsewhere and upload its file.",
+        code="hub_unreachable",
+        param=param,
+    )

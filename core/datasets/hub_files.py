@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy.orm import Session
 
+from core.accounts import hub_tokens
 from core.accounts.limits import limits_of, lock_limits
 from core.artifacts.store import StoredObject
 from core.datasets import claims, hub, queries
@@ -19,6 +20,7 @@ from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
 from core.db.session import database_now
 from core.errors import FileTooLargeError, InvalidDatasetError, ServiceUnavailableError, TunewrightError
+from core.hub_access import HubAccess
 from core.ids import new_id
 from core.queue.messages import FETCH_FILE, INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, collect
 from core.runtime import Runtime
@@ -40,7 +42,9 @@ def ensure_file(runtime: Runtime, organization_id: str, reference: str, param: s
     Asks the hub for metadata only. Raises what `hub.resolve` raises, FileTooLargeError where the split is larger than
     an upload may be, and LimitReachedError where the organization has no room for it.
     """
-    source = hub.resolve(hub.parse_reference(reference, param), param)
+    with runtime.database.read() as session:
+        access = hub_tokens.access_of(session, runtime.settings, organization_id)
+    source = hub.resolve(hub.parse_reference(reference, param), access, param)
     return runtime.database.run(lambda session: _ensure(session, runtime, organization_id, source, param))
 
 
@@ -101,11 +105,12 @@ def _fetch(runtime: Runtime, file: StoredFile) -> bool:
     """
     with runtime.database.read() as session:
         limit_bytes = limits_of(session, runtime.settings, file.organization_id).upload_bytes
+        access = hub_tokens.access_of(session, runtime.settings, file.organization_id)
     stored: StoredObject | None = None
     problem = ""
     try:
         with claims.renewed(runtime.database, file.id):
-            stored = _stored(runtime, file, limit_bytes)
+            stored = _stored(runtime, file, access, limit_bytes)
     except ServiceUnavailableError as error:
         if utc_now() - file.created_at < GIVEN_UP_AFTER:
             log.warning("hub_file_waits", file_id=file.id, error=error.message)
@@ -119,14 +124,14 @@ def _fetch(runtime: Runtime, file: StoredFile) -> bool:
     return True
 
 
-def _stored(runtime: Runtime, file: StoredFile, limit_bytes: int) -> StoredObject:
+def _stored(runtime: Runtime, file: StoredFile, access: HubAccess, limit_bytes: int) -> StoredObject:
     if file.attempts > claims.MOST_ATTEMPTS:
         raise InvalidDatasetError(
             f"Fetching this file has ended {claims.MOST_ATTEMPTS} times without a result, so it is not tried again."
         )
     source = from_plain(HubSource, file.hub_source)
     with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-        path = hub.download(source, Path(directory))
+        path = hub.download(source, access, Path(directory))
         return runtime.store.put(file.storage_key, _chunks(path), max_bytes=limit_bytes)
 
 

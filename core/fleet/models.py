@@ -33,6 +33,8 @@ class WorkerRow(Base):
     device_class: Mapped[str] = mapped_column(String(100), index=True)
     used_bytes: Mapped[int | None] = mapped_column(BigInteger)  # device memory in use now, our job included
     tokens_per_second: Mapped[float | None]  # of the job it runs now
+    disk_free_bytes: Mapped[int | None] = mapped_column(BigInteger)  # where its runs are
+    disk_total_bytes: Mapped[int | None] = mapped_column(BigInteger)
     versions: Mapped[dict[str, Any]]
     job_id: Mapped[str | None] = mapped_column(Id)
     started_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -15,6 +15,12 @@ def alive(session: Session, since: datetime) -> Sequence[WorkerRow]:
     return session.scalars(query.order_by(WorkerRow.id)).all()
 
 
+def reported(session: Session, since: datetime, limit: int) -> Sequence[WorkerRow]:
+    """Workers heard of since then, stopped or not, the newest reports first."""
+    query = select(WorkerRow).where(WorkerRow.heartbeat_at >= since)
+    return session.scalars(query.order_by(WorkerRow.heartbeat_at.desc()).limit(limit)).all()
+
+
 def programs(session: Session) -> Sequence[ProgramRow]:
     """All supervised programs, by machine and name."""
     return session.scalars(select(ProgramRow).order_by(ProgramRow.hostname, ProgramRow.name)).all()

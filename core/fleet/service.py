@@ -6,6 +6,8 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.db.plain import from_plain, to_plain
 from core.db.session import database_now
 from core.errors import NotFoundError, ServiceUnavailableError
@@ -15,7 +17,23 @@ from core.settings import Settings
 from planner.devices import Device
 
 HEARTBEATS_MISSED = 4  # a worker is taken for gone after this many
+REMEMBERED = timedelta(days=1)  # a worker that is gone is still one that should be there
+MOST_REMEMBERED = 1000
 DRAINED_EXIT_CODE = 3  # of a worker that was asked to drain: whoever keeps workers running leaves it down
+
+
+@dataclass(frozen=True)
+class WorkerPlace:
+    """A device of a machine, and the worker that drove it last."""
+
+    worker: WorkerRow
+    device: Device
+    is_up: bool
+
+    @property
+    def device_class(self) -> str:
+        """The class of the device."""
+        return self.worker.device_class
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,8 @@ class WorkerReport:
     tokens_per_second: float | None
     versions: dict[str, str]
     job_id: str | None
+    disk_free_bytes: int | None = None  # where its runs are
+    disk_total_bytes: int | None = None
 
 
 def report(session: Session, said: WorkerReport) -> bool:
@@ -44,6 +64,7 @@ def report(session: Session, said: WorkerReport) -> bool:
     row.used_bytes = said.used_bytes
     row.tokens_per_second = said.tokens_per_second
     row.job_id = said.job_id
+    row.disk_free_bytes, row.disk_total_bytes = said.disk_free_bytes, said.disk_total_bytes
     row.heartbeat_at = database_now(session)
     row.stopped_at = None
     return row.drain_requested_at is not None
@@ -61,6 +82,7 @@ def request_drain(session: Session, worker_id: str) -> None:
     """Ask a worker to put its job back into the queue, after a checkpoint, and to end. Raises NotFoundError."""
     row = get_worker(session, worker_id)
     row.drain_requested_at = row.drain_requested_at or database_now(session)
+    audit.record(session, AuditType.WORKER_DRAINED, organization_id=None, object_id=worker_id, hostname=row.hostname)
 
 
 def stop(session: Session, worker_id: str) -> None:
@@ -75,6 +97,20 @@ def workers(session: Session, settings: Settings) -> Sequence[WorkerRow]:
     """The workers heard of lately."""
     since = database_now(session) - timedelta(seconds=HEARTBEATS_MISSED * settings.heartbeat_seconds)
     return queries.alive(session, since)
+
+
+def places(session: Session, settings: Settings) -> list[WorkerPlace]:
+    """Where workers ran within the last day: each device of each machine once, whatever process drove it."""
+    now = database_now(session)
+    since = now - timedelta(seconds=HEARTBEATS_MISSED * settings.heartbeat_seconds)
+    found: dict[tuple[str, str], WorkerPlace] = {}
+    for row in queries.reported(session, now - REMEMBERED, MOST_REMEMBERED):
+        device = device_of(row)
+        is_up = row.heartbeat_at >= since and row.stopped_at is None
+        before = found.get((row.hostname, device.address))
+        if before is None or (is_up and not before.is_up):
+            found[row.hostname, device.address] = WorkerPlace(row, device, is_up)
+    return list(found.values())
 
 
 def devices(session: Session, settings: Settings) -> list[Device]:

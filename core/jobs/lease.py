@@ -16,7 +16,7 @@ from core.errors import ErrorBody, StaleLeaseError
 from core.events import service as events
 from core.events.models import EventLevel
 from core.ids import new_id
-from core.jobs import queries, trail
+from core.jobs import queries, tallies, trail
 from core.jobs.models import Job
 from core.jobs.settlement import end, is_owners
 from core.jobs.states import JobStatus
@@ -48,6 +48,7 @@ def claim_next(session: Session, settings: Settings, worker_id: str, device_clas
     job.lease_token = new_id("lease_")
     job.lease_expires_at = now + timedelta(seconds=settings.lease_seconds)
     job.started_at = job.started_at or now
+    tallies.waited(session, job, max(0.0, (now - (job.queued_at or job.created_at)).total_seconds()))
     move(session, job, JobStatus.RUNNING, message)
     return Lease(job.id, job.lease_token), job
 
@@ -150,6 +151,7 @@ def reclaim_expired(session: Session, settings: Settings) -> list[str]:
             continue
         if job.lease_expires_at is not None and job.lease_expires_at > database_now(session):
             continue
+        tallies.lost_lease(session)
         trail.say(session, job, "lease_expired", level="warning", step=job.step)
         if job.status is not JobStatus.RUNNING:
             _lose_time(job)

@@ -1,6 +1,7 @@
-"""Tables of jobs, their checkpoints and what they published."""
+"""Tables of jobs, their checkpoints, what they published, and of what became of all of them."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import BigInteger, Float, ForeignKey, Index, String, UniqueConstraint
@@ -46,6 +47,7 @@ class Job(Base):
     phase: Mapped[str | None] = mapped_column(String(20))
     step: Mapped[int] = mapped_column(default=0)
     valid_loss: Mapped[float | None] = mapped_column(Float)  # the newest; the published model's at the end
+    queued_at: Mapped[datetime | None]  # last; None: of a version that did not keep it
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     estimated_finish_at: Mapped[datetime | None]
@@ -104,3 +106,26 @@ class JobArtifact(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class TallyKind(StrEnum):
+    """What is counted of all jobs."""
+
+    WAITED = "waited"  # time in the queue, for each claim
+    RAN = "ran"  # device time, for each job that ended and had started
+    ENDED = "ended"
+    LOST_LEASE = "lost_lease"
+
+
+class JobTally(Base):
+    """How often something has happened to jobs, and for times how long it took: a histogram that only grows."""
+
+    __tablename__ = "job_tallies"
+
+    kind: Mapped[TallyKind] = mapped_column(EnumText(TallyKind, 20), primary_key=True)
+    method: Mapped[str] = mapped_column(String(20), primary_key=True)  # planner.setup.Method; "": any
+    status: Mapped[str] = mapped_column(String(20), primary_key=True)  # JobStatus; "": any
+    code: Mapped[str] = mapped_column(String(80), primary_key=True)  # of the error; "": none, or any
+    count: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    seconds: Mapped[float] = mapped_column(Float, default=0.0, server_default="0.0")
+    buckets: Mapped[list[Any] | None]  # counts, one for each bound of core.jobs.tallies and one above

@@ -23,7 +23,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from core.accounts.models import Organization
 from core.datasets.models import StoredFile
 from core.db.keyset import Order, known_first, sorted_page
-from core.jobs.models import Checkpoint, Job, JobArtifact
+from core.jobs.models import Checkpoint, Job, JobArtifact, JobTally
 from core.jobs.states import JobSort, JobStatus
 from core.paging import Page
 from core.plans.models import Plan
@@ -231,6 +231,27 @@ def count_by_status(session: Session) -> dict[JobStatus, int]:
     """How many jobs there are in each state."""
     rows = session.execute(select(Job.status, func.count()).group_by(Job.status))
     return {JobStatus(status): int(count) for status, count in rows}
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The queued jobs of a device class."""
+
+    device_class: str
+    length: int
+    oldest_queued_at: datetime
+
+
+def queues(session: Session) -> Sequence[Queue]:
+    """The queue of each device class that has one."""
+    oldest = func.min(func.coalesce(Job.queued_at, Job.created_at))
+    query = select(Job.device_class, func.count(), oldest).where(Job.status == JobStatus.QUEUED)
+    return [Queue(*row) for row in session.execute(query.group_by(Job.device_class))]
+
+
+def tallies(session: Session) -> Sequence[JobTally]:
+    """What has become of all jobs so far: a row for each method, status and code there was."""
+    return session.scalars(select(JobTally)).all()
 
 
 def checkpoints(

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from core.db.plain import from_plain
 from core.errors import ErrorBody, InvalidRequestError
 from core.events.models import EventLevel
-from core.jobs import trail
+from core.jobs import tallies, trail
 from core.jobs.models import Job
 from core.jobs.states import JobStatus
 from core.jobs.transitions import move
@@ -53,6 +53,7 @@ def end(session: Session, job: Job, status: JobStatus, message: str, *, level: E
     is_free = status is JobStatus.FAILED and not (error and is_owners(error))
     due = 0 if is_free else due_credits(job, training_plan(job.plan).quote)
     job.charged_credits = ledger.settle(session, job.organization_id, job.id, due)
+    tallies.ended(session, job, (error.code or error.type) if error else "")
     trail.say(
         session,
         job,

@@ -21,6 +21,7 @@ def move(session: Session, job: Job, target: JobStatus, message: str, *, level: 
     source, worker = job.status, job.worker_id
     job.status = target
     if target is JobStatus.QUEUED:
+        job.queued_at = database_now(session)
         collect(session, Nudge(RUN_JOB, training_queue(job.device_class), job.id))
     if target not in JobStatus.leased():
         job.lease_token = job.lease_expires_at = job.worker_id = None

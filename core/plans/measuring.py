@@ -1,7 +1,7 @@
-"""What planning reads off a stored file: its tokens under a model, and what it shares with another file.
+"""What planning reads: the base model, a stored file's tokens under it, and what the file shares with another.
 
-Both take a pass over the file, by a limited child, so they are remembered: a stored file never changes. A model's files
-may be replaced while the service runs, so when they were written is part of what is asked.
+The latter two take a pass over the file, by a limited child, so they are remembered: a stored file never changes. A
+model's files may be replaced while the service runs, so when they were written is part of what is asked.
 """
 
 import tempfile
@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 
 import orjson
 
+from core.accounts import hub_tokens
+from core.accounts.service import Actor
 from core.datasets import in_child
 from core.datasets.examples import DataFormat
 from core.datasets.inspecting import unreadable
@@ -24,7 +26,7 @@ from core.datasets.tokenizer_files import MORE_TEMPLATES
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidDatasetError
 from core.limited import ChildDiedError, LimitExceededError, Refusals
-from core.registry.base_models import BaseModel
+from core.registry.base_models import BaseModel, find_base_model
 from core.runtime import Runtime
 
 REMEMBERED = 128
@@ -64,6 +66,13 @@ class _Remembered(Generic[Found]):
 _TOKENS = _Remembered[TokenInspection]()
 _OVERLAPS = _Remembered[Overlap]()
 _TOO_DEMANDING = Refusals(TOO_DEMANDING)
+
+
+def base_model_of(runtime: Runtime, actor: Actor, model_id: str, *, may_fetch: bool = True) -> BaseModel:
+    """The base model, as the caller's organization may read it. Raises what `find_base_model` raises."""
+    with runtime.database.read() as session:
+        access = hub_tokens.access_of(session, runtime.settings, actor.organization_id)
+    return find_base_model(runtime.settings.resolved_models_dir, model_id, access, may_fetch=may_fetch)
 
 
 def measure(

@@ -41,10 +41,10 @@ from core.errors import (
 from core.fleet import service as fleet
 from core.ids import new_id
 from core.plans import history, idle, rehearsals
-from core.plans.measuring import measure, overlapping_rows
+from core.plans.measuring import base_model_of, measure, overlapping_rows
 from core.plans.models import Plan
 from core.plans.params import param_of
-from core.registry.base_models import BaseModel, find_base_model
+from core.registry.base_models import BaseModel
 from core.registry.weights import check_weights
 from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
@@ -160,7 +160,7 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
         if request.validation_file_id
         else None
     )
-    base_model = find_base_model(runtime.settings.resolved_models_dir, request.model)
+    base_model = base_model_of(runtime, actor, request.model)
     skip = request.skip_broken_rows
     data_format = _format_of(training, request.data_format, skip, "training_file")
     if request.exact_match is not None:
@@ -343,7 +343,7 @@ def inspect(
     )
     if model_id is not None and is_readable:
         may_fetch = actor.scope.includes(Scope.WRITE)  # a question that only reads should not bring anything here
-        base_model = find_base_model(runtime.settings.resolved_models_dir, model_id, may_fetch=may_fetch)
+        base_model = base_model_of(runtime, actor, model_id, may_fetch=may_fetch)
         longest = min(max_length or LONGEST, int(base_model.config.get("max_position_embeddings") or LONGEST))
         mapping = _format_of(file, data_format, skip_broken_rows, "file_id")
         tokens = measure(runtime, base_model, file, mapping, chat_template, longest if longest < LONGEST else None)

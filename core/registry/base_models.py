@@ -6,13 +6,14 @@ path of the server can be named. To plan, only its configuration and tokenizer a
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from core.errors import InvalidModelError, ModelNotFoundError
+from core.hub_access import ANONYMOUS, HubAccess
 from core.registry import hub
 from core.registry.fingerprint import fingerprint
 from planner import catalogue
@@ -43,6 +44,7 @@ class BaseModel:
     revision: str  # the hub's commit, or the directory's fingerprint
     directory: Path
     config: Mapping[str, Any]
+    access: HubAccess = field(default=ANONYMOUS, repr=False, compare=False)  # with which it was found on the hub
 
     @property
     def hub_revision(self) -> str | None:
@@ -55,11 +57,12 @@ class BaseModel:
         return any(self.directory.glob("*.safetensors"))
 
 
-def find_base_model(models_dir: Path, model_id: str, *, may_fetch: bool = True) -> BaseModel:
+def find_base_model(models_dir: Path, model_id: str, access: HubAccess, *, may_fetch: bool = True) -> BaseModel:
     """The base model of this id. Without `may_fetch`, one of the hub only if it has been used here before.
 
-    Raises ModelNotFoundError, InvalidModelError (gated, pickle weights only, no configuration or tokenizer), and
-    ServiceUnavailableError where the hub is needed and does not answer; PermissionDeniedError where it may not be.
+    Raises ModelNotFoundError, InvalidModelError (gated, pickle weights only, no configuration or tokenizer),
+    InvalidRequestError for a token that the hub refuses, ServiceUnavailableError where the hub is needed and does not
+    answer, and PermissionDeniedError where it may not be.
     """
     if model_id.startswith("ft:"):
         raise InvalidModelError(
@@ -69,29 +72,29 @@ def find_base_model(models_dir: Path, model_id: str, *, may_fetch: bool = True) 
         )
     hub_id, local = _places(models_dir, model_id)
     if local is not None:
-        return _read(model_id, hub_id, None, local)
+        return _read(model_id, hub_id, None, local, access)
     if hub_id is None:
         raise ModelNotFoundError(_unknown(model_id), param="model")
-    directory, revision = (hub.fetch_metadata if may_fetch else hub.known_metadata)(hub_id)
-    return _read(model_id, hub_id, revision, directory)
+    directory, revision = (hub.fetch_metadata if may_fetch else hub.known_metadata)(hub_id, access)
+    return _read(model_id, hub_id, revision, directory, access)
 
 
-def find_planned_model(models_dir: Path, planned: ModelRef) -> BaseModel:
+def find_planned_model(models_dir: Path, planned: ModelRef, access: HubAccess) -> BaseModel:
     """The base model at the revision that was planned, and no other.
 
     Raises what `find_base_model` raises, and InvalidModelError where that revision cannot be had any more.
     """
     if planned.revision is None:
-        return find_base_model(models_dir, planned.id)
+        return find_base_model(models_dir, planned.id, access)
     hub_id, local = _places(models_dir, planned.id)
     if not planned.is_local:
         if hub_id is None:
             raise ModelNotFoundError(_unknown(planned.id), param="model")
-        directory = hub.fetch_planned_metadata(hub_id, planned.revision)
-        return _read(planned.id, hub_id, planned.revision, directory)
+        directory = hub.fetch_planned_metadata(hub_id, planned.revision, access)
+        return _read(planned.id, hub_id, planned.revision, directory, access)
     if local is None:
         raise _changed(planned, f"the folder {planned.id!r} is not on this worker's machine any more")
-    found = _read(planned.id, hub_id, None, local)
+    found = _read(planned.id, hub_id, None, local, access)
     if found.revision != planned.revision:
         raise _changed(planned, f"its files on this worker's machine are now {found.revision[:12]}")
     return found
@@ -138,7 +141,7 @@ def local_directory(models_dir: Path, model_id: str) -> Path | None:
     return directory
 
 
-def _read(model_id: str, hub_id: str | None, revision: str | None, directory: Path) -> BaseModel:
+def _read(model_id: str, hub_id: str | None, revision: str | None, directory: Path, access: HubAccess) -> BaseModel:
     if not (directory / "config.json").is_file():
         raise InvalidModelError(
             f"The model {model_id!r} has no config.json. Name a model in the layout of transformers.",
@@ -164,4 +167,4 @@ def _read(model_id: str, hub_id: str | None, revision: str | None, directory: Pa
         config = orjson.loads((directory / "config.json").read_bytes())
     except orjson.JSONDecodeError as error:
         raise InvalidModelError(f"config.json of {model_id!r} is not JSON: {error}.", param="model") from None
-    return BaseModel(model_id, hub_id, revision or fingerprint(directory), directory, config)
+    return BaseModel(model_id, hub_id, revision or fingerprint(directory), directory, config, access)

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from core.registry import base_models, hub
-from core.registry.hub_access import HubState
+from core.registry.hub_state import HubState
 from planner import catalogue
 from planner.devices import Device
 from planner.errors import InvalidConfigurationError, UnsupportedArchitectureError
@@ -87,13 +87,15 @@ def _of_catalogue(
 ) -> ModelChoice:
     spec = catalogue_spec(entry.id)
     availability, problem = Availability.DOWNLOADABLE, None
-    if is_local or hub.downloaded(entry.hub_id) is not None:
+    if is_local:
+        availability = Availability.LOCAL
+    elif hub_state.problem is None and entry.hub_id in hub_state.refused:  # also where others have fetched it
+        availability = Availability.GATED
+        problem = "Gated: accept its licence on the hub and add your own hub token under Settings"
+    elif hub.downloaded(entry.hub_id) is not None:
         availability = Availability.LOCAL
     elif hub_state.problem is not None:
         availability, problem = Availability.UNREACHABLE, f"Not reachable: {hub_state.problem}"
-    elif entry.hub_id in hub_state.refused:
-        availability = Availability.GATED
-        problem = "Gated: accept its licence on the hub and set HF_TOKEN for the service"
     return ModelChoice(
         entry.id, entry.title, entry.hub_id, spec.parameters, spec.max_position_embeddings, availability,
         best_reach(spec, devices), problem,

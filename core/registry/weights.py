@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
 from core.errors import InvalidModelError
+from core.hub_access import HubAccess
 from core.registry import hub
 from core.registry.base_models import BaseModel
 from core.registry.hub import StoredTensor
@@ -52,15 +53,15 @@ def stored_tensors(base_model: BaseModel) -> Mapping[str, StoredTensor]:
     """Every tensor of the checkpoint by name. Raises InvalidModelError, ServiceUnavailableError."""
     if not base_model.has_weights:
         assert base_model.hub_id is not None, "a model without weights came from the hub"
-        return _on_hub(base_model.hub_id, base_model.hub_revision)
+        return _on_hub(base_model.hub_id, base_model.hub_revision, base_model.access)
     files = sorted(base_model.directory.glob("*.safetensors"))
     return _in_directory(base_model.directory, tuple((file.name, file.stat().st_mtime_ns) for file in files))
 
 
 @lru_cache(maxsize=64)
-def _on_hub(hub_id: str, revision: str | None) -> Mapping[str, StoredTensor]:
+def _on_hub(hub_id: str, revision: str | None, access: HubAccess) -> Mapping[str, StoredTensor]:
     try:
-        return hub.fetch_headers(hub_id, revision)
+        return hub.fetch_headers(hub_id, revision, access)
     except UNREADABLE as error:
         raise _unreadable(hub_id, error) from None
 

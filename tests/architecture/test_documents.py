@@ -12,7 +12,7 @@ from tests.architecture.sources import ROOT, shown
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"\btunewright ([a-z]+)\b")
+COMMAND = re.compile(r"\btunewright ([a-z-]+)\b")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=shown)

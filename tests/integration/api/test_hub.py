@@ -131,8 +131,8 @@ def _answers(url: str) -> bool:
 @pytest.mark.parametrize(
     ("model", "status", "code", "says"),
     [
-        ("acme/gated", 400, "model_gated", "Accept its licence"),
-        ("acme/missing", 404, "model_not_found", "nor on the hub"),
+        ("acme/gated", 400, "model_gated", "accept its terms"),
+        ("acme/missing", 404, "model_not_found", "nor found on the hub"),
         ("acme/pickled", 400, "unsafe_weights", "no safetensors"),
         ("acme/broken", 503, "hub_unreachable", "did not answer"),
     ],

@@ -23,6 +23,7 @@ OPERATIONS = [
 ]
 OPEN_TO_ALL = {"/healthz", "/readyz", "/metrics"}
 ADMIN = "/v1/credit_codes"
+NOT_THERE_YET = {"/v1/hub_token"}  # what a new organization has none of
 # What everybody may see with a valid key, whatever the id: base models belong to nobody.
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/api_keys": {"name": "x"},
@@ -112,7 +113,7 @@ def test_a_key_that_may_only_read_changes_nothing(
     _, _, key = service.enrol(scope=Scope.READ)
     answer = send(service, method, address(path, owned), {"authorization": f"Bearer {key}"})
     if method == "GET" and not path.startswith(ADMIN):
-        assert answer.status_code == (404 if "{" in path else 200), answer.text
+        assert answer.status_code == (404 if "{" in path or path in NOT_THERE_YET else 200), answer.text
     else:
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_scope")
 

@@ -1,8 +1,10 @@
 """What operators rely on: health, metrics, request ids, careful headers, and a process without torch."""
 
 import os
+import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from core.fleet import programs
+from core.fleet import service as fleet
 from core.fleet.models import ProgramStatus
 from core.fleet.programs import ProgramState
 from core.settings import Settings
-from tests.integration.api.server import Service, Tenant, running_application
-from tests.waiting import wait_for
+from tests.integration.api.server import CPU, Service, Tenant, report_device, running_application
+from tests.waiting import PATIENCE_SECONDS, wait_for
 
 UP = ProgramStatus.RUNNING
+PARTS = ("database", "broker", "store")
 
 
 def samples(service: Service) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -85,6 +89,8 @@ def test_readiness_names_what_is_broken(tmp_path: Path) -> None:
     assert answer.headers["retry-after"]
     assert ("tunewright_jobs", labelled(status="queued")) in metrics
     assert not any(name == "tunewright_queue_depth" for name, _ in metrics)
+    up = {part: metrics["tunewright_dependency_up", labelled(dependency=part)] for part in PARTS}
+    assert up == {"database": 1, "broker": 0, "store": 0}
 
 
 def test_metrics_count_requests_jobs_queues_and_devices(
@@ -100,10 +106,66 @@ def test_metrics_count_requests_jobs_queues_and_devices(
     assert after[queued] == before[queued] + 1
     queue = ("tunewright_queue_depth", labelled(queue="train.cpu"))
     assert after[queue] == before[queue] + 1
-    device = labelled(worker="worker_test", device_class="cpu")
+    device = labelled(host="test-host", device="cpu", device_class="cpu")
+    assert after["tunewright_worker_up", device] == 1
     assert after["tunewright_device_memory_used_bytes", device] == 2 * 1024**3
     assert after["tunewright_training_tokens_per_second", device] == 123.0
     assert not any("file-" in str(labels) or "ftjob-" in str(labels) for _, labels in after)
+
+
+def test_a_worker_that_is_gone_is_down_and_its_queue_stays(service: Service) -> None:
+    card = replace(CPU, index=3, kind="cuda", name="Old card", uuid="GPU-old", device_class="nvidia-old-1gb")
+    report_device(service, card, "worker-first")
+    service.runtime.database.run(lambda session: fleet.stop(session, "worker-first"))
+    down = samples(service)
+    labels = labelled(host="test-host", device="cuda:3", device_class="nvidia-old-1gb")
+    assert down["tunewright_worker_up", labels] == 0
+    assert down["tunewright_queue_depth", labelled(queue="train.nvidia-old-1gb")] == 0
+
+    report_device(service, card, "worker-second")  # its successor has the same labels
+    try:
+        assert samples(service)["tunewright_worker_up", labels] == 1
+    finally:
+        service.runtime.database.run(lambda session: fleet.stop(session, "worker-second"))
+
+
+def test_metrics_tell_what_becomes_of_jobs_and_keep_it(
+    service: Service, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    before = samples(service)
+    first, second = (
+        rich.client.fine_tuning.jobs.create(model="tiny", training_file=rich.upload(rows)).id for _ in range(2)
+    )
+    waiting = samples(service)
+    here = labelled(device_class="cpu")
+    assert waiting["tunewright_queued_jobs", here] == before.get(("tunewright_queued_jobs", here), 0) + 2
+    assert waiting["tunewright_oldest_queued_job_seconds", here] > 0
+
+    service.fail(service.claim(first), "broken")
+    service.finish(service.claim(second))
+    rich.http.delete(f"/v1/fine_tuning/jobs/{first}").raise_for_status()
+    after = samples(service)
+
+    def added(name: str, **labels: str) -> float:
+        key = (name, labelled(**labels))
+        return after[key] - before.get(key, 0)
+
+    assert added("tunewright_jobs_ended_total", outcome="failed", code="training_failed") == 1
+    assert added("tunewright_jobs_ended_total", outcome="succeeded", code="") == 1
+    (method,) = {dict(labels)["method"] for name, labels in after if name == "tunewright_job_waiting_seconds_count"}
+    assert added("tunewright_job_waiting_seconds_bucket", method=method, le="+Inf") >= 2
+    assert added("tunewright_job_running_seconds_count", method=method, outcome="succeeded") == 1
+    assert added("tunewright_job_running_seconds_bucket", method=method, outcome="failed", le="1") == 1
+
+
+def test_metrics_say_how_fast_the_service_stands_and_how_much_room_there_is(service: Service) -> None:
+    found = samples(service)
+    for part in PARTS:
+        assert found["tunewright_dependency_up", labelled(dependency=part)] == 1
+        assert 0 < found["tunewright_dependency_seconds", labelled(dependency=part)] < PATIENCE_SECONDS
+    data = labelled(directory="data", host=platform.node())
+    assert 0 < found["tunewright_disk_free_bytes", data] < found["tunewright_disk_total_bytes", data]
+    assert found["tunewright_leases_lost_total", frozenset()] >= 0
 
 
 def test_every_response_has_an_id_and_careful_headers(service: Service, tenant: Tenant) -> None:

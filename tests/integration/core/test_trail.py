@@ -10,9 +10,10 @@ from core.db.session import Database
 from core.errors import ErrorBody
 from core.events.models import EventLevel
 from core.jobs import lease as leases
-from core.jobs import progress
+from core.jobs import progress, queries
 from core.jobs import service as jobs
 from core.jobs.lease import Lease
+from core.jobs.models import TallyKind
 from core.settings import Settings
 from tests.integration.core.queueing import DEVICE_CLASS, QUOTE_CREDITS, add_organization, queue_job
 
@@ -71,6 +72,8 @@ def test_an_end_says_its_code_and_a_lost_lease_its_worker(database: Database) ->
     job_id = database.run(lambda session: queue_job(session, SETTINGS, owner))
     impatient = Settings(lease_seconds=1e-6, heartbeat_seconds=1e-7)
     database.run(lambda session: leases.claim_next(session, impatient, "worker-a", DEVICE_CLASS))
+    with database.read() as session:
+        lost_before = lost(session)
     with capture_logs() as lines:
         database.run(lambda session: leases.reclaim_expired(session, SETTINGS))
         held = database.run(claim)
@@ -80,6 +83,8 @@ def test_an_end_says_its_code_and_a_lost_lease_its_worker(database: Database) ->
     assert {(line["job_id"], line["worker"]) for line in lines} == {(job_id, "worker-a")}
     ended = find(lines, "job_ended")
     assert (ended["status"], ended["code"], ended["log_level"]) == ("failed", "loss_diverged", "warning")
+    with database.read() as session:
+        assert lost(session) == lost_before + 1
 
 
 def test_what_is_rolled_back_is_not_said(database: Database) -> None:
@@ -93,6 +98,11 @@ def test_what_is_rolled_back_is_not_said(database: Database) -> None:
     with capture_logs() as lines, pytest.raises(LookupError):
         database.run(fail_after_all)
     assert lines == []
+
+
+def lost(session: Session) -> int:
+    """How many leases were lost so far."""
+    return sum(row.count for row in queries.tallies(session) if row.kind is TallyKind.LOST_LEASE)
 
 
 def find(lines: list[Any], event: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from core.artifacts.store import ArtifactStore, StoredObject
 from core.errors import StoreError
+from core.hub_access import HubAccess
 from core.jobs import service as jobs
 from core.jobs.models import Job
 from core.jobs.states import JobStatus
@@ -127,7 +128,7 @@ def test_ten_pauses_and_drains_of_one_job_are_no_crashes(here: Installation) -> 
     assert here.steps(job_id) == list(range(1, STEPS + 1))
 
 
-def stuck(_settings: Settings, _wanted: ModelRef) -> tuple[BaseModel, Path]:
+def stuck(_settings: Settings, _wanted: ModelRef, _access: HubAccess) -> tuple[BaseModel, Path]:
     """Weights that never arrive."""
     while True:
         signal.pause()

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from pydantic import SecretStr
 
+from core.accounts import hub_tokens
 from core.datasets.models import StoredFile
-from core.errors import InvalidModelError, TrainingError
+from core.errors import InvalidModelError, ModelNotFoundError, TrainingError
+from core.hub_access import HubAccess
 from core.jobs import lease as leases
+from core.registry.base_models import ModelRef
 from planner.plans import Wishes
 from tests.hub_server import COMMIT, NEXT_COMMIT, Repository, running_hub, talk_to
 from tests.integration.worker.installation import CPU, Installation, installation
 from tests.tiny_models import make_tiny_model
-from worker.fetching import Fetcher
+from worker.fetching import Fetcher, InterruptibleFetcher
 from worker.prepare import Prepared, prepare
 
 ROWS = [
@@ -30,14 +34,14 @@ def here(tmp_path: Path, valkey_url: str) -> Iterator[Installation]:
         yield found
 
 
-def prepared(here: Installation) -> Prepared:
+def prepared(here: Installation, fetcher: Fetcher | None = None) -> Prepared:
     """What a worker fetches for the job that is next."""
     settings = here.runtime.settings
     claimed = here.runtime.database.run(lambda session: leases.claim_next(session, settings, "w", CPU.device_class))
     assert claimed is not None
     lease, job = claimed
     try:
-        return prepare(here.runtime, lease, job, Fetcher(here.runtime))
+        return prepare(here.runtime, lease, job, fetcher or Fetcher(here.runtime))
     finally:
         here.runtime.database.run(lambda session: leases.let_go(session, lease, "The worker shuts down"))
 
@@ -68,6 +72,53 @@ def test_a_repository_that_is_swapped_after_planning_does_not_change_the_run(
     assert caught.value.code == "model_changed"
     for part in (COMMIT[:12], NEXT_COMMIT[:12], "new job"):
         assert part in caught.value.message
+
+
+def test_a_private_model_is_fetched_with_its_organizations_token_and_never_without(
+    here: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, operators = "hf_" + "ada" * 9, "hf_" + "operator" * 4
+    monkeypatch.setenv("HF_TOKEN", operators)
+    model = {path.name: path.read_bytes() for path in (tmp_path / "models" / "tiny").iterdir()}
+    with running_hub() as hub:
+        talk_to(hub, monkeypatch)
+        hub.accounts = {token: "ada", operators: "operator"}
+        readers = frozenset(hub.accounts)
+        hub.repositories["acme/mine"] = Repository({"main": (COMMIT, model)}, private=True, readers=readers)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        organization_id = here.actor.organization_id
+        hub_tokens.set_token(here.runtime, organization_id, SecretStr(token))
+        here.submit(ROWS, Wishes(n_epochs=1), model="acme/mine")
+        assert prepared(here).weights.joinpath("model.safetensors").is_file()
+
+        here.runtime.database.run(lambda session: hub_tokens.remove_token(session, organization_id))
+        with pytest.raises(ModelNotFoundError) as caught:  # though all of it is in this machine's cache
+            prepared(here)
+        assert "add your own hub token" in caught.value.message
+        assert hub.tokens == {token, None}
+        hub.is_broken = True
+        assert prepared(here), "a hub that is away stops no job whose model is here"
+
+
+def test_a_fetching_child_is_handed_the_token_and_asks_with_no_other(
+    here: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "hf_" + "ada" * 9
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "operator" * 4)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    model = {path.name: path.read_bytes() for path in (tmp_path / "models" / "tiny").iterdir()}
+    with running_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        hub.accounts = {token: "ada"}
+        hub.repositories["acme/mine"] = Repository({"main": (COMMIT, model)}, private=True, readers=frozenset({token}))
+        wanted = ModelRef("acme/mine", COMMIT)
+        fetcher = InterruptibleFetcher(here.runtime, lambda: False)
+        with pytest.raises(ModelNotFoundError):
+            fetcher.weights(wanted, HubAccess())
+        found, weights = fetcher.weights(wanted, HubAccess(SecretStr(token)))
+        assert (found.revision, weights.is_relative_to(tmp_path / "home")) == (COMMIT, True)
+        assert hub.tokens == {token, None}
 
 
 def test_weights_of_the_same_shape_that_were_put_in_place_of_the_planned_ones_are_refused(

@@ -8,10 +8,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
+from core.hub_access import ANONYMOUS
 from core.registry import hub
 from core.registry.base_models import find_base_model
 from core.registry.choices import Availability, ModelChoice, find_choice, model_choices
-from core.registry.hub_access import HubAccess, HubState
+from core.registry.hub_state import HubState, HubStates
 from planner.catalogue import find_model
 from tests.hub_server import COMMIT, Hub, Repository, running_hub, talk_to
 from tests.waiting import wait_for
@@ -88,7 +89,7 @@ def test_a_download_that_broke_off_is_not_here(tmp_path: Path, cache: Path) -> N
 
 def test_what_was_downloaded_is_planned_without_the_hub(tmp_path: Path, cache: Path) -> None:
     directory = keep(cache, "Qwen/Qwen3-0.6B", "model.safetensors")
-    found = find_base_model(tmp_path, QWEN)
+    found = find_base_model(tmp_path, QWEN, ANONYMOUS)
     assert (found.directory, found.revision, found.has_weights) == (directory, COMMIT, True)
 
 
@@ -99,7 +100,7 @@ def test_names_that_are_no_model_are_none(tmp_path: Path) -> None:
 
 def test_an_installation_that_is_offline_says_so_and_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in str(HubAccess().state().problem)
+    assert "HF_HUB_OFFLINE" in str(HubStates().state(ANONYMOUS).problem)
 
 
 def test_a_hub_that_does_not_answer_is_noticed(answering: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,15 +108,15 @@ def test_a_hub_that_does_not_answer_is_noticed(answering: Hub, monkeypatch: pyte
         nobody.bind(("127.0.0.1", 0))
         answering.url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         talk_to(answering, monkeypatch)
-        access = HubAccess()
-        wait_for(lambda: access.state().problem, what="the hub's silence")
-    assert access.state().problem == "the model hub does not answer"
+        states = HubStates()
+        wait_for(lambda: states.state(ANONYMOUS).problem, what="the hub's silence")
+    assert states.state(ANONYMOUS).problem == "the model hub does not answer"
 
 
 def test_the_hub_says_which_models_it_refuses(answering: Hub) -> None:
     answering.repositories["google/gemma-2b-it"] = Repository({})
-    access = HubAccess()
-    wait_for(lambda: "google/gemma-2b-it" not in access.state().refused, what="the hub's answers")
-    state = access.state()
+    states = HubStates()
+    wait_for(lambda: "google/gemma-2b-it" not in states.state(ANONYMOUS).refused, what="the hub's answers")
+    state = states.state(ANONYMOUS)
     assert state.problem is None
     assert "meta-llama/Llama-3.1-8B-Instruct" in state.refused

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidModelError
+from core.hub_access import ANONYMOUS
 from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights, stored_tensors
 from planner.families import FAMILIES
@@ -16,7 +17,7 @@ from tests.tiny_models import make_tiny_model
 
 def base_model(tmp_path: Path, family: str = "llama", **overrides: Any) -> BaseModel:
     make_tiny_model(tmp_path / "tiny", family=family, **overrides)
-    return find_base_model(tmp_path, "tiny")
+    return find_base_model(tmp_path, "tiny", ANONYMOUS)
 
 
 def rewrite(directory: Path, change: Any) -> BaseModel:
@@ -26,7 +27,7 @@ def rewrite(directory: Path, change: Any) -> BaseModel:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     encoded = json.dumps(change(header)).encode()
     file.write_bytes(len(encoded).to_bytes(8, "little") + encoded)
-    return find_base_model(directory.parent, directory.name)
+    return find_base_model(directory.parent, directory.name, ANONYMOUS)
 
 
 def check(model: BaseModel) -> None:
@@ -49,7 +50,7 @@ def test_shards_are_read_as_one_model(tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(whole.directory).save_pretrained(whole.directory, max_shard_size="50KB")
     (whole.directory / "model.safetensors").unlink()
     assert len(list(whole.directory.glob("*.safetensors"))) > 1
-    check(find_base_model(tmp_path, "tiny"))
+    check(find_base_model(tmp_path, "tiny", ANONYMOUS))
 
 
 def test_a_tied_head_and_computed_buffers_may_be_written_out(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_a_head_that_is_not_there_is_missed(tmp_path: Path) -> None:
     config = dict(model.config) | {"tie_word_embeddings": False}
     (model.directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(InvalidModelError, match="would start at random") as refused:
-        check(find_base_model(tmp_path, "tiny"))
+        check(find_base_model(tmp_path, "tiny", ANONYMOUS))
     assert refused.value.code == "weights_mismatch"
 
 
@@ -100,7 +101,7 @@ def test_a_quantization_that_only_the_configuration_names_is_refused(tmp_path: P
     quantized = dict(model.config) | {"quantization_config": {"quant_method": "awq"}}
     (model.directory / "config.json").write_text(json.dumps(quantized))
     with pytest.raises(InvalidModelError, match="the method 'awq'"):
-        check_weights(find_base_model(tmp_path, "tiny"), None)
+        check_weights(find_base_model(tmp_path, "tiny", ANONYMOUS), None)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08", b"\xff" * 64, (2).to_bytes(8, "little") + b"[]"])
@@ -108,7 +109,7 @@ def test_torn_files_are_named(tmp_path: Path, content: bytes) -> None:
     model = base_model(tmp_path)
     (model.directory / "model.safetensors").write_bytes(content)
     with pytest.raises(InvalidModelError, match="headers of 'tiny' cannot be read") as refused:
-        check(find_base_model(tmp_path, "tiny"))
+        check(find_base_model(tmp_path, "tiny", ANONYMOUS))
     assert refused.value.code == "unreadable_weights"
 
 

@@ -12,6 +12,7 @@ import pytest
 from core.datasets.hub import HubReference, HubSource, download, parse_reference, resolve
 from core.datasets.reading import read_rows
 from core.errors import InvalidRequestError, ServiceUnavailableError, TunewrightError
+from core.hub_access import ANONYMOUS
 from tests.hub_server import (
     COMMIT,
     CONVERTED,
@@ -34,7 +35,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def found(reference: str) -> HubSource:
-    return resolve(parse_reference(reference, "training_file"), "training_file")
+    return resolve(parse_reference(reference, "training_file"), ANONYMOUS, "training_file")
 
 
 @pytest.mark.parametrize(
@@ -144,14 +145,14 @@ def test_a_reference_is_pinned_to_its_commit(hub: Hub, tmp_path: Path) -> None:
     }
     assert found("hf://acme/moving").revision == NEXT_COMMIT
     assert found(first.reference) == first
-    path = download(first, tmp_path)
+    path = download(first, ANONYMOUS, tmp_path)
     assert path.read_bytes() == parquet("old")
 
 
 def test_shards_become_one_file_in_their_order(hub: Hub, tmp_path: Path) -> None:
     shards = {f"data/train-0000{i}-of-00003.parquet": parquet(*(f"{i}-{j}" for j in range(700))) for i in range(3)}
     hub.repositories["acme/many"] = Repository({"main": (COMMIT, shards)})
-    path = download(found("hf://acme/many"), tmp_path)
+    path = download(found("hf://acme/many"), ANONYMOUS, tmp_path)
     assert [row["question"] for _, row in read_rows(path)] == [f"{i}-{j}" for i in range(3) for j in range(700)]
 
 
@@ -161,7 +162,7 @@ def test_shards_that_do_not_go_together_are_refused(hub: Hub, tmp_path: Path) ->
     files = {"train-00000.parquet": parquet("a"), "train-00001.parquet": other.getvalue()}
     hub.repositories["acme/torn"] = Repository({"main": (COMMIT, files)})
     with pytest.raises(TunewrightError) as caught:
-        download(found("hf://acme/torn"), tmp_path)
+        download(found("hf://acme/torn"), ANONYMOUS, tmp_path)
     assert caught.value.code == "damaged_file"
 
 
@@ -170,7 +171,7 @@ def test_shards_that_do_not_go_together_are_refused(hub: Hub, tmp_path: Path) ->
     [
         ("hf://acme/none", 404, "dataset_not_found", "'acme/none'"),
         ("hf://acme/math@v9", 404, "dataset_not_found", "revision"),
-        ("hf://acme/gated", 400, "dataset_gated", "HF_TOKEN"),
+        ("hf://acme/gated", 400, "dataset_gated", "add your own hub token"),
         ("hf://acme/pictures", 400, "no_parquet", "upload it as JSON Lines"),
         ("hf://acme/math", 400, "unknown_config", "main, socratic"),
         ("hf://acme/math?config=main&split=dev", 400, "unknown_split", "train"),
