@@ -14,6 +14,7 @@ from core.datasets import hub_files, inspecting
 from core.db.base import utc_now
 from core.db.migrate import schema_problem
 from core.fleet.programs import report_sweep
+from core.hang_guard import end_when_silent
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints
 from core.plans import idle, rehearsals
@@ -69,6 +70,7 @@ def run(runtime: Runtime) -> None:
     ]
     for one in sweeps:
         one.start()
+    end_when_silent("sweep", sweeps[0].pulse, runtime.settings.hang_seconds)
 
     def end_work() -> int:
         """What is cut short here is taken up again, by another or at the next start."""
