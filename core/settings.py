@@ -124,6 +124,10 @@ class Settings(BaseSettings):
         None, description="Touched every second by the process; `tunewright up` names one for each that it starts."
     )
 
+    hang_seconds: PositiveFloat = Field(
+        180.0, description="A process whose own loop has not turned this long ends itself, to be started again."
+    )
+
     allowed_hosts: list[str] | None = Field(
         None,
         description="Host names that requests may be for, as JSON; none: any, but over loopback only localhost and the "

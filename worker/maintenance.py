@@ -15,6 +15,7 @@ from core.datasets.retention import expire_files
 from core.db.base import utc_now
 from core.db.migrate import schema_problem
 from core.fleet.programs import report_sweep
+from core.hang_guard import end_when_silent
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints, expire_events, expire_models
 from core.plans import idle, rehearsals
@@ -71,6 +72,7 @@ def run(runtime: Runtime) -> None:
     ]
     for one in sweeps:
         one.start()
+    end_when_silent("sweep", sweeps[0].pulse, runtime.settings.hang_seconds)
 
     def end_work() -> int:
         """What is cut short here is taken up again, by another or at the next start."""
