@@ -34,8 +34,10 @@ from api.routers import (
     job_outputs,
     jobs,
     models,
+    organization,
     plans,
 )
+from core.hang_guard import Pulse, end_when_silent
 from core.liveness import beat_in_loop
 from core.logging import configure_logging
 from core.own_process import allow_many_files, keep_private
@@ -46,7 +48,10 @@ from core.settings_loading import load_settings
 OTHER_FILES = 256  # that this process has open: the database's, the store's, requests that are no streams
 FILES_OF_A_STREAM = 2  # the client's connection, and the broker's
 
-ROUTERS = (files, plans, jobs, job_outputs, models, credits, codes, api_keys, hub_token, account, health, browser)
+ROUTERS = (
+    *(files, plans, jobs, job_outputs, models, credits, codes, api_keys, hub_token, account, organization),
+    *(health, browser),
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -54,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Without `settings` this is the service's own process: they are read from the environment, and logging is set up.
     """
+    is_own_process = settings is None
     if settings is None:
         settings = load_settings()
         configure_logging(settings.log_level, as_json=settings.log_json)
@@ -70,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
-        lifespan=_lifespan(settings, registry),
+        lifespan=_lifespan(settings, registry, guarded=is_own_process),
     )
     app.state.metrics_registry = registry
     app.state.key_uses = KeyUses()
@@ -97,7 +103,7 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def _lifespan(settings: Settings, registry: CollectorRegistry) -> Any:
+def _lifespan(settings: Settings, registry: CollectorRegistry, *, guarded: bool) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime = open_runtime(settings)
@@ -109,12 +115,14 @@ def _lifespan(settings: Settings, registry: CollectorRegistry) -> Any:
         app.state.readiness = Readiness(runtime)
         collector = ServiceCollector(runtime, app.state.readiness)
         registry.register(collector)
-        beating = asyncio.create_task(beat_in_loop(settings.liveness_file)) if settings.liveness_file else None
+        pulse = Pulse()
+        beating = asyncio.create_task(beat_in_loop(settings.liveness_file, pulse))
+        if guarded:
+            end_when_silent("event loop", pulse, settings.hang_seconds)
         try:
             yield
         finally:
-            if beating is not None:
-                beating.cancel()
+            beating.cancel()
             registry.unregister(collector)
             runtime.close()
 

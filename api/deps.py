@@ -13,6 +13,7 @@ from api.numbers import whole_number
 from core.accounts import service as accounts
 from core.accounts.models import Scope
 from core.accounts.service import LAST_USED_RESOLUTION, Actor
+from core.acting import ActorKind, acting
 from core.errors import AuthenticationError, PermissionDeniedError
 from core.retries.service import CreateRequest
 from core.runtime import Runtime
@@ -80,6 +81,9 @@ def authenticate(
     does not suffice.
     """
     actor = replace(_identified(request, runtime, bearer, cookie), address=address)
+    who = acting()
+    who.user_id = actor.user_id
+    who.kind, who.key_id = (ActorKind.API_KEY, actor.credential) if bearer is not None else (ActorKind.SESSION, None)
     request.state.actor = actor
     rate = Rate("requests of this key or session", runtime.settings.key_requests_per_minute, MINUTE)
     request.state.allowance = runtime.throttle.take(rate, actor.credential)

@@ -24,6 +24,7 @@ TAGS: list[dict[str, Any]] = [
         "description": "Balance, transactions, codes. A quote is a cap.",
     },
     {"name": "Account", "description": "The caller, its API keys, and its token for the model hub."},
+    {"name": "Organization", "description": "Who did what, and what was used."},
     {"name": "Administration", "description": "For keys with the scope `admin`."},
     {"name": "Workers", "description": "The fleet and its devices."},
     {"name": "Health", "description": "For load balancers and Prometheus."},

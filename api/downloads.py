@@ -9,6 +9,8 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.jobs import service as jobs
 from core.runtime import Runtime
 
@@ -32,6 +34,9 @@ class Download(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    kind: AuditType
+    organization_id: str
+    object_id: str
     storage_key: str
     filename: str
     size_bytes: int
@@ -44,6 +49,9 @@ def send_artifact(runtime: Runtime, request: Request, organization_id: str, job_
     with runtime.database.read() as session:
         artifact = jobs.get_artifact(session, organization_id, job_id, name)
     download = Download(
+        kind=AuditType.ARTIFACT_DOWNLOADED,
+        organization_id=organization_id,
+        object_id=job_id,
         storage_key=artifact.storage_key,
         filename=artifact.name,
         size_bytes=artifact.size_bytes,
@@ -63,6 +71,9 @@ def send_checkpoint(
     assert checkpoint.size_bytes is not None, "its size with it"
     assert checkpoint.sha256 is not None, "and its hash"
     download = Download(
+        kind=AuditType.CHECKPOINT_DOWNLOADED,
+        organization_id=organization_id,
+        object_id=checkpoint.id,
         storage_key=checkpoint.storage_key,
         filename=f"{checkpoint.job_id}-step-{checkpoint.step}.tar",
         size_bytes=checkpoint.size_bytes,
@@ -77,6 +88,15 @@ def send(runtime: Runtime, request: Request, download: Download) -> Response:
     etag = f'"{download.sha256}"'
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers={"etag": etag})
+    runtime.database.run(
+        lambda session: audit.record(
+            session,
+            download.kind,
+            organization_id=download.organization_id,
+            object_id=download.object_id,
+            filename=download.filename,
+        )
+    )
     link = runtime.store.download_url(download.storage_key, download.filename, LINK_SECONDS)
     if link is not None:
         return RedirectResponse(link, status_code=302)

@@ -27,7 +27,7 @@ NAVIGATION = (
     ("guide", "/guide", "Docs", "book"),
     ("settings", "/settings", "Settings", "gear"),
 )
-ADMINISTRATION = (("accounts", "/accounts", "Accounts", "people"),)
+ADMINISTRATION = (("accounts", "/accounts", "Accounts", "people"), ("audit", "/audit", "Audit log", "list"))
 
 
 def frame(runtime: Runtime, actor: Actor) -> dict[str, Any]:

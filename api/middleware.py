@@ -14,6 +14,7 @@ from api.metrics import RequestMetrics
 from api.numbers import whole_number
 from api.schemas.errors import envelope
 from core.accounts.service import Actor
+from core.acting import Acting, acting_as
 from core.errors import FileTooLargeError, SlowRequestError
 from core.ids import new_id
 from core.throttle.service import Allowance
@@ -71,7 +72,10 @@ class RequestMiddleware:
             await send(message)
 
         address = scope["client"][0] if scope.get("client") else None  # behind a trusted proxy, what that says
-        with structlog.contextvars.bound_contextvars(request_id=scope["request_id"], address=address):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=scope["request_id"], address=address),
+            acting_as(Acting(address=address)),
+        ):
             try:
                 await self.app(scope, receive, send_finished)
             finally:

@@ -1,5 +1,7 @@
 """The database of the commands that work without a running service."""
 
+import getpass
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import DBAPIError
 
+from core.acting import Acting, ActorKind, acting_as
 from core.db.migrate import pending
 from core.db.session import Database
 from core.errors import ServiceUnavailableError
@@ -32,9 +35,17 @@ def open_database(settings: Settings) -> Iterator[Database]:
         )
     database = Database(settings.resolved_database_url, publish=_sends_nothing)
     try:
-        yield database
+        with acting_as(Acting(ActorKind.COMMAND_LINE, name=_system_user())):
+            yield database
     finally:
         database.close()
+
+
+def _system_user() -> str:
+    try:
+        return getpass.getuser()
+    except OSError:  # a container's user may have no name
+        return f"uid {os.getuid()}"
 
 
 def _sends_nothing(messages: object) -> None:

@@ -37,6 +37,11 @@ COMMANDS = {
     "check": ("cli.check:check", "Check the settings, and whether the database, the broker and the store answer."),
     "backup": ("cli.backups:backup", "Back up the database and the stored objects, while the service runs."),
     "restore": ("cli.backups:restore", "Put a backup back, into an empty service or in place of what is there."),
+    "audit": ("cli.reports:audit", "List who did what to which object, newest first."),
+    "usage": (
+        "cli.reports:usage",
+        "List what each organization used, by month: jobs, tokens, device time, credits and storage.",
+    ),
     "migrate": ("cli.migrate:migrate", "Bring the database to the schema of this release."),
 }
 

@@ -8,6 +8,8 @@ import asyncio
 import threading
 from pathlib import Path
 
+from core.hang_guard import Pulse
+
 BEAT_SECONDS = 1.0
 
 
@@ -17,10 +19,12 @@ def beat_in_thread(path: Path | None) -> None:
         threading.Thread(target=_beat_for_good, args=(path,), name="liveness", daemon=True).start()
 
 
-async def beat_in_loop(path: Path) -> None:
-    """Touch `path` every second as long as this event loop turns."""
+async def beat_in_loop(path: Path | None, pulse: Pulse) -> None:
+    """Touch `path`, where there is one, and beat every second as long as this event loop turns."""
     while True:
-        path.touch()
+        if path is not None:
+            path.touch()
+        pulse.beat()
         await asyncio.sleep(BEAT_SECONDS)
 
 

@@ -124,6 +124,10 @@ class Settings(BaseSettings):
         None, description="Touched every second by the process; `tunewright up` names one for each that it starts."
     )
 
+    hang_seconds: PositiveFloat = Field(
+        180.0, description="A process whose own loop has not turned this long ends itself, to be started again."
+    )
+
     allowed_hosts: list[str] | None = Field(
         None,
         description="Host names that requests may be for, as JSON; none: any, but over loopback only localhost and the "
@@ -226,6 +230,13 @@ class Settings(BaseSettings):
     silence_seconds: PositiveFloat = Field(3600.0, description="The same for work without steps: loading, exporting.")
     checkpoint_retention_seconds: PositiveInt = Field(
         7 * 86400, description="How long the checkpoints of a finished job can be downloaded."
+    )
+
+    audit_log_retention_seconds: int | None = Field(
+        None,
+        ge=30 * 86400,
+        description="How long the audit log is kept, 30 days at least; none: for ever.",
+        examples=[365 * 86400],
     )
 
     @field_validator("prices")

@@ -3,6 +3,7 @@
 from sqlalchemy import MetaData
 
 from core.accounts import models as accounts
+from core.audit import models as audit
 from core.datasets import models as datasets
 from core.db.base import Base
 from core.events import models as events
@@ -12,8 +13,9 @@ from core.ledger import models as ledger
 from core.plans import models as plans
 from core.registry import models as registry
 from core.retries import models as retries
+from core.usage import models as usage
 
 # A table exists once its module is imported; naming them keeps the imports from looking unused.
-MODULES = (accounts, datasets, events, fleet, jobs, ledger, plans, registry, retries)
+MODULES = (accounts, audit, datasets, events, fleet, jobs, ledger, plans, registry, retries, usage)
 
 metadata: MetaData = Base.metadata

@@ -49,6 +49,7 @@ MATRIX_UTILISATION = 0.8  # of data sheet FLOP/s; large bf16 products; with the 
 ELEMENTWISE_TRAFFIC = 18.0  # bytes per kept byte; small operators, forward and backward; see the constant above
 WEIGHT_COPY_TRAFFIC = 6.0  # bytes per byte; merged expert weights: written, added to, read twice, gradient twice
 CPU_FLOPS_PER_CORE = 9.5e10  # FLOP/s; bf16; a 135M llama with LoRA measured 310 to 360 tokens/s on 2 cores
+CPU_FLOAT32_FLOPS_PER_CORE = 4.0e10  # FLOP/s; float32 on a CPU without bfloat16: the same measurement, AVX2
 CPU_EXPERTS_PENALTY = 2.0  # times; routed experts run as small products on a CPU: assumed
 LAUNCH_SECONDS_PER_LAYER = 1.0e-3  # seconds; about 150 kernels a layer, forward and backward, 7 microseconds each
 OPTIMIZER_PASSES = 8.0  # bytes per byte; of parameters: clip, read and write parameter, gradient, two states

@@ -10,7 +10,7 @@ from planner.candidates import LADDER, Candidate, Question, allowed_methods
 from planner.memory import Correction
 from planner.model_spec import ModelSpec
 from planner.plans import Alternative, Priority, Wishes
-from planner.precision import FLOAT16
+from planner.precision import FLOAT16, FLOAT32
 from planner.recipe import Length, choose_learning_rate, choose_rank, choose_targets
 from planner.schedule import warmup_steps
 from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, Method, TrainingSetup
@@ -23,6 +23,10 @@ _HOT = 10  # times the usual rate: beyond what was ever best in published sweeps
 _FLOAT16 = (
     "{name} has no bfloat16: the base computes in float16, with adapters in float32 and a loss scale that follows the "
     "gradients, so that small ones are kept. A step whose gradient overflows is taken again at half the scale."
+)
+_FLOAT32 = (
+    "{name}, without instructions for bfloat16: the base computes in float32, which is faster there and takes twice "
+    "the memory."
 )
 _COMPILED = (
     "Decoder layers are compiled with torch.compile, as you asked. Memory, time and price are those of the run without "
@@ -57,6 +61,8 @@ def explain(question: Question, candidates: Sequence[Candidate], chosen: Candida
     ]
     if chosen.setup.dtype == FLOAT16:
         sentences.append(_FLOAT16.format(name=chosen.device.name))
+    if chosen.setup.dtype == FLOAT32:
+        sentences.append(_FLOAT32.format(name=chosen.device.name))
     if chosen.setup.torch_compile:
         sentences.append(_COMPILED)
     if chosen.hyperparameters.early_stopping_patience is not None:

@@ -86,7 +86,7 @@ SAMPLES = Answering()
 class DeviceRates:
     """What a device sustains."""
 
-    flops: float  # bf16 per second, before utilisation
+    flops: float  # per second in the format it computes in, before utilisation
     bandwidth_bytes: float  # per second
     utilisation: float  # of `flops`, in large matrix products
 
@@ -96,7 +96,8 @@ def device_rates(device: Device) -> DeviceRates:
     size counts as a modest one."""
     if device.kind == "cpu":
         cores = device.cores or 1
-        return DeviceRates(c.CPU_FLOPS_PER_CORE * cores, float("inf"), 1.0)
+        per_core = c.CPU_FLOPS_PER_CORE if device.multiplies_bfloat16 else c.CPU_FLOAT32_FLOPS_PER_CORE
+        return DeviceRates(per_core * cores, float("inf"), 1.0)
     unknown = DeviceRates(c.UNKNOWN_GPU_FLOPS, c.UNKNOWN_GPU_BANDWIDTH, c.MATRIX_UTILISATION)
     rates = _rates_by_class().get(device.card_class or device.device_class, unknown)
     share = device.card_share

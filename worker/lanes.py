@@ -7,6 +7,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
 from core.errors import ServiceUnavailableError
+from core.hang_guard import Pulse
 from core.outage_log import OutageLog
 
 __all__ = ["Lane", "Periodic"]
@@ -67,6 +68,7 @@ class Periodic:
 
     def __init__(self, name: str, do: Callable[[], None], seconds: float) -> None:
         self._name, self._do, self._seconds = name, do, seconds
+        self.pulse = Pulse()
         self._stopping = Event()
         self._outage = OutageLog("put_off", "done_again")
 
@@ -80,10 +82,13 @@ class Periodic:
 
     def _keep_on(self) -> None:
         while not self._stopping.is_set():
+            self.pulse.beat()
             try:
                 self._do()
             except (ServiceUnavailableError, DBAPIError, RedisError) as error:
                 self._outage.away(error, what=self._name)
             else:
                 self._outage.back(what=self._name)
-            self._stopping.wait(self._seconds)
+            with self.pulse.resting():
+                self._stopping.wait(self._seconds)
+        self.pulse.retire()

@@ -9,10 +9,12 @@ from time import monotonic
 import structlog
 from redis import Redis
 
+from core.audit import service as audit
 from core.datasets import hub_files, inspecting
 from core.db.base import utc_now
 from core.db.migrate import schema_problem
 from core.fleet.programs import report_sweep
+from core.hang_guard import end_when_silent
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints
 from core.plans import idle, rehearsals
@@ -27,12 +29,14 @@ from core.queue.messages import (
 )
 from core.retries.service import forget_before
 from core.runtime import Runtime
+from core.usage.service import note_storage
 from worker.app import create_app, serve
 from worker.lanes import Lane, Periodic
 from worker.rehearsals import end_all, rehearsed_memory
 
 INSPECTIONS_AT_ONCE = 2
 FETCHES_AT_ONCE = 2
+STORAGE_SECONDS = 3600.0  # between two looks at what organizations store
 ENDING_SECONDS = 3.0  # for what was cut short to be written down
 
 log = structlog.get_logger()
@@ -61,10 +65,12 @@ def run(runtime: Runtime) -> None:
     sweeps = [
         Periodic("sweep", lambda: sweep(runtime), runtime.settings.sweep_seconds),
         Periodic("tidying", lambda: tidy(runtime), runtime.settings.sweep_seconds),
+        Periodic("storage", lambda: runtime.database.run(note_storage), STORAGE_SECONDS),
         Periodic("nudges", nudge_all, runtime.settings.sweep_seconds),
     ]
     for one in sweeps:
         one.start()
+    end_when_silent("sweep", sweeps[0].pulse, runtime.settings.hang_seconds)
 
     def end_work() -> int:
         """What is cut short here is taken up again, by another or at the next start."""
@@ -111,6 +117,8 @@ def tidy(runtime: Runtime) -> None:
     runtime.database.run(lambda session: forget_before(session, oldest))
     runtime.database.run(lambda session: rehearsals.forget_old(session, utc_now()))
     while runtime.database.run(lambda session: idle.forget_idle(session, settings)):
+        pass
+    while runtime.database.run(lambda session: audit.forget_old(session, settings)):
         pass
 
 

@@ -16,6 +16,7 @@ from core.db.migrate import schema_problem
 from core.disk import disk_space
 from core.fleet import service as fleet
 from core.fleet.service import DRAINED_EXIT_CODE, WorkerReport
+from core.hang_guard import Pulse, end_when_silent
 from core.ids import new_id
 from core.jobs import lease as leases
 from core.outage_log import OutageLog
@@ -48,6 +49,7 @@ def run(runtime: Runtime, device_name: str) -> None:
         os.environ["GOMP_SPINCOUNT"] = "100000"  # about a millisecond
     trainer.start_fork_server()
     worker = TrainingWorker(runtime, device)
+    end_when_silent("heartbeat", worker.pulse, runtime.settings.hang_seconds)
 
     app = create_app(runtime.settings)
 
@@ -69,6 +71,7 @@ class TrainingWorker:
 
     def __init__(self, runtime: Runtime, device: Device) -> None:
         self.id = new_id("worker-")
+        self.pulse = Pulse()  # of its heartbeat
         self.is_drained = False  # by request, rather than by a signal
         self._runtime = runtime
         self._device = device  # its free memory is the one seen last while no job of ours ran
@@ -162,8 +165,12 @@ class TrainingWorker:
 
     def _beat(self) -> None:
         while True:
+            self.pulse.beat()
             self._beat_once()
-            if self._draining.wait(self._runtime.settings.heartbeat_seconds):
+            with self.pulse.resting():
+                is_over = self._draining.wait(self._runtime.settings.heartbeat_seconds)
+            if is_over:
+                self.pulse.retire()
                 return
 
     def _beat_once(self) -> None:

@@ -20,6 +20,7 @@ from api.schemas.files import (
 from api.schemas.hyperparameters import ChatTemplateName
 from api.schemas.lists import ListObject, list_of
 from api.uploads import receive_upload
+from core.audit.models import AuditType
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
 from core.plans import service as plans
@@ -131,7 +132,13 @@ def retrieve_file_content(request: Request, runtime: RuntimeDep, actor: ActorDep
         runtime,
         request,
         downloads.Download(
-            storage_key=file.storage_key, filename=file.filename, size_bytes=file.size_bytes, sha256=file.sha256
+            kind=AuditType.FILE_DOWNLOADED,
+            organization_id=file.organization_id,
+            object_id=file.id,
+            storage_key=file.storage_key,
+            filename=file.filename,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
         ),
     )
 

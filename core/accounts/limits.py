@@ -6,6 +6,8 @@ from sqlalchemy.orm import Session
 
 from core.accounts import queries
 from core.accounts.models import Organization
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.errors import LimitReachedError, NotFoundError
 from core.settings import Settings
 
@@ -40,6 +42,13 @@ def set_limits(session: Session, organization_id: str, changes: dict[str, int | 
     for name, value in changes.items():
         setattr(organization, f"max_{name}", value)
     session.flush()
+    audit.record(
+        session,
+        AuditType.RATE_LIMIT_UPDATED,
+        organization_id=organization_id,
+        object_id=organization_id,
+        limits=changes,
+    )
     return organization
 
 

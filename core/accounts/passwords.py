@@ -5,14 +5,22 @@ Hashing takes tens of milliseconds on purpose, so it happens outside any transac
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from pwdlib import PasswordHash
 from sqlalchemy.orm import Session
 
 from core.accounts import queries
 from core.accounts.models import Organization, User
-from core.accounts.service import get_user, open_browser_session, refuse_sign_in, sign_out_everywhere
+from core.accounts.service import (
+    get_user,
+    note_change,
+    open_browser_session,
+    refuse_sign_in,
+    sign_out_everywhere,
+)
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.db.upsert import insert_or_ignore
 from core.errors import ConflictError, InvalidRequestError, PermissionDeniedError, WrongPasswordError
 from core.ids import new_id
@@ -22,6 +30,7 @@ from core.throttle.service import HOUR, Rate
 SHORTEST_PASSWORD = 10
 LONGEST_PASSWORD = 200
 LONGEST_NAME = 200
+LONGEST_EMAIL = 320
 ADDRESSES_OF_ONE_ACCOUNT = 10  # from which it may be guessed at once, each as often as allowed
 _EMAIL = re.compile(r"[^@\s\x00]{1,64}@[^@\s\x00]{1,255}")
 
@@ -99,7 +108,9 @@ def change_password(runtime: Runtime, user_id: str, current: str, new: str, sess
     password_hash = _hashing().hash(new)
 
     def change(session: Session) -> None:
-        get_user(session, user_id).password_hash = password_hash
+        changed = get_user(session, user_id)
+        changed.password_hash = password_hash
+        note_change(session, changed, change="password")
         sign_out_everywhere(session, user_id, but=session_token)
 
     runtime.database.run(change)
@@ -113,7 +124,23 @@ def _guessed(runtime: Runtime, email: str, password: str, address: str) -> str:
         (Rate("wrong passwords from this address", amount, HOUR), address),
         (Rate("wrong passwords for this account", amount * ADDRESSES_OF_ONE_ACCOUNT, HOUR), email),
     ):
-        return _known(runtime, email, password)
+        try:
+            return _known(runtime, email, password)
+        except (WrongPasswordError, PermissionDeniedError) as error:
+            runtime.database.run(partial(_note_failure, email=email, reason=error.code))
+            raise
+
+
+def _note_failure(session: Session, *, email: str, reason: str) -> None:
+    user = queries.user_by_email(session, email)
+    audit.record(
+        session,
+        AuditType.LOGIN_FAILED,
+        organization_id=user.organization_id if user is not None else None,
+        object_id=user.id if user is not None else None,
+        email=email[:LONGEST_EMAIL],
+        reason=reason,
+    )
 
 
 def _known(runtime: Runtime, email: str, password: str) -> str:
@@ -166,4 +193,5 @@ def _create(session: Session, email: str, name: str, password_hash: str) -> str:
     )
     if not made:
         raise ConflictError("There is an account with this e-mail address already. Sign in.", code="email_taken")
+    audit.record(session, AuditType.USER_ADDED, organization_id=organization.id, object_id=user_id, email=email)
     return user_id

@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session
 from core.accounts import queries
 from core.accounts.models import ApiKey, BrowserSession, Organization, Scope, SignInLink, User
 from core.accounts.tokens import API_KEY_PREFIX, SHOWN_CHARACTERS, hash_token, new_token
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.db.base import utc_now
 from core.errors import AuthenticationError, ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
 from core.ids import new_id
@@ -85,6 +87,15 @@ def create_api_key(
     )
     session.add(key)
     session.flush()
+    audit.record(
+        session,
+        AuditType.API_KEY_CREATED,
+        organization_id=key.organization_id,
+        object_id=key.id,
+        name=name,
+        prefix=key.prefix,
+        scope=scope.value,
+    )
     return NewApiKey(key, secret)
 
 
@@ -177,7 +188,11 @@ def revoke_api_key(session: Session, organization_id: str, key_id: str) -> ApiKe
     ending = [key]
     while ending:
         one = ending.pop()
-        one.revoked_at = one.revoked_at or now
+        if one.revoked_at is None:
+            one.revoked_at = now
+            audit.record(
+                session, AuditType.API_KEY_DELETED, organization_id=organization_id, object_id=one.id, prefix=one.prefix
+            )
         ending += queries.keys_made_with(session, one.id)
     return key
 
@@ -197,6 +212,7 @@ def disable_user(session: Session, user_id: str, *, by: str) -> User:
     user = get_user(session, user_id)
     user.disabled_at = user.disabled_at or utc_now()
     sign_out_everywhere(session, user_id)
+    note_change(session, user, change="disabled")
     return user
 
 
@@ -204,7 +220,15 @@ def enable_user(session: Session, user_id: str) -> User:
     """Undo `disable_user`. Raises NotFoundError."""
     user = get_user(session, user_id)
     user.disabled_at = None
+    note_change(session, user, change="enabled")
     return user
+
+
+def note_change(session: Session, user: User, *, change: str) -> None:
+    """Write down what was changed of a user."""
+    audit.record(
+        session, AuditType.USER_UPDATED, organization_id=user.organization_id, object_id=user.id, change=change
+    )
 
 
 def get_user(session: Session, user_id: str) -> User:
@@ -254,6 +278,7 @@ def create_sign_in_link(session: Session, user: User, seconds: int) -> str:
     token = new_token()
     expires_at = utc_now() + timedelta(seconds=seconds)
     session.add(SignInLink(token_hash=hash_token(token), user_id=user.id, expires_at=expires_at))
+    audit.record(session, AuditType.SIGN_IN_LINK_CREATED, organization_id=user.organization_id, object_id=user.id)
     return token
 
 
@@ -302,11 +327,28 @@ def open_browser_session(session: Session, user_id: str, seconds: int) -> str:
     token = new_token()
     expires_at = utc_now() + timedelta(seconds=seconds)
     session.add(BrowserSession(token_hash=hash_token(token), user_id=user_id, expires_at=expires_at))
+    user = get_user(session, user_id)
+    audit.record(
+        session,
+        AuditType.LOGIN_SUCCEEDED,
+        organization_id=user.organization_id,
+        object_id=user_id,
+        by_user_id=user_id,
+    )
     return token
 
 
 def sign_out(session: Session, token: str) -> None:
     """End a browser session. Ending one that has ended is no error."""
+    user = queries.session_user(session, hash_token(token), utc_now())
+    if user is not None:
+        audit.record(
+            session,
+            AuditType.LOGOUT_SUCCEEDED,
+            organization_id=user.organization_id,
+            object_id=user.id,
+            by_user_id=user.id,
+        )
     queries.end_session(session, hash_token(token))
 
 

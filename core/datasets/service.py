@@ -8,6 +8,8 @@ from sqlalchemy.orm import Session
 
 from core.accounts.limits import Limits, check_limit, limits_of, lock_limits
 from core.artifacts.store import StoredObject
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.datasets import queries
 from core.datasets.inspection import Inspection
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
@@ -86,6 +88,9 @@ def create_file(
     session.add(file)
     session.flush()
     if not produced:
+        audit.record(
+            session, AuditType.FILE_CREATED, organization_id=organization_id, object_id=file.id, filename=file.filename
+        )
         collect(session, Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file.id))
     return file
 
@@ -166,6 +171,9 @@ def delete_file(session: Session, organization_id: str, file_id: str) -> str | N
         )
     session.delete(file)
     session.flush()
+    audit.record(
+        session, AuditType.FILE_DELETED, organization_id=organization_id, object_id=file_id, filename=file.filename
+    )
     return None if queries.is_artifact(session, file.storage_key) else file.storage_key
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.db.base import utc_now
 from core.errors import ConflictError, NotFoundError
 from core.fleet import queries
@@ -60,6 +62,7 @@ def request_start(session: Session, hostname: str, name: str) -> None:
     if row.status is not ProgramStatus.DRAINED:
         raise ConflictError(f"{name} is {row.status}; only a drained program is started again.", code="not_drained")
     row.start_requested_at = row.start_requested_at or utc_now()
+    audit.record(session, AuditType.WORKER_STARTED, organization_id=None, object_id=name, hostname=hostname)
 
 
 def requested_starts(session: Session, hostname: str) -> Sequence[str]:

@@ -6,6 +6,8 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.db.plain import from_plain, to_plain
 from core.db.session import database_now
 from core.errors import NotFoundError, ServiceUnavailableError
@@ -80,6 +82,7 @@ def request_drain(session: Session, worker_id: str) -> None:
     """Ask a worker to put its job back into the queue, after a checkpoint, and to end. Raises NotFoundError."""
     row = get_worker(session, worker_id)
     row.drain_requested_at = row.drain_requested_at or database_now(session)
+    audit.record(session, AuditType.WORKER_DRAINED, organization_id=None, object_id=worker_id, hostname=row.hostname)
 
 
 def stop(session: Session, worker_id: str) -> None:

@@ -2,6 +2,8 @@
 
 from sqlalchemy.orm import Session
 
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.db.base import utc_now
 from core.events import service as events
 from core.jobs.models import Checkpoint, Job
@@ -33,6 +35,13 @@ def publish_checkpoint(session: Session, organization_id: str, job_id: str, chec
     model.deleted_at, model.created_at = None, utc_now()
     events.append(session, job_id, f"Published the checkpoint of step {checkpoint.step:,} as {model_id}")
     session.flush()
+    audit.record(
+        session,
+        AuditType.CHECKPOINT_PUBLISHED,
+        organization_id=organization_id,
+        object_id=checkpoint.id,
+        model=model_id,
+    )
     return model
 
 

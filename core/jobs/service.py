@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 
 from core.accounts.limits import check_limit, lock_limits
 from core.accounts.service import Actor
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.datasets import queries as file_queries
 from core.db.base import utc_now
 from core.db.plain import to_plain
@@ -127,6 +129,7 @@ def _create(session: Session, runtime: Runtime, actor: Actor, request: JobReques
     ledger.hold(session, actor.organization_id, job.id, plan.quote_credits)
     session.add(job)
     session.flush()
+    _note(session, AuditType.JOB_CREATED, job, model=job.model, quote_credits=job.quote_credits)
     events.append(session, job.id, f"Created fine-tuning job: {job.id}")
     events.append(session, job.id, "Files validated: " + chosen.reasons[0])
     for notice in plans.notices_of(plan):
@@ -261,6 +264,7 @@ def cancel_job(session: Session, organization_id: str, job_id: str) -> Job:
     job = hold_own_job(session, organization_id, job_id)
     if job.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
         return job
+    _note(session, AuditType.JOB_CANCELLED, job)
     if job.status in JobStatus.leased():
         move(session, job, JobStatus.CANCELLING, "Cancellation requested; the worker is asked to stop")
         collect(session, Wake(job_channel(job_id)))
@@ -279,6 +283,7 @@ def pause_job(session: Session, organization_id: str, job_id: str) -> Job:
         collect(session, Wake(job_channel(job_id)))
     else:
         move(session, job, JobStatus.PAUSED, "Paused before it started")
+    _note(session, AuditType.JOB_PAUSED, job)
     return job
 
 
@@ -289,6 +294,7 @@ def resume_job(session: Session, settings: Settings, organization_id: str, job_i
         return job
     _check_queue(session, settings, organization_id)
     move(session, job, JobStatus.QUEUED, "Resumed; moved to the queue")
+    _note(session, AuditType.JOB_RESUMED, job)
     return job
 
 
@@ -322,8 +328,13 @@ def _delete(session: Session, organization_id: str, job_id: str) -> list[str]:
     registry_queries.delete_of_job(session, job_id)
     job.suffix = job.metadata_ = job.error = job.fine_tuned_model = job.result_file_id = None
     job.deleted_at = utc_now()
+    _note(session, AuditType.JOB_DELETED, job)
     trail.say(session, job, "job_deleted")
     return sorted(set(stored))
+
+
+def _note(session: Session, type: AuditType, job: Job, **details: Any) -> None:
+    audit.record(session, type, organization_id=job.organization_id, object_id=job.id, **details)
 
 
 def hold_own_job(session: Session, organization_id: str, job_id: str) -> Job:

@@ -7,6 +7,8 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from core.accounts.service import Actor
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.db.base import utc_now
 from core.db.upsert import insert_or_ignore
 from core.errors import ConflictError, InvalidRequestError, TunewrightError, UnknownCodeError
@@ -82,6 +84,15 @@ def create_code(
     )
     if not made:
         raise ConflictError(f"The code {name} exists already.", code="code_exists", param="code")
+    audit.record(
+        session,
+        AuditType.CREDIT_CODE_CREATED,
+        organization_id=None,
+        object_id=code_id,
+        code=name,
+        credits=credits_each,
+        max_redemptions=max_redemptions,
+    )
     return session.get_one(CreditCode, code_id)
 
 
@@ -122,6 +133,7 @@ def disable_code(session: Session, code: str) -> CodeUse:
     row = _locked(session, code)
     row.disabled_at = row.disabled_at or utc_now()
     session.flush()
+    audit.record(session, AuditType.CREDIT_CODE_DISABLED, organization_id=None, object_id=row.id, code=row.code)
     return _use(session, row)
 
 
@@ -130,6 +142,7 @@ def enable_code(session: Session, code: str) -> CodeUse:
     row = _locked(session, code)
     row.disabled_at = None
     session.flush()
+    audit.record(session, AuditType.CREDIT_CODE_ENABLED, organization_id=None, object_id=row.id, code=row.code)
     return _use(session, row)
 
 
@@ -185,6 +198,14 @@ def redeem(session: Session, organization_id: str, code: str) -> Redemption:
     )
     session.add(use)
     session.flush()
+    audit.record(
+        session,
+        AuditType.CREDIT_CODE_REDEEMED,
+        organization_id=organization_id,
+        object_id=row.id,
+        code=row.code,
+        credits=row.credits,
+    )
     return _redemption(session, use)
 
 

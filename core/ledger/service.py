@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.db.upsert import insert_or_ignore
 from core.errors import ConflictError, InsufficientCreditsError, InvalidRequestError, NotFoundError
 from core.ids import new_id
@@ -179,6 +181,14 @@ def refund(
             code="refund_above_charge",
             param="credits",
         )
+    audit.record(
+        session,
+        AuditType.CREDITS_REFUNDED,
+        organization_id=charged.organization_id,
+        object_id=job_id,
+        credits=amount,
+        reference=reference,
+    )
     return _book(session, movement)
 
 

@@ -46,4 +46,5 @@ class Rehearsal(Base):
     memory: Mapped[dict[str, Any] | None]  # planner.rehearsed.RehearsedMemory
     error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody
     created_at: Mapped[datetime] = mapped_column(index=True)
+    claimed_until: Mapped[datetime | None]  # by the worker that rehearses it
     finished_at: Mapped[datetime | None]

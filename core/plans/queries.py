@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any, cast
 
-from sqlalchemy import and_, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, CursorResult, and_, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.jobs.models import Job
@@ -33,8 +34,8 @@ def delete_idle(session: Session, *, expired_before: datetime, limit: int) -> in
     return len(ids)
 
 
-def next_rehearsal(session: Session) -> str | None:
-    """The oldest rehearsal that waits, of the organization whose last one was answered longest ago."""
+def next_rehearsal(session: Session, now: datetime) -> str | None:
+    """The oldest rehearsal that waits for a worker, of the organization whose last one was answered longest ago."""
     answered = (
         select(Rehearsal.organization_id, func.max(Rehearsal.finished_at).label("last"))
         .group_by(Rehearsal.organization_id)
@@ -43,10 +44,38 @@ def next_rehearsal(session: Session) -> str | None:
     query = (
         select(Rehearsal.id)
         .outerjoin(answered, answered.c.organization_id == Rehearsal.organization_id)
-        .where(Rehearsal.finished_at.is_(None))
+        .where(*_free(now))
         .order_by(answered.c.last.asc().nulls_first(), Rehearsal.created_at)
     )
     return session.scalars(query.limit(1)).first()
+
+
+def claim_rehearsal(session: Session, rehearsal_id: str, now: datetime, until: datetime) -> bool:
+    """Take an unanswered rehearsal until a time; False where it is another's, or answered."""
+    taken = session.execute(
+        update(Rehearsal)
+        .where(Rehearsal.id == rehearsal_id, *_free(now))
+        .values(claimed_until=until)
+        .execution_options(synchronize_session=False)
+    )
+    return cast(CursorResult[Any], taken).rowcount == 1
+
+
+def extend_rehearsal(session: Session, rehearsal_id: str, until: datetime) -> None:
+    """Keep a claimed rehearsal until a time."""
+    session.execute(
+        update(Rehearsal)
+        .where(Rehearsal.id == rehearsal_id)
+        .values(claimed_until=until)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _free(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Rehearsal.finished_at.is_(None),
+        or_(Rehearsal.claimed_until.is_(None), Rehearsal.claimed_until <= now),
+    )
 
 
 def delete_rehearsals(session: Session, *, before: datetime, refused_before: datetime) -> None:

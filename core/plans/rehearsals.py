@@ -15,11 +15,13 @@ from sqlalchemy.orm import Session
 from core.accounts.limits import check_limit
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
+from core.db.session import database_now
 from core.db.upsert import insert_or_ignore
 from core.errors import ErrorBody, InvalidModelError, InvalidRequestError, NotYetError, ServiceUnavailableError
 from core.plans import queries
 from core.plans.models import Rehearsal
 from core.queue.messages import MAINTENANCE_QUEUE, REHEARSE, Nudge, collect
+from core.renewal import CLAIMED, renewed
 from core.runtime import Runtime
 from planner.plans import Wishes
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
@@ -58,31 +60,55 @@ def memory_for(runtime: Runtime, organization_id: str, question: RehearsalQuesti
 
 
 def answer_next(runtime: Runtime, rehearse: Callable[[RehearsalQuestion], RehearsedMemory]) -> bool:
-    """Answer the next question that waits, each organization in turn; False where none does."""
-    with runtime.database.read() as session:
-        rehearsal_id = queries.next_rehearsal(session)
-    if rehearsal_id is not None:
-        answer(runtime, rehearsal_id, rehearse)
-    return rehearsal_id is not None
+    """Answer the next question that no other worker has, each organization in turn; False where none waits.
+
+    What `rehearse` raises but InvalidRequestError, which is an answer, leaves the question open: the sweep asks again.
+    """
+    row = runtime.database.run(_claim_next)
+    if row is not None:
+        _answer(runtime, row, rehearse)
+    return row is not None
 
 
 def answer(runtime: Runtime, rehearsal_id: str, rehearse: Callable[[RehearsalQuestion], RehearsedMemory]) -> None:
-    """Rehearse what was asked, unless that was done. Runs outside any transaction; losing a race is harmless.
+    """As `answer_next`, for one question, unless it was answered or another worker has it."""
+    row = runtime.database.run(lambda session: _claim(session, rehearsal_id))
+    if row is not None:
+        _answer(runtime, row, rehearse)
 
-    A refusal is an answer. Whatever else `rehearse` raises leaves the question open, and the sweep asks again.
-    """
-    with runtime.database.read() as session:
-        row = session.get(Rehearsal, rehearsal_id)
-    if row is None or row.finished_at is not None:
-        return
+
+def _claim_next(session: Session) -> Rehearsal | None:
+    while (rehearsal_id := queries.next_rehearsal(session, database_now(session))) is not None:
+        if (row := _claim(session, rehearsal_id)) is not None:
+            return row
+    return None
+
+
+def _claim(session: Session, rehearsal_id: str) -> Rehearsal | None:
+    now = database_now(session)
+    if not queries.claim_rehearsal(session, rehearsal_id, now, now + CLAIMED):
+        return None
+    return session.get_one(Rehearsal, rehearsal_id, populate_existing=True)
+
+
+def _answer(runtime: Runtime, row: Rehearsal, rehearse: Callable[[RehearsalQuestion], RehearsedMemory]) -> None:
+    """Rehearse a claimed question outside any transaction, and write down what was found."""
+
+    def hold_for(claim: timedelta) -> None:
+        runtime.database.run(lambda session: queries.extend_rehearsal(session, row.id, database_now(session) + claim))
+
     memory, error = None, None
     try:
-        memory = to_plain(rehearse(from_plain(RehearsalQuestion, row.question)))
+        with renewed(lambda: hold_for(CLAIMED), row.id):
+            memory = to_plain(rehearse(from_plain(RehearsalQuestion, row.question)))
     except InvalidRequestError as refused:
         error = to_plain(refused.body)
+    finally:
+        if memory is None and error is None:
+            hold_for(timedelta(0))
 
     def record(session: Session) -> None:
-        kept = session.get(Rehearsal, rehearsal_id, with_for_update=True)
+        kept = session.get(Rehearsal, row.id, with_for_update=True)
         if kept is not None:
             kept.memory, kept.error, kept.finished_at = memory, error, utc_now()
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.db.base import utc_now
 from core.errors import ModelNotFoundError, PermissionDeniedError
 from core.registry import base_models, queries
@@ -57,3 +59,4 @@ def delete_model(session: Session, organization_id: str, models_dir: Path, model
         get_model(session, organization_id, models_dir, model_id)
         raise PermissionDeniedError(f"{model_id!r} is a base model and cannot be deleted here.", param="model")
     model.deleted_at = utc_now()
+    audit.record(session, AuditType.MODEL_DELETED, organization_id=organization_id, object_id=model_id)

@@ -1,6 +1,8 @@
 """The compose file starts processes that exist, waits for what it needs, and has no secret of its own."""
 
+import configparser
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import typer.main
 import yaml
 
 from cli.main import COMMANDS, build
+from core.fleet.service import DRAINED_EXIT_CODE
 from core.settings import Settings
 from tests.architecture.sources import ROOT
 
@@ -31,13 +34,35 @@ def test_command_is_one_of_ours(name: str) -> None:
     assert {option for option in options if option.startswith("--")} <= known
 
 
-@pytest.mark.parametrize("name", sorted(set(SERVICES) - {"migrate", "sweep"}))
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - {"migrate"}))
 def test_service_has_a_health_check(name: str) -> None:
     test = SERVICES[name]["healthcheck"]["test"]
     assert test[0] == "CMD"
     if test[1] == "tunewright":
         declared = typer.main.get_command(build([test[2]])).commands[test[2]]
         assert set(test[3:]) <= {option for parameter in declared.params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("name", sorted(set(OURS) - {"migrate"}))
+def test_service_is_started_again_and_keeps_its_name(name: str) -> None:
+    assert SERVICES[name]["restart"] == "unless-stopped"
+    assert SERVICES[name]["hostname"] == name
+
+
+@pytest.mark.parametrize("unit", sorted((ROOT / "ops" / "systemd").glob("*.service")), ids=lambda path: path.name)
+def test_unit_runs_a_command_of_ours_and_is_started_again(unit: Path) -> None:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # theirs lowers names
+    parser.read_string(unit.read_text())
+    service = parser["Service"]
+    program, command, *options = service["ExecStart"].split()
+    assert program.endswith("/bin/tunewright")
+    declared = typer.main.get_command(build([command])).commands[command]
+    known = {option for parameter in declared.params for option in parameter.opts}
+    assert {option for option in options if option.startswith("--")} <= known
+    assert service["Restart"] == "always"
+    if "--device" in options:
+        assert service["RestartPreventExitStatus"] == str(DRAINED_EXIT_CODE)
 
 
 def test_secrets_come_from_the_environment_and_have_no_default() -> None:
@@ -66,7 +91,7 @@ def test_service_is_confined(name: str) -> None:
 def test_variables_are_settings(name: str) -> None:
     known = {f"TUNEWRIGHT_{field.upper()}" for field in Settings.model_fields}
     ours = {variable for variable in SERVICES[name]["environment"] if variable.startswith("TUNEWRIGHT_")}
-    assert known - ours == {"TUNEWRIGHT_DATA_DIR", "TUNEWRIGHT_LIVENESS_FILE"}  # the image's, and a supervisor's
+    assert known - ours == {"TUNEWRIGHT_DATA_DIR"}  # the image's
     assert ours <= known
 
 

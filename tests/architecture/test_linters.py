@@ -18,7 +18,7 @@ LINTERS = {
     "types": ("mypy", *PACKAGES),
     "imports": ("lint-imports",),
     "dockerfile": ("hadolint", "Dockerfile"),
-    "yaml": ("yamllint", "--strict", "-d", YAML_RULES, "docker-compose.yml"),
+    "yaml": ("yamllint", "--strict", "-d", YAML_RULES, "docker-compose.yml", "ops/prometheus-rules.yml"),
 }
 
 

@@ -24,8 +24,6 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
 
-from worker.training.products import linear, product
-
 ADAPTER = "default"  # PEFT's name for the only adapter
 START_A, START_B = "start_A", "start_B"  # buffers of a LoRA layer: [rank, in], [out, rank]
 SQUARED_ROWS = "squared_rows"  # buffer of a DoRA layer: those of its base weight's rows, float32 [out]
@@ -74,9 +72,9 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         adapted = inputs if dropped is None else dropped
         wide_a, wide_b = frozen.factors(lora_a, lora_b)
-        low = linear(adapted, wide_a.to(inputs.dtype))  # [tokens, rank]
+        low = adapted @ wide_a.to(inputs.dtype).t()  # [tokens, rank]
         weight = frozen.weight()
-        outputs = linear(inputs, weight, frozen.bias if magnitude is None else None)
+        outputs = nn.functional.linear(inputs, weight, frozen.bias if magnitude is None else None)
         outputs.addmm_(low, wide_b.to(inputs.dtype).t(), alpha=frozen.scaling)
         plain = stretch = lengths = None
         if magnitude is not None and frozen.squared_rows is not None:
@@ -97,18 +95,18 @@ class _AdaptedLinear(torch.autograd.Function):
             magnitude_gradient = (gradient * plain).sum(dim=0, dtype=torch.float32).div_(lengths).to(lora_a.dtype)
             gradient = torch.addcmul(gradient, gradient, stretch)
         wide_a, wide_b = frozen.factors(lora_a, lora_b)
-        low_gradient = product(gradient, wide_b.to(gradient.dtype)).mul_(frozen.scaling)  # [tokens, rank]
+        low_gradient = (gradient @ wide_b.to(gradient.dtype)).mul_(frozen.scaling)  # [tokens, rank]
         # Of twice the rank, A is in both halves and B in the first.
         both = low_gradient if frozen.start is None else low_gradient[:, :rank] + low_gradient[:, rank:]
         b_gradient = (gradient.t() @ low[:, :rank]).to(lora_b.dtype).mul_(frozen.scaling)
         a_gradient = (both.t() @ adapted).to(lora_a.dtype)
         inputs_gradient = dropped_gradient = None
         if ctx.needs_input_grad[0]:
-            inputs_gradient = product(gradient, frozen.weight())
+            inputs_gradient = gradient @ frozen.weight()
             if not ctx.has_dropout:
                 inputs_gradient.addmm_(low_gradient, wide_a.to(gradient.dtype))
         if ctx.has_dropout and ctx.needs_input_grad[1]:
-            dropped_gradient = product(low_gradient, wide_a.to(gradient.dtype))
+            dropped_gradient = low_gradient @ wide_a.to(gradient.dtype)
         return inputs_gradient, dropped_gradient, a_gradient, b_gradient, magnitude_gradient, None
 
 

@@ -14,7 +14,6 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from planner.losses import chunk_rows
-from worker.training.products import linear, product
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _score(
     log-sum-exp (log p = z - lse), and the gradient is formed in place of the softmax. The 16-bit projection is made and
     dropped here: a caller's would live as long as the call wherever torch's compiler evaluates Python's frames.
     """
-    logits = linear(hidden, weight, bias).float()
+    logits = functional.linear(hidden, weight, bias).float()
     gradient = torch.softmax(transform.apply_(logits), dim=-1)
     largest, predicted = gradient.max(dim=-1)
     of_targets, of_predicted = logits.gather(1, torch.stack([targets, predicted], dim=1)).unbind(1)
@@ -139,7 +138,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 bias_gradient += gradient.sum(dim=0).to(bias_gradient.dtype)
             del gradient
             if hidden_gradient is not None:
-                product(narrow, weight, out=hidden_gradient[start : start + rows])
+                torch.mm(narrow, weight, out=hidden_gradient[start : start + rows])
             if weight_gradient is not None:
                 weight_gradient.addmm_(narrow.t(), piece)
             del narrow

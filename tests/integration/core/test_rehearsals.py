@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from threading import Thread
 from types import SimpleNamespace
 from typing import cast
 
@@ -140,3 +141,48 @@ def test_organizations_take_turns_and_each_may_have_a_few_wait(runtime: Runtime)
     while rehearsals.answer_next(runtime, note):
         pass
     assert order == [1, 99, 2, 3, 4, 5]
+
+
+def test_two_workers_never_rehearse_the_same_question_at_once(runtime: Runtime) -> None:
+    """While the first works, the second gets the other question and then none; what it has given up, it gets."""
+    first = ask(runtime)
+    ask(runtime, replace(QUESTION, wishes=Wishes(lora_rank=64)))
+    seen: list[int | None] = []
+
+    def note(question: RehearsalQuestion) -> RehearsedMemory:
+        seen.append(question.wishes.lora_rank)
+        return answered(question)
+
+    def while_another_asks(question: RehearsalQuestion) -> RehearsedMemory:
+        rehearsals.answer(runtime, first, never)
+        assert rehearsals.answer_next(runtime, note)
+        assert not rehearsals.answer_next(runtime, never)
+        raise ServiceUnavailableError(f"The worker stops while it rehearses {question.wishes.lora_rank}.")
+
+    with pytest.raises(ServiceUnavailableError, match="rehearses None"):
+        rehearsals.answer_next(runtime, while_another_asks)
+    assert seen == [64]
+    assert rehearsals.answer_next(runtime, note)
+    assert seen == [64, None]
+
+
+def test_workers_that_ask_at_once_share_the_questions(runtime: Runtime) -> None:
+    ranks = list(range(1, rehearsals.MOST_WAITING_EACH + 1))
+    for rank in ranks:
+        ask(runtime, replace(QUESTION, wishes=Wishes(lora_rank=rank)))
+    seen: list[int | None] = []
+
+    def note(question: RehearsalQuestion) -> RehearsedMemory:
+        seen.append(question.wishes.lora_rank)
+        return answered(question)
+
+    def work() -> None:
+        while rehearsals.answer_next(runtime, note):
+            pass
+
+    threads = [Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(seen, key=str) == ranks

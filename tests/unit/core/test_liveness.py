@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from core.hang_guard import Pulse
 from core.liveness import beat_in_loop, beat_in_thread
 from tests.waiting import wait_for
 
@@ -19,10 +20,12 @@ def test_a_loop_that_turns_touches_the_file(tmp_path: Path) -> None:
     alive = tmp_path / "alive"
 
     async def turn() -> None:
-        beating = asyncio.create_task(beat_in_loop(alive))
+        beating = asyncio.create_task(beat_in_loop(alive, pulse))
         while not alive.exists():
             await asyncio.sleep(0.01)
         beating.cancel()
 
+    pulse = Pulse()
     asyncio.run(turn())
     assert alive.exists()
+    assert pulse.beats > 0

@@ -14,6 +14,8 @@ from planner import devices
 from planner.candidates import hourly_rate
 from planner.devices import parse_gpu, read_cpu, read_devices
 from planner.nvml import Gpu
+from planner.precision import dtype_on, trains_on
+from planner.setup import Method
 from planner.throughput import device_rates
 from tests.nvml import build_nvml
 
@@ -80,6 +82,7 @@ def test_every_gpu_is_read_with_its_free_memory(tmp_path):
         "compute_capability": [8, 0],
         "device_class": "nvidia-a100-80gb",
         "cores": None,
+        "multiplies_bfloat16": True,
         "slice": None,
         "card_class": None,
         "card_share": 1.0,
@@ -222,6 +225,32 @@ def test_a_control_groups_limit_is_respected(tmp_path, monkeypatch, limit, used,
     assert cpu.total_bytes == (total or psutil.virtual_memory().total)
     if total:
         assert cpu.free_bytes <= 3 << 30
+
+
+@pytest.mark.parametrize(
+    ("information", "expected"),
+    [
+        ("processor : 0\nflags\t\t: fpu avx2 avx512f avx512dq avx512bw avx512vl\n", True),
+        ("processor : 0\nflags\t\t: fpu avx2 fma\n", False),
+        ("processor : 0\nFeatures\t: fp asimd i8mm bf16\n", True),
+        ("processor : 0\nFeatures\t: fp asimd\n", False),
+        ("", False),
+    ],
+)
+def test_a_cpu_without_kernels_for_bfloat16_computes_in_float32(tmp_path, monkeypatch, information, expected):
+    (tmp_path / "cpuinfo").write_text(information)
+    monkeypatch.setattr(devices, "_CPU_INFORMATION", tmp_path / "cpuinfo")
+    cpu = read_cpu()
+    assert cpu.multiplies_bfloat16 is expected
+    assert dtype_on(cpu) == ("bfloat16" if expected else "float32")
+    assert trains_on(cpu, Method.FULL)
+    fast = device_rates(replace(cpu, multiplies_bfloat16=True)).flops
+    assert (device_rates(cpu).flops == fast) is expected
+
+
+def test_it_is_asked_as_torch_asks():
+    torch = pytest.importorskip("torch")
+    assert read_cpu().multiplies_bfloat16 == torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def test_this_machine_has_a_device():

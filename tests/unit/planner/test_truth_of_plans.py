@@ -1,5 +1,7 @@
 """What a plan says is true of its numbers: rates, held-out rows, batches and packing."""
 
+from dataclasses import replace
+
 import pytest
 
 from planner.errors import InvalidSetupError
@@ -24,6 +26,15 @@ def test_the_rate_is_called_usual_only_where_it_is(wishes, said):
     assert ("as you asked" in sentences[0]) == (" times the " in sentences[0])
     extreme = any(word in sentences[0] for word in ("diverge", "hardly changes"))
     assert extreme == (wishes.get("learning_rate_multiplier") in (100.0, 1e-9))
+
+
+def test_a_cpu_without_bfloat16_is_planned_in_float32_with_its_memory_and_time():
+    fast, slow = (planned("smollm2-135m-instruct", replace(CPU, multiplies_bfloat16=has)) for has in (True, False))
+    assert (fast.setup.dtype, slow.setup.dtype) == ("bfloat16", "float32")
+    assert slow.memory.base_weights_bytes == 2 * fast.memory.base_weights_bytes
+    assert slow.speed.training_seconds > fast.speed.training_seconds
+    assert not any("bfloat16" in sentence for sentence in fast.reasons)
+    assert [sentence for sentence in slow.reasons if "the base computes in float32" in sentence]
 
 
 @pytest.mark.parametrize(

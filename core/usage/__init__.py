@@ -1,0 +1,1 @@
+"""What each organization used: jobs, tokens, device time, credits and storage, by day or month."""
