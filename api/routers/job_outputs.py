@@ -127,7 +127,7 @@ def publish_fine_tuning_checkpoint(
             "optimizer state, run state and their hashes.",
             "application/x-tar",
         ),
-        **errors(*SIGNED_IN, "job_not_found", "checkpoint_not_found", "store_unavailable"),
+        **errors(*SIGNED_IN, "job_not_found", "checkpoint_not_found", "invalid_job_state", "store_unavailable"),
     },
 )
 def retrieve_fine_tuning_checkpoint(

@@ -4,6 +4,7 @@ A process keeps its children and gives each to one caller at a time; one that me
 caller gets a new one.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -12,11 +13,11 @@ from typing import Any
 
 from core.datasets.examples import Example, RowNote
 from core.datasets.named_templates import is_shipped
-from core.datasets.rendering import RenderTask, probe, render_prompt, render_rows, too_demanding
+from core.datasets.rendering import TOO_DEMANDING, RenderTask, probe, render_prompt, render_rows, too_demanding
 from core.datasets.row_errors import RowError
 from core.datasets.spans import Rendering, SpecialTokens, TurnProbe
 from core.datasets.templates import TemplateSource
-from core.limited import ChildDiedError, LimitedChild, LimitExceededError, Limits
+from core.limited import ChildDiedError, LimitedChild, LimitExceededError, Limits, Refusals
 
 __all__ = ["Renderer"]
 
@@ -36,7 +37,8 @@ class Renderer:
     def __init__(self, source: TemplateSource, special: SpecialTokens) -> None:
         self._task = RenderTask(source, special)
         self._is_shipped = is_shipped(source)
-        self.probe = TurnProbe(**self._value(probe))
+        with _refusals.remembered(_digest(self._task)):
+            self.probe = TurnProbe(**self._value(probe))
 
     def render(self, examples: Iterable[Example]) -> Iterator[tuple[Rendering, tuple[RowNote, ...]]]:
         """The examples as text, in order, and what of each is not in its text.
@@ -116,7 +118,14 @@ class _Children:
 
 
 _children = _Children()
+_refusals = Refusals(TOO_DEMANDING)  # of templates that cannot even be tried, whatever the rows
 os.register_at_fork(after_in_child=_children.forget)
+
+
+def _digest(task: RenderTask) -> bytes:
+    source = task.source
+    what = (source.text, source.tool_use, sorted(source.special_tokens.items()))
+    return hashlib.sha256(repr(what).encode("utf-8", "surrogatepass")).digest()
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -16,7 +16,7 @@ from core.datasets.spans import SpecialTokens, TurnProbe, probe_template, render
 from core.datasets.templates import ChatTemplate, TemplateRejectedError, TemplateSource
 from core.errors import InvalidModelError
 
-__all__ = ["ANSWER_LOST", "RenderTask", "probe", "render_prompt", "render_rows", "too_demanding"]
+__all__ = ["ANSWER_LOST", "TOO_DEMANDING", "RenderTask", "probe", "render_prompt", "render_rows", "too_demanding"]
 
 # Templates add a sentence or two, and escapes multiply a text; more than this is not a rendering of the row.
 _ADDED_CHARACTERS = 64 * 1024
@@ -24,6 +24,7 @@ _GROWTH = 16
 _BATCH_CPU_SECONDS = 120  # for all rows of one call
 _REMEMBERED_SHAPES = 4096
 ANSWER_LOST = "template_loses_answer"
+TOO_DEMANDING = "chat_template_too_demanding"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def too_demanding(why: str) -> InvalidModelError:
     """The error of a template that cannot be rendered within limits."""
     return InvalidModelError(
         f"The model's chat template cannot be rendered: {why}. Choose another model, or name a `chat_template`.",
-        code="chat_template_too_demanding",
+        code=TOO_DEMANDING,
         param="model",
     )
 

@@ -18,7 +18,7 @@ from core.events.models import EventLevel
 from core.ids import new_id
 from core.jobs import queries, tallies, trail
 from core.jobs.models import Job
-from core.jobs.settlement import end, is_owners
+from core.jobs.settlement import WORN_OUT, end, is_charged
 from core.jobs.states import JobStatus
 from core.jobs.transitions import move
 from core.settings import Settings
@@ -138,7 +138,7 @@ def fail(session: Session, lease: Lease, error: ErrorBody) -> None:
 def fail_job(session: Session, job: Job, error: ErrorBody) -> None:
     """Fail a job whose row is held, and settle its credits."""
     job.error = to_plain(error)
-    cost = " The device time it used is charged." if is_owners(error) else ""
+    cost = " The device time it used is charged." if is_charged(session, job, error) else ""
     end(session, job, JobStatus.FAILED, f"The job failed: {error.message}{cost}", level=EventLevel.ERROR)
 
 
@@ -196,11 +196,12 @@ def _count_crash(session: Session, settings: Settings, job: Job) -> bool:
         return True
     error = ErrorBody(
         message=f"The job's workers or training processes died {job.attempts} times since its last new checkpoint, so "
-        "it is not started again. Nothing is charged. See the events for the steps reached.",
+        "it is not started again. See the events for the steps reached.",
         type="server_error",
         param=None,
-        code="too_many_attempts",
+        code=WORN_OUT,
     )
+    _lose_time(job)
     fail_job(session, job, error)
     return False
 

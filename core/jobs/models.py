@@ -73,6 +73,11 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None]
     worker_id: Mapped[str | None] = mapped_column(Id)
 
+    @property
+    def withholds_checkpoints(self) -> bool:
+        """Whether it failed free of charge: what it kept is not given out then, which would be training for free."""
+        return self.status is JobStatus.FAILED and self.quote_credits > 0 and not self.charged_credits
+
 
 class Checkpoint(Base):
     """A point a job can go on from, as the wire shows it."""

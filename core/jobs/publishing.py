@@ -5,28 +5,20 @@ from sqlalchemy.orm import Session
 from core.audit import service as audit
 from core.audit.models import AuditType
 from core.db.base import utc_now
-from core.errors import ConflictError
 from core.events import service as events
 from core.jobs.models import Checkpoint, Job
 from core.jobs.progress import model_name
 from core.jobs.service import get_checkpoint, hold_own_job
-from core.jobs.states import JobStatus
 from core.registry.models import FineTunedModel
 
 
 def publish_checkpoint(session: Session, organization_id: str, job_id: str, checkpoint_id: str) -> FineTunedModel:
     """Publish a stored checkpoint under a model id of its own; it is kept until that model is deleted.
 
-    Publishing twice is no error. Raises NotFoundError, and ConflictError for a job that failed and so cost nothing.
+    Publishing twice is no error. Raises what `get_checkpoint` raises.
     """
     job = hold_own_job(session, organization_id, job_id)
     checkpoint = get_checkpoint(session, organization_id, job_id, checkpoint_id)
-    if job.status is JobStatus.FAILED and not job.charged_credits:
-        raise ConflictError(
-            f"The job {job_id} has failed and cost nothing, so nothing of it is published. Run it again.",
-            code="invalid_job_state",
-            param="fine_tuning_job_id",
-        )
     model_id = checkpoint_model_name(job, checkpoint)
     model = session.get(FineTunedModel, model_id)
     if model is not None and model.deleted_at is None:

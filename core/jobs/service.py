@@ -215,8 +215,8 @@ def list_checkpoints(
 
 
 def get_checkpoint(session: Session, organization_id: str, job_id: str, checkpoint_id: str) -> Checkpoint:
-    """A checkpoint that is still stored. Raises NotFoundError."""
-    get_job(session, organization_id, job_id)
+    """A checkpoint that is still stored. Raises NotFoundError, ConflictError of a job that failed free of charge."""
+    job = get_job(session, organization_id, job_id)
     checkpoint = session.get(Checkpoint, checkpoint_id)
     if checkpoint is None or checkpoint.job_id != job_id:
         raise NotFoundError(
@@ -228,6 +228,12 @@ def get_checkpoint(session: Session, organization_id: str, job_id: str, checkpoi
             "some days after it is finished; published ones stay until their model is deleted.",
             code="checkpoint_not_found",
             param="checkpoint_id",
+        )
+    if job.withholds_checkpoints:
+        raise ConflictError(
+            f"The job {job_id} has failed and cost nothing, so nothing of it is given out. Run it again.",
+            code="invalid_job_state",
+            param="fine_tuning_job_id",
         )
     return checkpoint
 

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from core.db.plain import from_plain
 from core.errors import ErrorBody, InvalidRequestError
 from core.events.models import EventLevel
-from core.jobs import tallies, trail
+from core.jobs import queries, tallies, trail
 from core.jobs.models import Job
 from core.jobs.states import JobStatus
 from core.jobs.transitions import move
@@ -18,6 +18,7 @@ from planner.plans import Quote
 SECONDS_PER_HOUR = 3600
 # Failures that an owner can cause at will, behind checkpoints that can be downloaded: free, they were free training.
 OWNERS_ERRORS = InvalidRequestError.type  # their data, model or parameters, found out at run time
+WORN_OUT = "too_many_attempts"
 OWNERS_CODES = frozenset({"loss_diverged", "unsupported_setup"})
 
 
@@ -41,6 +42,16 @@ def is_owners(error: ErrorBody) -> bool:
     return error.type == OWNERS_ERRORS or error.code in OWNERS_CODES
 
 
+def is_charged(session: Session, job: Job, error: ErrorBody) -> bool:
+    """Whether a failed job costs what it used.
+
+    Rows can be written that kill whatever trains on them, so a job that died again and again is charged for what led
+    to the checkpoints that its owner can take; without any it left nothing, and is free.
+    """
+    is_worn_out = error.code == WORN_OUT and bool(queries.stored_checkpoints(session, job.id))
+    return is_owners(error) or is_worn_out
+
+
 def end(session: Session, job: Job, status: JobStatus, message: str, *, level: EventLevel = EventLevel.INFO) -> None:
     """End a job, whose row the caller holds, and settle its credits.
 
@@ -50,7 +61,7 @@ def end(session: Session, job: Job, status: JobStatus, message: str, *, level: E
     worker = job.worker_id
     move(session, job, status, message, level=level)
     error = from_plain(ErrorBody, job.error) if job.error else None
-    is_free = status is JobStatus.FAILED and not (error and is_owners(error))
+    is_free = status is JobStatus.FAILED and not (error and is_charged(session, job, error))
     due = 0 if is_free else due_credits(job, training_plan(job.plan).quote)
     job.charged_credits = ledger.settle(session, job.organization_id, job.id, due)
     tallies.ended(session, job, (error.code or error.type) if error else "")

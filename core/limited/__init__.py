@@ -3,6 +3,7 @@
 from core.limited.limits import ChildDiedError, Limit, LimitExceededError, Limits
 from core.limited.pool import ChildPool
 from core.limited.process import LimitedChild, run_limited
+from core.limited.refusals import Refusals
 from core.limited.turns import Turns
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "LimitExceededError",
     "LimitedChild",
     "Limits",
+    "Refusals",
     "Turns",
     "run_limited",
 ]

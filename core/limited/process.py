@@ -122,6 +122,13 @@ class LimitedChild:
         return Kind(kind), self._read(length, deadline)
 
     def _read(self, size: int, deadline: float) -> bytes:
+        if len(self._buffer) < size:  # most answers came with the one before
+            self._wait_for(size, deadline)
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def _wait_for(self, size: int, deadline: float) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._output, selectors.EVENT_READ)
             while len(self._buffer) < size:
@@ -131,9 +138,6 @@ class LimitedChild:
                 if not chunk:
                     raise self._death()
                 self._buffer += chunk
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
 
     def _death(self) -> Exception:
         exit_code = self._process.wait()

@@ -21,10 +21,11 @@ from core.datasets.examples import DataFormat
 from core.datasets.inspecting import unreadable
 from core.datasets.inspection import Overlap, TokenInspection
 from core.datasets.models import StoredFile
+from core.datasets.rendering import TOO_DEMANDING
 from core.datasets.tokenizer_files import MORE_TEMPLATES
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidDatasetError
-from core.limited import ChildDiedError, LimitExceededError
+from core.limited import ChildDiedError, LimitExceededError, Refusals
 from core.registry.base_models import BaseModel, find_base_model
 from core.runtime import Runtime
 
@@ -64,6 +65,7 @@ class _Remembered(Generic[Found]):
 
 _TOKENS = _Remembered[TokenInspection]()
 _OVERLAPS = _Remembered[Overlap]()
+_TOO_DEMANDING = Refusals(TOO_DEMANDING)
 
 
 def base_model_of(runtime: Runtime, actor: Actor, model_id: str, *, may_fetch: bool = True) -> BaseModel:
@@ -94,8 +96,9 @@ def measure(
             arguments = (path, to_plain(data_format), *model, chat_template, max_length)
             return from_plain(TokenInspection, runtime.children.call(in_child.measure, *arguments))
 
-    key = (file.storage_key, _frozen(data_format), model, chat_template, max_length)
-    return _TOKENS.get(runtime, file.organization_id, key, find)
+    rendered = (file.storage_key, _frozen(data_format), model, chat_template)  # before anything is cut at max_length
+    with _TOO_DEMANDING.remembered(rendered):
+        return _TOKENS.get(runtime, file.organization_id, (*rendered, max_length), find)
 
 
 def overlapping_rows(

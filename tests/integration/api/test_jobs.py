@@ -272,6 +272,34 @@ def test_finished_job_shows_its_model_files_and_price(
         models.delete("tiny")
 
 
+def test_a_job_that_failed_free_of_charge_gives_nothing_out(
+    service: Service, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    job_id = rich.client.fine_tuning.jobs.create(model="tiny", training_file=rich.upload(rows)).id
+    held = service.claim(job_id)
+    service.write_metrics(held, 1)
+    service.write_checkpoint(held, 1)
+    (checkpoint,) = rich.client.fine_tuning.jobs.checkpoints.list(job_id)
+    path = f"/v1/fine_tuning/jobs/{job_id}/checkpoints/{checkpoint.id}"
+    assert rich.http.get(f"{path}/content").content == b"checkpoint"
+    service.fail(held, "It broke.")
+    for answer in (rich.http.get(f"{path}/content"), rich.http.post(f"{path}/publish")):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "invalid_job_state")
+        assert "cost nothing" in answer.json()["error"]["message"]
+
+
+def test_deleting_a_result_file_leaves_the_jobs_artifact(
+    service: Service, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    job_id = rich.client.fine_tuning.jobs.create(model="tiny", training_file=rich.upload(rows)).id
+    service.finish(service.claim(job_id))
+    (result_id,) = rich.client.fine_tuning.jobs.retrieve(job_id).result_files
+    assert rich.client.files.delete(result_id).deleted
+    assert rich.http.get(f"/v1/files/{result_id}/content").status_code == 404
+    kept = rich.http.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts/metrics.csv")
+    assert (kept.status_code, kept.content[:4]) == (200, b"step")
+
+
 def test_a_checkpoint_is_published_and_kept_until_its_model_is_deleted(
     service: Service, rich: Tenant, rows: list[dict[str, Any]]
 ) -> None:

@@ -200,8 +200,9 @@ class Jobs(RuleBasedStateMachine):
 
     def _cost(self, job: Job) -> int:
         """Of a failed job, in credits: 0 where the service failed."""
-        is_owners = job.error is not None and job.error["code"] == OWNERS_FAILURE.code
-        return min(QUOTE_CREDITS, math.ceil(job.used_seconds / SECONDS_OF_A_CREDIT)) if is_owners else 0
+        code = job.error["code"] if job.error is not None else None
+        is_charged = code == OWNERS_FAILURE.code or (code == "too_many_attempts" and self.steps[job.id] >= 0)
+        return min(QUOTE_CREDITS, math.ceil(job.used_seconds / SECONDS_OF_A_CREDIT)) if is_charged else 0
 
     def _as_worker(self, number: int, work: Callable[[Session, Lease], Any]) -> Lease | None:
         """Write with one of the leases that were ever given; only the newest of a job that is leased may succeed.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
+from core.artifacts.objects import StoredObject
 from core.db.base import utc_now
 from core.db.plain import from_plain
 from core.db.session import Database
@@ -79,6 +80,16 @@ def _wear_out(session: Session, owner: Owner, lease: Lease) -> None:
         pass
 
 
+def _wear_out_behind_a_checkpoint(session: Session, owner: Owner, lease: Lease) -> None:
+    step = [Metrics({"step": 3, "total_steps": 9, "train_loss": 1.0}, 64)]
+    progress.record_metrics(session, lease, step, None)
+    progress.record_checkpoint(
+        session, lease, 3, StoredObject("key", 1, "0"), train_loss=None, valid_loss=None, valid_mean_token_accuracy=None
+    )
+    leases.renew(session, Settings(), lease, 5)  # what was lost with the process is not charged
+    _wear_out(session, owner, lease)
+
+
 def _cancel(session: Session, owner: Owner, lease: Lease) -> None:
     jobs.cancel_job(session, owner.organization_id, lease.job_id)
     leases.let_go(session, lease, "asked to")
@@ -96,6 +107,7 @@ def _pause_then_cancel(session: Session, owner: Owner, lease: Lease) -> None:
         (_fail, 10, 0),
         (_fail, 1000, 0),
         (_wear_out, 10, 0),
+        (_wear_out_behind_a_checkpoint, 10, 10),
         (_diverge, 10, 10),
         (_diverge, 1000, QUOTE),
         (_delete_data, 10, 10),
