@@ -232,6 +232,24 @@ class Settings(BaseSettings):
         7 * 86400, description="How long the checkpoints of a finished job can be downloaded."
     )
 
+    file_retention_seconds: PositiveInt | None = Field(
+        None,
+        description="How long an uploaded file is kept that no job needs; none: until it is deleted.",
+        examples=[90 * 86400],
+    )
+    model_retention_seconds: PositiveInt | None = Field(
+        None,
+        description="How long a model is kept, with its job's artifacts and results; none: until it is deleted.",
+        examples=[365 * 86400],
+    )
+    event_retention_seconds: PositiveInt | None = Field(
+        None,
+        description="How long the events of a finished job are kept; none: as long as the job.",
+        examples=[365 * 86400],
+    )
+    log_retention_seconds: PositiveInt = Field(
+        30 * 86400, description="How long `tunewright up` keeps a log that was moved aside."
+    )
     audit_log_retention_seconds: int | None = Field(
         None,
         ge=30 * 86400,

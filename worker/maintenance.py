@@ -11,12 +11,13 @@ from redis import Redis
 
 from core.audit import service as audit
 from core.datasets import hub_files, inspecting
+from core.datasets.retention import expire_files
 from core.db.base import utc_now
 from core.db.migrate import schema_problem
 from core.fleet.programs import report_sweep
 from core.hang_guard import end_when_silent
 from core.jobs import lease, queries
-from core.jobs.retention import expire_checkpoints
+from core.jobs.retention import expire_checkpoints, expire_events, expire_models
 from core.plans import idle, rehearsals
 from core.queue.messages import (
     FETCH_FILE,
@@ -33,6 +34,7 @@ from core.usage.service import note_storage
 from worker.app import create_app, serve
 from worker.lanes import Lane, Periodic
 from worker.rehearsals import end_all, rehearsed_memory
+from worker.tidying import remove_old_logs
 
 INSPECTIONS_AT_ONCE = 2
 FETCHES_AT_ONCE = 2
@@ -120,6 +122,11 @@ def tidy(runtime: Runtime) -> None:
         pass
     while runtime.database.run(lambda session: audit.forget_old(session, settings)):
         pass
+    while expire_files(runtime) or expire_models(runtime):
+        pass
+    while runtime.database.run(lambda session: expire_events(session, settings)):
+        pass
+    remove_old_logs(settings.data_dir / "logs", settings.log_retention_seconds)
 
 
 def resend(runtime: Runtime) -> None:

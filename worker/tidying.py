@@ -3,8 +3,11 @@
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -36,6 +39,14 @@ def tidy_in_thread(work: Callable[[Runtime], None], runtime: Runtime) -> None:
             never.wait(DAY.total_seconds())
 
     threading.Thread(target=keep_tidy, name="tidying", daemon=True).start()
+
+
+def remove_old_logs(directory: Path, seconds: float) -> None:
+    """Remove the logs of `tunewright up` that were moved aside so long ago."""
+    for path in directory.glob("*.log.1"):
+        with suppress(FileNotFoundError):  # another has removed it
+            if path.stat().st_mtime < time.time() - seconds:
+                path.unlink()
 
 
 def tidy_store(runtime: Runtime) -> None:

@@ -1,6 +1,7 @@
 """What all pages of the dashboard share: who is signed in, the frame around the content, and errors as pages."""
 
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from api.flash import see_other
 from api.forms import sign_in_address
 from api.frame import frame, page_behind, problem_page, shown_once, token_of
 from core.accounts.service import Actor
+from core.datasets.retention import file_kept_until
 from core.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -21,6 +23,7 @@ from core.errors import (
     PermissionDeniedError,
     TunewrightError,
 )
+from core.jobs.retention import model_kept_until
 from core.runtime import Runtime
 
 __all__ = ["page_router", "see_other", "show"]
@@ -71,6 +74,8 @@ def show(
     """
     wanted = request.headers.get("hx-target", "")
     token = token_of(request)
+    values["file_kept_until"] = partial(file_kept_until, runtime.settings)
+    values["model_kept_until"] = partial(model_kept_until, runtime.settings)
     if request.headers.get("hx-request") and parts and wanted in parts:
         part = pages.render(request, f"dashboard/{parts[wanted]}", status, csrf_token=token, actor=actor, **values)
         if address is not None:

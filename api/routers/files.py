@@ -1,6 +1,7 @@
 """Files: upload, list, look, download, delete."""
 
 import hashlib
+from functools import partial
 from typing import Annotated, Literal
 
 from anyio.to_thread import run_sync
@@ -22,8 +23,10 @@ from api.schemas.lists import ListObject, list_of
 from api.uploads import receive_upload
 from core.audit.models import AuditType
 from core.datasets import service as files
-from core.datasets.models import FilePurpose
+from core.datasets.models import FilePurpose, StoredFile
+from core.datasets.retention import file_kept_until
 from core.plans import service as plans
+from core.runtime import Runtime
 
 router = APIRouter(prefix="/v1/files", tags=["Files"])
 
@@ -71,7 +74,7 @@ async def create_file(
     create_request = identify(request, runtime, actor, hashlib.sha256(content.encode()).hexdigest(), idempotency_key)
     purpose = files.upload_purpose(form.purpose)
     file = await run_sync(files.register_upload, runtime, actor.organization_id, form.upload, purpose, create_request)
-    return show_file(file)
+    return _shown(runtime, file)
 
 
 @router.get("", summary="List files", responses=errors(*SIGNED_IN))
@@ -92,14 +95,14 @@ def list_files(
             limit=page.limit,
             newest=order == "desc",
         )
-    return list_of(found, show_file)
+    return list_of(found, partial(_shown, runtime))
 
 
 @router.get("/{file_id}", summary="Retrieve a file", responses=errors(*SIGNED_IN, "file_not_found"))
 def retrieve_file(runtime: RuntimeDep, actor: ActorDep, file_id: str) -> FileObject:
     """One file."""
     with runtime.database.read() as session:
-        return show_file(files.get_file(session, actor.organization_id, file_id))
+        return _shown(runtime, files.get_file(session, actor.organization_id, file_id))
 
 
 @router.delete(
@@ -201,3 +204,7 @@ def inspect_file(
         skip_broken_rows=skip_broken_rows,
     )
     return show_inspection(found, model)
+
+
+def _shown(runtime: Runtime, file: StoredFile) -> FileObject:
+    return show_file(file, file_kept_until(runtime.settings, file))

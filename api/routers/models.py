@@ -7,6 +7,7 @@ from api.schemas.errors import SIGNED_IN, errors
 from api.schemas.models import ModelDeleted, ModelList, ModelObject, show_model
 from core.accounts import hub_tokens
 from core.fleet import service as fleet
+from core.jobs.retention import model_kept_until
 from core.registry import service as registry
 from core.registry.choices import find_choice, model_choices
 
@@ -26,7 +27,12 @@ def list_models(runtime: RuntimeDep, actor: ActorDep) -> ModelList:
         devices = fleet.devices(session, runtime.settings)
         access = hub_tokens.access_of(session, runtime.settings, actor.organization_id)
     choices = {choice.id: choice for choice in model_choices(models_dir, devices, runtime.hub.state(access))}
-    return ModelList(data=[show_model(entry, choices.get(entry.id)) for entry in entries])
+    return ModelList(
+        data=[
+            show_model(entry, choices.get(entry.id), model_kept_until(runtime.settings, entry.id, entry.created_at))
+            for entry in entries
+        ]
+    )
 
 
 @router.get(
@@ -41,7 +47,8 @@ def retrieve_model(runtime: RuntimeDep, actor: ActorDep, model_id: str) -> Model
         entry = registry.get_model(session, actor.organization_id, models_dir, model_id)
         devices = fleet.devices(session, runtime.settings)
         access = hub_tokens.access_of(session, runtime.settings, actor.organization_id)
-    return show_model(entry, find_choice(models_dir, devices, runtime.hub.state(access), entry.id))
+    expires_at = model_kept_until(runtime.settings, entry.id, entry.created_at)
+    return show_model(entry, find_choice(models_dir, devices, runtime.hub.state(access), entry.id), expires_at)
 
 
 @router.delete(

@@ -1,12 +1,13 @@
 """Files and what is in them."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
-from api.schemas.base import IdentifiedBody, RequestBody, ResponseBody, unix_seconds
+from api.schemas.base import IdentifiedBody, RequestBody, ResponseBody, unix_seconds, unix_seconds_or_none
 from api.schemas.examples import INSPECTION_EXAMPLE
 from core.datasets.examples import Example
 from core.datasets.hub_files import source_of
@@ -49,7 +50,10 @@ class FileObject(IdentifiedBody):
     object: Literal["file"] = "file"
     bytes: int
     created_at: int = Field(description="Unix seconds.")
-    expires_at: int | None = Field(None, description="Always null: files stay until they are deleted.")
+    expires_at: int | None = Field(
+        None,
+        description="Kept at least until then, as the service is set up; null: until it is deleted.",
+    )
     filename: str
     purpose: FilePurpose
     status: WireStatus = Field(description="`uploaded`, then `processed`, or `error` with `status_details`.")
@@ -203,12 +207,13 @@ class UploadForm(RequestBody):
     purpose: Literal["fine-tune"]
 
 
-def show_file(file: StoredFile) -> FileObject:
+def show_file(file: StoredFile, expires_at: datetime | None = None) -> FileObject:
     """A file as the wire shows it."""
     return FileObject(
         id=file.id,
         bytes=file.size_bytes,
         created_at=unix_seconds(file.created_at),
+        expires_at=unix_seconds_or_none(expires_at),
         filename=file.filename,
         purpose=FilePurpose(file.purpose),
         status=_status(file),

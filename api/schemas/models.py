@@ -1,10 +1,11 @@
 """Base models and one's own fine-tuned ones."""
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from api.schemas.base import ResponseBody, unix_seconds
+from api.schemas.base import ResponseBody, unix_seconds, unix_seconds_or_none
 from core.registry.choices import Availability, ModelChoice
 from core.registry.service import ModelEntry
 from planner.setup import Method
@@ -65,6 +66,7 @@ class ModelObject(ResponseBody):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    expires_at: int | None = Field(None, description="Kept until then; null: until it is deleted, or a base model.")
     base: BaseModelDetails | None = Field(default=None, description="Of a base model; null for a fine-tuned one.")
 
 
@@ -91,12 +93,13 @@ class ModelDeleted(ResponseBody):
     deleted: Literal[True] = True
 
 
-def show_model(entry: ModelEntry, choice: ModelChoice | None = None) -> ModelObject:
+def show_model(entry: ModelEntry, choice: ModelChoice | None = None, expires_at: datetime | None = None) -> ModelObject:
     """A model as the wire shows it. `choice`: what is known of a base model."""
     return ModelObject(
         id=entry.id,
         created=unix_seconds(entry.created_at),
         owned_by=entry.owned_by,
+        expires_at=unix_seconds_or_none(expires_at),
         base=None if choice is None else _details(choice),
     )
 

@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session
 from core.accounts import queries
 from core.accounts.models import HubToken
 from core.accounts.sealing import seal, unseal
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.db.base import utc_now
 from core.errors import InvalidRequestError, NotFoundError
 from core.hub_access import ANONYMOUS, HubAccess, hint_of, of_this_machine
@@ -64,6 +66,14 @@ def set_token(runtime: Runtime, organization_id: str, token: SecretStr) -> HubTo
         kept = session.get(HubToken, organization_id) or HubToken(organization_id=organization_id)
         kept.sealed, kept.hint, kept.hub_account, kept.set_at = sealed, hint_of(token), hub_account, utc_now()
         session.add(kept)
+        audit.record(
+            session,
+            AuditType.HUB_TOKEN_UPDATED,
+            organization_id=organization_id,
+            object_id=organization_id,
+            hint=kept.hint,
+            hub_account=hub_account,
+        )
         return kept
 
     return runtime.database.run(save)
@@ -72,6 +82,7 @@ def set_token(runtime: Runtime, organization_id: str, token: SecretStr) -> HubTo
 def remove_token(session: Session, organization_id: str) -> None:
     """Forget the organization's token. Raises NotFoundError."""
     session.delete(get_token(session, organization_id))
+    audit.record(session, AuditType.HUB_TOKEN_DELETED, organization_id=organization_id, object_id=organization_id)
 
 
 def seal_anew(session: Session, settings: Settings) -> int:

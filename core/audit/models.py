@@ -23,6 +23,8 @@ class AuditType(StrEnum):
     RATE_LIMIT_UPDATED = "rate_limit.updated"
     API_KEY_CREATED = "api_key.created"
     API_KEY_DELETED = "api_key.deleted"
+    HUB_TOKEN_UPDATED = "hub_token.updated"  # noqa: S105 - its name, no token
+    HUB_TOKEN_DELETED = "hub_token.deleted"  # noqa: S105 - its name, no token
     FILE_CREATED = "file.created"
     FILE_DOWNLOADED = "file.downloaded"
     FILE_DELETED = "file.deleted"

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
+from core.db.base import utc_now
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.states import JobStatus
+from core.plans.models import Plan
 
 CANDIDATES = 5  # of which another process may just have taken the first
 
@@ -87,6 +89,36 @@ def unfinished_job_using(session: Session, file_id: str) -> str | None:
         )
         .limit(1)
     ).first()
+
+
+def _unneeded() -> ColumnElement[bool]:
+    """Whether no unfinished job and no plan that still stands needs the file."""
+    of_job = or_(Job.training_file_id == StoredFile.id, Job.validation_file_id == StoredFile.id)
+    of_plan = or_(Plan.training_file_id == StoredFile.id, Plan.validation_file_id == StoredFile.id)
+    return and_(
+        ~exists().where(of_job, Job.status.not_in(JobStatus.finished())),
+        ~exists().where(of_plan, Plan.expires_at > utc_now()),
+    )
+
+
+def unneeded_before(session: Session, moment: datetime, limit: int) -> Sequence[tuple[str, str]]:
+    """Organizations and ids of the oldest uploaded files from before then that nothing needs."""
+    query = (
+        select(StoredFile.organization_id, StoredFile.id)
+        .where(
+            StoredFile.created_at < moment,
+            StoredFile.purpose == FilePurpose.FINE_TUNE,
+            StoredFile.status != FileStatus.FETCHING,
+            _unneeded(),
+        )
+        .order_by(StoredFile.created_at)
+    )
+    return [(organization_id, file_id) for organization_id, file_id in session.execute(query.limit(limit))]
+
+
+def is_unneeded(session: Session, file_id: str) -> bool:
+    """Whether the file is there and nothing needs it."""
+    return session.scalar(select(StoredFile.id).where(StoredFile.id == file_id, _unneeded())) is not None
 
 
 def is_artifact(session: Session, storage_key: str) -> bool:

@@ -23,6 +23,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from core.accounts.models import Organization
 from core.datasets.models import StoredFile
 from core.db.keyset import Order, known_first, sorted_page
+from core.events.models import JobEvent
 from core.jobs.models import Checkpoint, Job, JobArtifact, JobTally
 from core.jobs.states import JobSort, JobStatus
 from core.paging import Page
@@ -301,7 +302,24 @@ def artifacts(session: Session, job_id: str) -> Sequence[JobArtifact]:
 def delete_outputs(session: Session, job_id: str) -> None:
     """Drop the rows of a job's checkpoints and of what it published."""
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
+    delete_artifacts(session, job_id)
+
+
+def delete_artifacts(session: Session, job_id: str) -> None:
+    """Drop the rows of what a job published."""
     session.execute(delete(JobArtifact).where(JobArtifact.job_id == job_id))
+
+
+def with_artifacts_before(session: Session, moment: datetime, limit: int) -> Sequence[str]:
+    """Ids of jobs that finished before then and still have what they published."""
+    query = select(Job.id).where(Job.finished_at < moment, exists().where(JobArtifact.job_id == Job.id))
+    return session.scalars(query.order_by(Job.finished_at).limit(limit)).all()
+
+
+def with_events_before(session: Session, moment: datetime, limit: int) -> Sequence[str]:
+    """Ids of jobs that finished before then and still have events."""
+    query = select(Job.id).where(Job.finished_at < moment, exists().where(JobEvent.job_id == Job.id))
+    return session.scalars(query.order_by(Job.finished_at).limit(limit)).all()
 
 
 def recorded_keys(session: Session, keys: Sequence[str]) -> set[str]:

@@ -1,6 +1,7 @@
 """SQL of fine-tuned models."""
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -93,6 +94,12 @@ def checkpoint_models(session: Session, job_ids: Collection[str]) -> dict[str, s
         FineTunedModel.deleted_at.is_(None),
     )
     return {str(checkpoint_id): model_id for checkpoint_id, model_id in session.execute(query)}
+
+
+def made_before(session: Session, moment: datetime, limit: int) -> Sequence[FineTunedModel]:
+    """The oldest models from before then that nobody has deleted."""
+    query = select(FineTunedModel).where(FineTunedModel.created_at < moment, FineTunedModel.deleted_at.is_(None))
+    return session.scalars(query.order_by(FineTunedModel.created_at).limit(limit)).all()
 
 
 def delete_of_job(session: Session, job_id: str) -> None:

@@ -18,7 +18,7 @@ from planner.precision import FLOAT16
 from planner.setup import VARLEN_FLASH, Loss, Method, TrainingSetup
 from worker.training.attention import SEGMENTED_ATTENTION, takes_segments
 from worker.training.experts import expert_parameters, nf4_config
-from worker.training.lora import fuse_lora_layers
+from worker.training.lora import cast_together, fuse_lora_layers
 from worker.training.loss import LogitTransform
 from worker.training.optimizer import NamedParameters
 from worker.training.variants import start_variant, started_tensors
@@ -141,6 +141,7 @@ def make_trainable(base: PreTrainedModel, setup: TrainingSetup, device: torch.de
         model = adapted = attach_adapter(base, lora_config(base, setup), _adapter_dtype(setup))
         start_variant(adapted, setup)
         fuse_lora_layers(model)
+        cast_together(model, base.base_model, getattr(torch, setup.dtype))
         train_in_base_dtype(model, getattr(torch, setup.dtype))
     if setup.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})

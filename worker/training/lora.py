@@ -3,6 +3,7 @@
 PEFT casts a bfloat16 activation to float32 for float32 adapters and multiplies there: on 2 cores a quarter of the whole
 step, and a float32 copy of every activation kept for backward. Here the float32 adapter is the master and is cast
 instead, as automatic mixed precision does; products run in the activation's dtype and no extra activation is kept.
+All factors of a model are cast together before each pass, for its forward, its recomputation and its backward.
 Modules, parameters and state dict stay PEFT's own.
 
 Two variants are done in the same step. An adapter that started from factors of its base weight (`variants.py`) adds
@@ -23,9 +24,11 @@ from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 ADAPTER = "default"  # PEFT's name for the only adapter
 START_A, START_B = "start_A", "start_B"  # buffers of a LoRA layer: [rank, in], [out, rank]
+CAST_A, CAST_B = "cast_A", "cast_B"  # buffers of a LoRA layer: its factors in the activations' dtype
 SQUARED_ROWS = "squared_rows"  # buffer of a DoRA layer: those of its base weight's rows, float32 [out]
 LoraLayer = LoraLinear | LoraLinear4bit
 
@@ -38,11 +41,21 @@ class _Frozen:
     bias: torch.Tensor | None
     scaling: float
     start: tuple[torch.Tensor, torch.Tensor] | None  # A0 [rank, in], B0 [out, rank]
+    casts: tuple[torch.Tensor, torch.Tensor] | None  # A and B in the activations' dtype, where they were cast already
     squared_rows: torch.Tensor | None  # [out], float32
 
     def factors(self, lora_a: torch.Tensor, lora_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The two matrices whose product is added to the weight: A and B, or those of twice the rank."""
         return away_from(lora_a, lora_b, *self.start) if self.start else (lora_a, lora_b)
+
+    def cast_factors(
+        self, lora_a: torch.Tensor, lora_b: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same in the activations' dtype."""
+        if self.casts is not None:
+            return self.casts
+        wide_a, wide_b = self.factors(lora_a, lora_b)
+        return wide_a.to(dtype), wide_b.to(dtype)
 
 
 def away_from(
@@ -71,14 +84,14 @@ class _AdaptedLinear(torch.autograd.Function):
         frozen: _Frozen,
     ) -> torch.Tensor:
         adapted = inputs if dropped is None else dropped
-        wide_a, wide_b = frozen.factors(lora_a, lora_b)
-        low = adapted @ wide_a.to(inputs.dtype).t()  # [tokens, rank]
+        cast_a, cast_b = frozen.cast_factors(lora_a, lora_b, inputs.dtype)
+        low = adapted @ cast_a.t()  # [tokens, rank]
         weight = frozen.weight()
         outputs = nn.functional.linear(inputs, weight, frozen.bias if magnitude is None else None)
-        outputs.addmm_(low, wide_b.to(inputs.dtype).t(), alpha=frozen.scaling)
+        outputs.addmm_(low, cast_b.t(), alpha=frozen.scaling)
         plain = stretch = lengths = None
         if magnitude is not None and frozen.squared_rows is not None:
-            lengths = row_lengths(frozen.squared_rows, weight, wide_a, wide_b, frozen.scaling)
+            lengths = row_lengths(frozen.squared_rows, weight, *frozen.factors(lora_a, lora_b), frozen.scaling)
             plain, stretch = outputs, (magnitude / lengths - 1).to(inputs.dtype)  # c z = z + (c - 1) z, rounded once
             outputs = torch.addcmul(plain, plain, stretch)
             if frozen.bias is not None:
@@ -94,8 +107,8 @@ class _AdaptedLinear(torch.autograd.Function):
         if plain is not None:
             magnitude_gradient = (gradient * plain).sum(dim=0, dtype=torch.float32).div_(lengths).to(lora_a.dtype)
             gradient = torch.addcmul(gradient, gradient, stretch)
-        wide_a, wide_b = frozen.factors(lora_a, lora_b)
-        low_gradient = (gradient @ wide_b.to(gradient.dtype)).mul_(frozen.scaling)  # [tokens, rank]
+        cast_a, cast_b = frozen.cast_factors(lora_a, lora_b, gradient.dtype)
+        low_gradient = (gradient @ cast_b).mul_(frozen.scaling)  # [tokens, rank]
         # Of twice the rank, A is in both halves and B in the first.
         both = low_gradient if frozen.start is None else low_gradient[:, :rank] + low_gradient[:, rank:]
         b_gradient = (gradient.t() @ low[:, :rank]).to(lora_b.dtype).mul_(frozen.scaling)
@@ -104,9 +117,9 @@ class _AdaptedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             inputs_gradient = gradient @ frozen.weight()
             if not ctx.has_dropout:
-                inputs_gradient.addmm_(low_gradient, wide_a.to(gradient.dtype))
+                inputs_gradient.addmm_(low_gradient, cast_a)
         if ctx.has_dropout and ctx.needs_input_grad[1]:
-            dropped_gradient = low_gradient @ wide_a.to(gradient.dtype)
+            dropped_gradient = low_gradient @ cast_a
         return inputs_gradient, dropped_gradient, a_gradient, b_gradient, magnitude_gradient, None
 
 
@@ -148,6 +161,47 @@ def fuse_lora_layers(model: nn.Module) -> int:
     return fused
 
 
+def cast_together(model: nn.Module, backbone: nn.Module, dtype: torch.dtype) -> None:
+    """Have the factors of all fused layers cast to `dtype` before each pass through `backbone`: two kernels a layer
+    fewer in the forward, the recomputation and the backward pass, for a copy of all factors.
+
+    Not those of an adapter that is trained away from its start, which are formed before they are cast.
+    """
+    layers = []
+    for layer in lora_layers(model):
+        halves = _factors_of(layer)
+        if start_of(layer) is None and halves[0].dtype != dtype:
+            layers.append(layer)
+            for name, half in zip((CAST_A, CAST_B), halves, strict=True):
+                layer.register_buffer(name, half.detach().to(dtype), persistent=False)
+    if layers:
+        # At every pass rather than every step: next to a pass it is nothing, and nobody can leave an old copy behind.
+        backbone.register_forward_pre_hook(partial(_cast_factors, layers))
+
+
+def _cast_factors(layers: list[LoraLayer], _backbone: nn.Module, _inputs: object) -> None:
+    masters = [half for layer in layers for half in _factors_of(layer)]
+    casts = [half for layer in layers for half in cast(tuple[torch.Tensor, torch.Tensor], _casts_of(layer))]
+    # The values are the same as long as the weights are: what a pass has kept for its backward is not changed.
+    with torch.no_grad(), _unsafe_preserve_version_counter(tuple(casts)):
+        torch._foreach_copy_(casts, masters)
+
+
+def cast_tensors(model: nn.Module) -> list[torch.Tensor]:
+    """The factors that are cast together, as they are cast."""
+    return [buffer for name, buffer in model.named_buffers() if name.endswith((CAST_A, CAST_B))]
+
+
+def _casts_of(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
+    if not hasattr(module, CAST_A):
+        return None
+    return cast(torch.Tensor, getattr(module, CAST_A)), cast(torch.Tensor, getattr(module, CAST_B))
+
+
+def _factors_of(module: LoraLayer) -> tuple[torch.Tensor, torch.Tensor]:
+    return module.lora_A[ADAPTER].get_parameter("weight"), module.lora_B[ADAPTER].get_parameter("weight")
+
+
 def _forward(module: LoraLayer, inputs: torch.Tensor) -> torch.Tensor:
     rows = inputs.reshape(-1, inputs.shape[-1])
     dropout = module.lora_dropout[ADAPTER]
@@ -159,9 +213,10 @@ def _forward(module: LoraLayer, inputs: torch.Tensor) -> torch.Tensor:
         cast("torch.Tensor | None", base.bias),
         module.scaling[ADAPTER],
         start_of(module),
+        _casts_of(module),
         cast("torch.Tensor | None", getattr(module, SQUARED_ROWS, None)),
     )
-    lora_a, lora_b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
+    lora_a, lora_b = _factors_of(module)
     outputs = _AdaptedLinear.apply(rows, dropped, lora_a, lora_b, magnitude, frozen)
     return outputs.view(*inputs.shape[:-1], -1)
 

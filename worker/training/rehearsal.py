@@ -26,6 +26,7 @@ from worker.training.fake_model import build_base, fake, make_fake, read_config
 from worker.training.forward import score
 from worker.training.live_memory import Category, LiveMemory, Moment
 from worker.training.loading import LoadedModel, cut_attention, cuts_rows, decoder_layers, make_trainable
+from worker.training.lora import cast_tensors
 from worker.training.norms import fuse_norms
 from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
 from worker.training.variants import started_tensors
@@ -105,7 +106,8 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
         memory.assign([*loaded.model.parameters(), *loaded.model.buffers(), *statistics], Category.BASE)
         if setup.method is not Method.FULL:
             started = started_tensors(loaded.model).values()
-            memory.assign([*(parameter for _, parameter in trained), *started], Category.ADAPTERS)
+            casts = cast_tensors(loaded.model)
+            memory.assign([*(parameter for _, parameter in trained), *started, *casts], Category.ADAPTERS)
         with unset_fake_temporarily():
             batch = longest_batch(setup, choose_layout(cuts_attention=loaded.cuts_attention))
         batch = _fake_batch(batch)

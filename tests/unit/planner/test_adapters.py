@@ -33,7 +33,10 @@ def test_what_is_trained_is_counted():
     assert plain == LLAMA.lora_parameters(16, ("all-linear",))
     rows = 32 * (2 * 4096 + 2 * 1024 + 2 * 14336 + 4096)
     dora = replace(LORA, use_dora=True)
-    assert (adapter_parameters(LLAMA, dora), kept_bytes(LLAMA, dora)) == (plain + rows, 4 * rows)
+    assert (adapter_parameters(LLAMA, dora), kept_bytes(LLAMA, dora)) == (plain + rows, 2 * plain + 4 * rows)
+    assert kept_bytes(LLAMA, replace(LORA, adapter_dtype="bfloat16")) == 0
+    head = replace(LORA, lora_target_modules=("lm_head", "embed_tokens"))
+    assert kept_bytes(LLAMA, head) == 2 * 16 * (128_256 + 4096)
     assert kept_bytes(LLAMA, replace(LORA, init_lora_weights=PISSA)) == 4 * plain
     both = replace(LORA, modules_to_save=("embed_tokens", "lm_head"))
     assert whole_parameters(LLAMA, both) == 2 * 128_256 * 4096

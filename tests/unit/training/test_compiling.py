@@ -109,6 +109,22 @@ def test_all_layers_and_all_batches_share_their_code(
     assert counter.frame_count == (1 if method is Method.FULL or checkpointing else 2)
 
 
+def test_factors_that_are_cast_together_are_read_anew_by_compiled_layers(deep_model: Path, tmp_path: Path) -> None:
+    setup = setup_for(Method.LORA)  # float32 adapters on a bfloat16 base
+    plain, counter = load(deep_model, setup), CompileCounterWithBackend("eager")
+    fast = compiled(load(deep_model, setup), tmp_path / "cache", counter)
+    for _ in range(2):
+        expected, found = train(plain), train(fast)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=2e-2, atol=1e-3, msg=name)
+        with torch.no_grad():
+            for loaded in (plain, fast):
+                for _, parameter in loaded.parameters:
+                    parameter += 0.05
+                    parameter.grad = None
+    assert counter.frame_count == 2
+
+
 @torch.library.custom_op("tunewright_tests::varlen_attn", mutates_args={})
 def _varlen_attn(
     query: torch.Tensor,

@@ -7,11 +7,13 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from planner.setup import Method
+from planner.setup import InitLoraWeights, Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import setup_for
 from worker.training.loading import load_for_training
-from worker.training.lora import fuse_lora_layers
+from worker.training.lora import cast_tensors, cast_together, fuse_lora_layers
+
+PISSA = InitLoraWeights.PISSA
 
 
 def adapted_layer(dropout: float = 0.0, *, bias: bool = True) -> nn.Module:
@@ -78,3 +80,50 @@ def test_adapters_are_float32_on_a_16_or_4_bit_base(tmp_path: Path, method: Meth
     assert loaded.head.weight.dtype == torch.bfloat16
     if method is Method.QLORA:
         assert projection.weight.quant_state.nested, "the scales are quantized too"
+
+
+def in_bfloat16(*, together: bool) -> nn.Module:
+    """A float32 adapter on a bfloat16 layer, within a model that has a pass."""
+    torch.manual_seed(0)
+    holder = nn.Sequential(nn.Linear(12, 10), nn.Linear(10, 10)).bfloat16()
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=["0", "1"], init_lora_weights=False)
+    model: nn.Module = inject_adapter_in_model(config, holder)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    fuse_lora_layers(model)
+    if together:
+        cast_together(model, model, torch.bfloat16)
+    return model
+
+
+def test_factors_that_are_cast_together_give_the_same_bits_after_every_change_of_the_weights() -> None:
+    models = [in_bfloat16(together=together) for together in (False, True)]
+    inputs = torch.randn(7, 12).bfloat16()
+    for step in range(3):
+        found = []
+        for model in models:
+            first, second = model(inputs), model(2 * inputs)  # two passes before their backward
+            (first.float().square().sum() + second.float().sum()).backward()
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            found.append([first, second, *(parameter.grad for parameter in trained)])
+            for parameter in trained:  # as bitsandbytes' optimizers do: unseen by autograd's version counters
+                parameter.data.sub_(0.1 * step * parameter.grad)
+                parameter.grad = None
+        for apart, together in zip(*found, strict=True):
+            assert torch.equal(apart, together)
+    with torch.inference_mode():
+        assert torch.equal(models[0](inputs), models[1](inputs))
+    (apart, together) = models
+    assert apart.state_dict().keys() == together.state_dict().keys(), "no checkpoint holds the copies"
+    assert {tensor.dtype for tensor in cast_tensors(together)} == {torch.bfloat16}
+    assert len(cast_tensors(together)) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [({}, 28), ({"dtype": "float32"}, 0), ({"adapter_dtype": "bfloat16"}, 0), ({"init_lora_weights": PISSA}, 0)],
+)
+def test_only_what_must_be_cast_has_copies(tiny_model: Path, changes: dict[str, object], count: int) -> None:
+    loaded = load_for_training(tiny_model, setup_for(Method.LORA, **changes), 0, torch.device("cpu"))
+    assert len(cast_tensors(loaded.model)) == count
