@@ -16,6 +16,7 @@ __all__ = ["HUNG_EXIT_CODE", "Pulse", "end_when_silent"]
 
 HUNG_EXIT_CODE = 70  # sysexits.h: EX_SOFTWARE
 CHECK_SECONDS = 1.0
+STANDARD_ERROR = 2  # sys.stderr may be Celery's, which is no file
 
 log = structlog.get_logger()
 
@@ -63,7 +64,9 @@ def _guard(name: str, pulse: Pulse, seconds: float) -> None:
         pause.wait(CHECK_SECONDS)
         is_silent = pulse.beats == last and pulse.beats > 0 and not pulse.rests
         last, silent_seconds = pulse.beats, silent_seconds + CHECK_SECONDS if is_silent else 0.0
-    log.critical("hangs", loop=name, seconds=seconds, exit_code=HUNG_EXIT_CODE)
-    logging.shutdown()
-    faulthandler.dump_traceback(all_threads=True)
-    os._exit(HUNG_EXIT_CODE)
+    try:
+        log.critical("hangs", loop=name, seconds=seconds, exit_code=HUNG_EXIT_CODE)
+        logging.shutdown()
+        faulthandler.dump_traceback(STANDARD_ERROR, all_threads=True)
+    finally:
+        os._exit(HUNG_EXIT_CODE)

@@ -18,12 +18,14 @@ import pytest
 from sqlalchemy import make_url
 
 from core.fleet.service import DRAINED_EXIT_CODE
+from core.hang_guard import HUNG_EXIT_CODE
 from core.jobs import queries
 from tests.e2e.chaos import trainers
 from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service, running_service
 from tests.waiting import PATIENCE_SECONDS, wait_for
 
+HANG_SECONDS = 8  # above what a report takes on a busy machine
 LONG = {"n_epochs": 80, "batch_size": 8}  # 300 steps or so
 
 
@@ -154,6 +156,33 @@ def test_a_suspended_worker_that_wakes_after_its_successor_published_changes_not
             content = http.get(path, follow_redirects=True).raise_for_status().content
             assert hashlib.sha256(content).hexdigest() == artifact.sha256
     service.wait(service.create_job(chat_rows()).id, "succeeded")  # by the one that was suspended
+
+
+def test_a_worker_that_hangs_ends_itself_and_its_job_goes_on_elsewhere(service: Service) -> None:
+    """Its heartbeat waits for a database that does not answer, as one behind a broken network does not."""
+    service.stop("worker")
+    service.environment["TUNEWRIGHT_HANG_SECONDS"] = str(HANG_SECONDS)
+    try:
+        doomed = service.start_worker("doomed")
+    finally:
+        del service.environment["TUNEWRIGHT_HANG_SECONDS"]
+    job_id = _start_training(service)
+    family = psutil.Process(doomed.pid).children(recursive=True)
+    with closing(sqlite3.connect(make_url(service.environment["TUNEWRIGHT_DATABASE_URL"]).database or "")) as blocking:
+        blocking.isolation_level = None
+        blocking.execute("begin immediate")
+        assert doomed.wait(PATIENCE_SECONDS) == HUNG_EXIT_CODE
+        blocking.execute("rollback")
+    del service.processes["doomed"]
+    log = (service.directory / "doomed.log").read_text()
+    assert '"loop": "heartbeat"' in log
+    assert "in _beat_once" in log
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_SECONDS)
+    assert alive == []
+    service.start_worker("worker")
+    service.wait(job_id, "succeeded")
+    steps = _steps(service, job_id)
+    assert steps == list(range(1, len(steps) + 1))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

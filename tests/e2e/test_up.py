@@ -1,35 +1,48 @@
 """`tunewright up` as a person uses it: it comes up, lets its owner in once, and leaves nothing behind."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import httpx
+import openai
 import psutil
 import pytest
 
+from core.db.session import Database
+from core.fleet import programs
+from core.fleet.models import ProgramRow, ProgramStatus
+from tests.e2e.rows import chat_rows
+from tests.e2e.service import CREDIT_CODE, QUICK
 from tests.people import follow_link
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, wait_for
+
+EPOCHS = 100  # of 4 steps: long enough to be running still when the last of its helpers is back
 
 
 class Up:
     """A running `tunewright up`."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, base_model: Path, settings: Mapping[str, str]) -> None:
         self.data_dir = data_dir
         self.log = data_dir.with_suffix(".log")
         # The starter model is there already, as far as `up` looks: converting it is another test's business.
         (data_dir / "models" / "smollm2-135m-instruct").mkdir(parents=True)
         (data_dir / "models" / "smollm2-135m-instruct" / "config.json").write_text("{}")
+        shutil.copytree(base_model, data_dir / "models" / base_model.name)
+        variables = environment() | {f"TUNEWRIGHT_{name}": value for name, value in settings.items()}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                tunewright("up", "--port", "0", "--data", str(data_dir)), stdout=log, stderr=log, env=environment()
+                tunewright("up", "--port", "0", "--data", str(data_dir)), stdout=log, stderr=log, env=variables
             )
         self.url, self.link = self._wait(r"running at (\S+)\n.*?(http\S+sign-in\S+)")
 
@@ -49,6 +62,27 @@ class Up:
                 return
             time.sleep(0.1)
         raise AssertionError(f"no worker reported:\n{self.log.read_text()}")
+
+    def programs(self) -> dict[str, ProgramRow]:
+        """What it keeps running, by name, as the database knows it."""
+        path = self.data_dir / "tunewright.db"
+        with closing(Database(f"sqlite:///{path}", lambda _: None)) as database, database.read() as session:
+            return {row.name: row for row in programs.programs(session)}
+
+    def kill(self, *names: str) -> None:
+        """Kill programs outright, and wait until each is there again."""
+        before = self.programs()
+        for name in names:
+            os.kill(before[name].process_id or 0, signal.SIGKILL)
+
+        def are_back() -> bool:
+            now = self.programs()
+            return all(
+                (now[name].status, now[name].restarts) == (ProgramStatus.RUNNING, before[name].restarts + 1)
+                for name in names
+            )
+
+        wait_for(are_back, what=f"{names} to be started again", context=self.log.read_text)
 
     def processes(self) -> list[psutil.Process]:
         """Every process of this service: the supervisor's descendants, and what has its directory in its environment.
@@ -87,12 +121,12 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[], Up]]:
+def start(tmp_path: Path, models_dir: Path) -> Iterator[Callable[..., Up]]:
     """Starts a service on a directory of its own; whatever a failing test leaves of it is killed."""
     started: list[Up] = []
 
-    def start() -> Up:
-        started.append(Up(tmp_path / "data"))
+    def start(**settings: str) -> Up:
+        started.append(Up(tmp_path / "data", models_dir / "tiny", settings))
         return started[-1]
 
     yield start
@@ -104,7 +138,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[], Up]]:
         assert books.returncode == 0, books.stderr
 
 
-def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:
+def test_a_person_signs_in_once_and_interrupts(start: Callable[..., Up]) -> None:
     up = start()
     assert httpx.get(f"{up.url}/readyz").status_code == 200
     names = {path.stem for path in (up.data_dir / "logs").glob("*.log")}
@@ -140,10 +174,15 @@ def test_a_person_signs_in_once_and_interrupts(start: Callable[[], Up]) -> None:
     assert not (up.data_dir / "service.json").exists()
 
 
-def test_a_killed_service_leaves_no_process_and_a_usable_database(start: Callable[[], Up]) -> None:
-    up = start()
-    key = run("keys", "create", "--data", str(up.data_dir))
-    up.wait_for_worker(key.stdout.strip())
+def test_what_dies_is_brought_back_around_a_running_job_and_a_killed_service_leaves_no_process(
+    start: Callable[..., Up],
+) -> None:
+    up = start(**QUICK)
+    key = run("keys", "create", "--data", str(up.data_dir)).stdout.strip()
+    run("codes", "create", CREDIT_CODE, "--credits", "100000", "--data", str(up.data_dir))
+    up.wait_for_worker(key)
+    job_succeeds_while_everything_is_killed(up, key)
+
     before = up.processes()
     assert len(before) >= 6, [process.cmdline() for process in before]
     up.process.kill()
@@ -154,6 +193,37 @@ def test_a_killed_service_leaves_no_process_and_a_usable_database(start: Callabl
 
     again = run("codes", "create", "after", "--credits", "5", "--data", str(up.data_dir))
     assert (again.returncode, again.stdout) == (0, "AFTER is worth 5 credits.\n")
+
+
+def job_succeeds_while_everything_is_killed(up: Up, key: str) -> None:
+    """The broker, the API and maintenance die under a running worker, and then that does."""
+    with openai.OpenAI(base_url=f"{up.url}/v1", api_key=key, max_retries=20) as client:
+        content = "\n".join(json.dumps(row) for row in chat_rows()).encode()
+        job_id = client.fine_tuning.jobs.create(
+            model="tiny",
+            training_file=client.files.create(file=("rows.jsonl", content), purpose="fine-tune").id,
+            hyperparameters={"n_epochs": EPOCHS, "batch_size": 8},
+            extra_body={"credit_code": CREDIT_CODE, "adapter": {"method": "lora"}},
+        ).id
+
+        def steps() -> list[int]:
+            """Those with numbers, oldest first."""
+            events = list(client.fine_tuning.jobs.list_events(job_id, limit=100))
+            data = [event.data for event in reversed(events) if isinstance(event.data, dict)]
+            return [one["step"] for one in data if one.get("valid_loss") is None]
+
+        def status() -> str:
+            return client.fine_tuning.jobs.retrieve(job_id).status
+
+        wait_for(lambda: len(steps()) >= 5, what="the fifth step", context=up.log.read_text)
+        up.kill("valkey", "api", "maintenance")
+        wait_for(lambda: len(steps()) >= 20, what="steps without them", context=up.log.read_text)
+        assert status() == "running"
+        up.kill("worker-cpu")
+        wait_for(lambda: status() in ("succeeded", "failed"), what="the job's end", context=up.log.read_text)
+        assert status() == "succeeded"
+        found = steps()
+        assert found == list(range(1, len(found) + 1))
 
 
 def test_a_busy_port_is_an_error_before_anything_starts(tmp_path: Path) -> None:

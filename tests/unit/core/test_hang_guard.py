@@ -6,8 +6,11 @@ import sys
 from core.hang_guard import HUNG_EXIT_CODE
 
 SCRIPT = """
+import sys
 import threading
 from core.hang_guard import Pulse, end_when_silent
+
+sys.stderr = object()  # as Celery replaces it by what is no file
 
 def stuck_in_a_lock():
     threading.Event().wait()
