@@ -15,9 +15,11 @@ from starlette.routing import Match
 from api import frame, pages
 from api.middleware import UPLOAD_PATHS, finish_headers
 from api.schemas.errors import envelope
+from core.db.session import is_full
 from core.errors import (
     AuthenticationError,
     ConflictError,
+    DatabaseFullError,
     FileTooLargeError,
     InvalidRequestError,
     LimitReachedError,
@@ -26,6 +28,7 @@ from core.errors import (
     RateLimitError,
     ServiceUnavailableError,
     SlowRequestError,
+    StoreFullError,
     TunewrightError,
     UnsupportedMediaTypeError,
 )
@@ -59,7 +62,9 @@ def error_response(error: TunewrightError) -> JSONResponse:
         headers["retry-after"] = str(error.retry_after_seconds)
     if isinstance(error, AuthenticationError):
         headers["www-authenticate"] = 'Bearer realm="tunewright"'
-    if isinstance(error, ServiceUnavailableError):
+    if isinstance(error, (DatabaseFullError, StoreFullError)):
+        headers["x-should-retry"] = "false"  # room is made by a person
+    elif isinstance(error, ServiceUnavailableError):
         headers["retry-after"] = str(RETRY_AFTER_SECONDS)
     return JSONResponse(envelope(error.body), status_code=error.status, headers=headers)
 
@@ -75,6 +80,14 @@ async def _expected(request: Request, error: Exception) -> Response:
 
 
 async def _database_away(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OperationalError)
+    if is_full(error):
+        log.error("database_full", error=str(error.orig))
+        full = DatabaseFullError(
+            "The database's disk is full. Nothing of this request was kept; what was there before is. Have its disk "
+            "enlarged, then send it again."
+        )
+        return await _answer(request, full)
     log.error("database_unavailable", error=str(error))
     away = ServiceUnavailableError("The database does not answer. Try again in a moment.", code="database_unavailable")
     return await _answer(request, away)

@@ -23,7 +23,9 @@
     ├── RateLimitError                   429  rate_limit_exceeded
     ├── LimitReachedError                429  limit_reached
     ├── ServiceUnavailableError          503  service_unavailable
+    │   ├── DatabaseFullError            507  disk_full
     │   └── StoreError                   503  store_unavailable
+    │       └── StoreFullError           507  disk_full
     ├── InvalidSettingsError             500  invalid_settings
     ├── TrainingError                    500  training_failed
     └── StaleLeaseError                  409  stale_lease
@@ -37,6 +39,7 @@ from dataclasses import dataclass
 __all__ = [
     "AuthenticationError",
     "ConflictError",
+    "DatabaseFullError",
     "ErrorBody",
     "FileTooLargeError",
     "HeadTooLargeError",
@@ -56,6 +59,7 @@ __all__ = [
     "SlowRequestError",
     "StaleLeaseError",
     "StoreError",
+    "StoreFullError",
     "TrainingError",
     "TunewrightError",
     "UnknownCodeError",
@@ -284,6 +288,20 @@ class StoreError(ServiceUnavailableError):
     """Raised when the artifact store cannot be read or written."""
 
     code = "store_unavailable"
+
+
+class StoreFullError(StoreError):
+    """Raised when the artifact store's disk has no room for an object; nothing of it was kept."""
+
+    status = 507
+    code = "disk_full"
+
+
+class DatabaseFullError(ServiceUnavailableError):
+    """Raised when the database's disk has no room for a change; nothing of it was made."""
+
+    status = 507
+    code = "disk_full"
 
 
 class InvalidSettingsError(TunewrightError):

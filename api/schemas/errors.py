@@ -10,6 +10,7 @@ from api.schemas.base import ResponseBody
 from core.errors import (
     AuthenticationError,
     ConflictError,
+    DatabaseFullError,
     ErrorBody,
     FileTooLargeError,
     HeadTooLargeError,
@@ -276,6 +277,7 @@ _SHOWN: tuple[TunewrightError, ...] = (
     ),
     ServiceUnavailableError("Not ready: the broker does not answer (ConnectionError).", code="not_ready"),
     ServiceUnavailableError("The database does not answer. Try again in a moment.", code="database_unavailable"),
+    DatabaseFullError("The database's disk is full. Nothing of this request was kept; what was there before is."),
     StoreError("The artifact store cannot be read."),
 )
 _BY_CODE = {error.code: error for error in _SHOWN}
@@ -290,7 +292,7 @@ SIGNED_IN = (
     "rate_limit_exceeded",
 )
 BODY = ("invalid_json", "unknown_field", "request_too_slow", "request_too_large", "unsupported_media_type")
-CREATE = (*SIGNED_IN, *BODY, "idempotency_key_reused")
+CREATE = (*SIGNED_IN, *BODY, "idempotency_key_reused", "disk_full")
 PLANNING = (
     "invalid_hub_reference",
     "dataset_gated",
@@ -343,6 +345,7 @@ _TITLES = {
     431: "The request's line or headers are too long.",
     429: "Asked too often, or an organization is at one of its limits.",
     503: "A part of the service is away. Try again.",
+    507: "The disk of the database or the store has no room; nothing of the request was kept.",
 }
 
 

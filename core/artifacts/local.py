@@ -1,5 +1,6 @@
 """Objects as files under one directory."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -11,10 +12,11 @@ from stat import S_ISREG
 from typing import BinaryIO
 
 from core.artifacts.objects import Meter, StoredObject, check_key, file_chunks
-from core.errors import NotFoundError, StoreError
+from core.errors import NotFoundError, StoreError, StoreFullError
 
 __all__ = ["LocalStore"]
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk, a quota on it, a limit of this process
 _INCOMING = ".incoming"  # no key begins with a dot
 
 
@@ -158,6 +160,11 @@ class LocalStore:
         return self.root / check_key(key)
 
     def _failed(self, verb: str, error: OSError) -> StoreError:
+        if error.errno in _FULL:
+            return StoreFullError(
+                f"The artifact directory has no room: {error.strerror}. Nothing was kept. Delete files and jobs that "
+                "are no longer needed, or have its disk enlarged."
+            )
         return StoreError(f"The artifact directory cannot be {verb}: {error.strerror or error}.")
 
 

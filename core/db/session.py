@@ -24,6 +24,7 @@ BUSY_TIMEOUT_MILLISECONDS = 30_000
 LONGEST_IDLE_SECONDS = 300
 _RETRIED_SQLSTATES = {"40001", "40P01"}  # serialization_failure, deadlock_detected
 _READ_ONLY_SQLSTATE = "25006"  # read_only_sql_transaction: a standby, or a server that someone is working on
+_DISK_FULL_SQLSTATE = "53100"
 _ATTEMPTS = 5
 
 Result = TypeVar("Result")
@@ -103,6 +104,13 @@ def is_transient(error: DBAPIError) -> bool:
 def is_away(error: DBAPIError) -> bool:
     """Whether the database cannot be reached, or cannot be written for now; the transaction has changed nothing."""
     return isinstance(error, OperationalError) or getattr(error.orig, "sqlstate", None) == _READ_ONLY_SQLSTATE
+
+
+def is_full(error: DBAPIError) -> bool:
+    """Whether the database has no room on its disk; the transaction has changed nothing."""
+    if isinstance(error.orig, sqlite3.Error):
+        return error.orig.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return getattr(error.orig, "sqlstate", None) == _DISK_FULL_SQLSTATE
 
 
 def open_engine(url: str) -> Engine:

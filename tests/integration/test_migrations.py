@@ -14,13 +14,17 @@ from core.accounts.models import Scope
 from core.accounts.service import Actor, authenticate_key, create_api_key, ensure_owner
 from core.db.migrate import pending, script_config, upgrade
 from core.db.session import Database, open_engine
+from core.jobs import lease as leases
 from core.jobs import service as jobs
+from core.jobs.states import JobStatus
 from core.ledger import service as ledger
 from core.ledger.codes import create_code
 from core.ledger.proof.service import verify
 from core.settings import Settings
 from migrations.schema import metadata
-from tests.integration.core.queueing import QUOTE_CREDITS, queue_job
+from tests.integration.core.queueing import QUOTE_CREDITS, add_organization, queue_job
+
+OF_AN_EARLIER_RELEASE = "0017"
 
 
 @pytest.fixture
@@ -93,6 +97,36 @@ def test_what_is_there_survives_every_step_down_and_up(database_url: str, settin
         assert ledger.balance(session, owner.organization_id).available_credits == 111
     with database.engine.connect() as connection, pytest.raises(DBAPIError, match="append-only"):
         connection.execute(text("delete from ledger_entries"))
+    with database.snapshot() as session:
+        assert verify(session).faults == ()
+    database.close()
+
+
+def test_queued_and_running_jobs_go_on_behind_a_migration(database_url: str, settings: Settings) -> None:
+    upgrade(database_url)
+    database, config = Database(database_url, publish=[].extend), script_config()
+    with database.transaction() as session:
+        actor = add_organization(session, 100)
+        running, queued = (queue_job(session, settings, actor) for _ in range(2))
+    claimed = database.run(lambda session: leases.claim_next(session, settings, "worker-1", "cpu"))
+    assert claimed is not None
+    held, _ = claimed
+    database.run(lambda session: leases.renew(session, settings, held, 5.0))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, OF_AN_EARLIER_RELEASE)
+    assert upgrade(database_url)
+
+    with database.read() as session:
+        found = {one: jobs.get_job(session, actor.organization_id, one) for one in (running, queued)}
+        assert (found[running].status, found[running].used_seconds) == (JobStatus.RUNNING, 5.0)
+        assert found[queued].status is JobStatus.QUEUED
+    database.run(lambda session: leases.renew(session, settings, held, 5.0))
+    database.run(lambda session: leases.let_go(session, held, "The worker shuts down"))
+    taken = [database.run(lambda s: leases.claim_next(s, settings, "worker-2", "cpu")) for _ in range(2)]
+    assert [one[0].job_id for one in taken if one is not None] == [running, queued]
+    for job_id in (running, queued):
+        database.run(lambda session, job_id=job_id: jobs.cancel_job(session, actor.organization_id, job_id))
     with database.snapshot() as session:
         assert verify(session).faults == ()
     database.close()

@@ -105,3 +105,36 @@ def test_reference_page_loads_only_from_here(service: Service) -> None:
     assert httpx.get(f"{service.base_url}/openapi.json").json()["info"]["title"] == "Tunewright"
     home = httpx.get(f"{service.base_url}/")
     assert (home.status_code, home.headers["location"]) == (303, "/sign-in")
+
+
+def test_every_list_text_and_map_of_a_request_has_a_bound(document: dict[str, Any]) -> None:
+    unbounded: list[str] = []
+    for method, path, operation in operations(document):
+        content = operation.get("requestBody", {}).get("content", {})
+        if "application/json" in content:
+            schema = content["application/json"]["schema"]
+            unbounded += _unbounded(document["components"]["schemas"], schema, f"{method} {path}", ())
+    assert unbounded == []
+
+
+def _unbounded(
+    schemas: dict[str, Any], schema: dict[str, Any], where: str, seen: tuple[str, ...], outer: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """Where a schema takes as much as one sends. `outer`: the bounds that stand around its alternatives."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        if name not in seen:
+            yield from _unbounded(schemas, schemas[name], name, (*seen, name))
+        return
+    bounds = {*schema, *outer}
+    for one in (one for kind in ("anyOf", "oneOf", "allOf") for one in schema.get(kind, [])):
+        yield from _unbounded(schemas, one, where, seen, tuple(bounds))
+    rest, items = schema.get("additionalProperties"), schema.get("items")
+    needed = {"array": {"maxItems"}, "string": {"maxLength", "enum", "const", "pattern", "format"}}
+    is_open = any(kind in str(schema.get("type")) and not bounds & names for kind, names in needed.items())
+    if is_open or (isinstance(rest, dict) and "maxProperties" not in bounds):
+        yield where
+    parts = [*schema.get("properties", {}).items(), ("[]", items), ("{}", rest)]
+    for name, one in parts:
+        if isinstance(one, dict):
+            yield from _unbounded(schemas, one, f"{where}.{name}", seen)

@@ -10,9 +10,11 @@ import pytest
 from limits.storage import MemoryStorage
 
 from core.accounts.limits import set_limits
+from core.datasets import queries
 from core.errors import RateLimitError
 from core.jobs import lease
 from core.ledger import codes
+from core.plans import idle
 from core.settings import Settings
 from core.throttle.service import Rate, Throttle
 from tests.integration.api.server import Service, Tenant, running_application
@@ -140,6 +142,61 @@ def test_storage_is_limited(service: Service, tenant: Tenant) -> None:
     assert len(service.artifacts) == before
     tenant.http.delete(f"/v1/files/{kept}")
     tenant.upload(b"z" * 3000)
+
+
+def test_the_number_of_files_is_limited(
+    service: Service, tenant: Tenant, stranger: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.settings, "max_files", 2)
+    first, _ = tenant.upload(b"one row"), tenant.upload(b"one row")
+    refused = tenant.http.post("/v1/files", files={"file": ("rows.txt", b"x")}, data={"purpose": "fine-tune"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "files_limit")
+    assert "limit files is 2" in refused.json()["error"]["message"]
+    stranger.upload(b"one row")
+    tenant.http.delete(f"/v1/files/{first}")
+    tenant.upload(b"one row")
+
+
+def test_the_number_of_plans_that_no_job_uses_is_limited_until_they_are_forgotten(
+    service: Service, rich: Tenant, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.settings, "max_plans", 1)
+    body = {"model": "tiny", "training_file": rich.upload(rows)}
+    plan = rich.http.post("/v1/plans", json=body).json()["id"]
+    refused = rich.http.post("/v1/plans", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "plans_limit")
+    assert rich.http.post("/v1/fine_tuning/jobs", json={**body, "plan": plan}).status_code == 200
+    idle_plan = rich.http.post("/v1/plans", json=body).json()["id"]  # the job's does not count any more
+
+    settings = service.settings.model_copy(update={"plan_retention_seconds": -service.settings.quote_seconds - 60})
+    while service.runtime.database.run(lambda session: idle.forget_idle(session, settings)):
+        pass
+    assert rich.http.get(f"/v1/plans/{idle_plan}").status_code == 404
+    assert rich.http.get(f"/v1/plans/{plan}").status_code == 200
+    assert rich.http.post("/v1/plans", json=body).status_code == 200
+
+
+def test_checkpoints_that_are_kept_and_published_ones_count_toward_storage(
+    service: Service, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    job_id = rich.client.fine_tuning.jobs.create(model="tiny", training_file=rich.upload(rows)).id
+
+    def used() -> int:
+        with service.runtime.database.read() as session:
+            return queries.stored_bytes(session, rich.organization_id)
+
+    held, before = service.claim(job_id), used()
+    service.write_checkpoint(held, 1)
+    size = len(b"checkpoint")
+    assert used() == before + size
+    checkpoint = rich.client.fine_tuning.jobs.checkpoints.list(job_id).data[0].id
+    rich.http.post(f"/v1/fine_tuning/jobs/{job_id}/checkpoints/{checkpoint}/publish").raise_for_status()
+    for step in (2, 3, 4):
+        service.write_checkpoint(held, step)
+    assert used() == before + 3 * size, "the two newest, and the published one"
+    own_limits(service, rich, storage_bytes=used() + 5)
+    refused = rich.http.post("/v1/files", files={"file": ("rows.txt", b"123456")}, data={"purpose": "fine-tune"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "storage_bytes_limit")
 
 
 def test_an_upload_is_limited_by_the_organization_and_the_service(service: Service, tenant: Tenant) -> None:
