@@ -74,9 +74,18 @@ def sign_up(runtime: Runtime, registration: Registration, address: str) -> str:
 
 def register(runtime: Runtime, registration: Registration) -> str:
     """Make an account, open or not; returns the user's id. Raises InvalidRequestError and ConflictError."""
-    email, name = _checked(registration)
+    email, name = _checked(registration.email, registration.name)
+    check_password(registration.password)
     password_hash = _hashing().hash(registration.password)
     return runtime.database.run(lambda session: _create(session, email, name, password_hash))
+
+
+def invite(session: Session, email: str, name: str) -> str:
+    """Make an account without a password yet, for someone who gets a sign-in link; returns the user's id.
+
+    Raises InvalidRequestError and ConflictError.
+    """
+    return _create(session, *_checked(email, name), password_hash=None)
 
 
 def sign_in(runtime: Runtime, email: str, password: str, address: str) -> str:
@@ -157,11 +166,10 @@ def _known(runtime: Runtime, email: str, password: str) -> str:
     return user.id
 
 
-def _checked(registration: Registration) -> tuple[str, str]:
-    email, name = registration.email.strip().lower(), registration.name.strip()
+def _checked(email: str, name: str) -> tuple[str, str]:
+    email, name = email.strip().lower(), name.strip()
     if not _EMAIL.fullmatch(email):
         raise InvalidRequestError("That is not an e-mail address.", param="email")
-    check_password(registration.password)
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise InvalidRequestError(f"A name has 1 to {LONGEST_NAME} printable characters.", param="name")
     return email, name
@@ -176,7 +184,7 @@ def check_password(password: str) -> None:
         )
 
 
-def _create(session: Session, email: str, name: str, password_hash: str) -> str:
+def _create(session: Session, email: str, name: str, password_hash: str | None) -> str:
     organization = Organization(id=new_id("org-"), name=name)
     session.add(organization)
     session.flush()

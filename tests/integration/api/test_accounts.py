@@ -1,5 +1,6 @@
 """Who may call: keys, browser sessions, and other sites' pages."""
 
+import html
 import re
 import time
 from collections.abc import Iterator
@@ -8,8 +9,9 @@ import httpx
 import openai
 import pytest
 
+from core.accounts import queries
 from core.accounts import service as accounts
-from core.accounts.models import User
+from core.accounts.models import Organization, User
 from core.fleet import programs
 from core.fleet.models import ProgramStatus
 from core.fleet.programs import ProgramState
@@ -112,6 +114,55 @@ def test_an_administrator_disables_and_enables_an_account(service: Service, tena
         assert tenant.http.get("/v1/account").status_code == 200
         assert "/sign-in?token=" in press(tenant.user_id, "link")
         assert admin.post("/accounts/user-none/link", data=form).status_code == 404
+
+
+def test_an_administrator_invites_someone_and_sets_their_limits(service: Service) -> None:
+    _, admin_id, _ = service.enrol(is_admin=True)
+    with service.runtime.database.transaction() as session:
+        token = accounts.create_sign_in_link(session, session.get_one(User, admin_id), 60)
+    headers = {"sec-fetch-site": "same-origin"}
+    with (
+        httpx.Client(base_url=service.base_url, headers=headers) as admin,
+        httpx.Client(base_url=service.base_url, headers=headers) as invited,
+    ):
+        follow_link(admin, f"/sign-in?token={token}")
+        form = {"csrf_token": re.findall(r'name="csrf_token" value="(\w{64})"', admin.get("/accounts").text)[0]}
+        person = {"email": f"{new_id('ada-').lower()}@example.org", "name": "Ada & Sons"}
+
+        def invite(**changes: str) -> str:
+            answer = admin.post("/accounts/new", data=form | person | changes)
+            assert (answer.status_code, answer.headers["location"]) == (303, "/accounts")
+            return html.unescape(admin.get("/accounts").text)
+
+        assert "not an e-mail address" in invite(email="nobody")
+        link = re.search(r"/sign-in\?token=[\w-]+", invite())
+        assert link is not None
+        page = invite()
+        assert "an account with this e-mail address already" in page
+        assert f'value="{person["email"]}"' in page, "what was typed is kept"
+        follow_link(invited, link[0])
+        settings = invited.get("/settings").text
+        assert "New password" in settings
+        assert "Current password" not in settings, "there is none yet"
+        assert invited.get("/accounts").status_code == 403
+
+        with service.runtime.database.read() as session:
+            user = queries.user_by_email(session, person["email"])
+            assert user is not None
+        path = f"/accounts/{user.id}/limits"
+        assert "Limits of Ada & Sons" in html.unescape(admin.get(path).text)
+        for wrong in ({"running_jobs": "1.5"}, {"storage_gib": "-1"}, {"upload_gib": "nan"}, {"queued_jobs": "²"}):
+            assert admin.post(path, data=form | wrong).headers["location"] == path
+            assert f"{next(iter(wrong))} is a" in admin.get(path).text
+        changed = admin.post(path, data=form | {"running_jobs": "2", "storage_gib": "1.5"})
+        assert changed.headers["location"] == "/accounts"
+        with service.runtime.database.read() as session:
+            own = session.get_one(Organization, user.organization_id)
+            assert (own.max_running_jobs, own.max_queued_jobs) == (2, None)
+            assert (own.max_storage_bytes, own.max_upload_bytes) == (3 * 1024**3 // 2, None)
+        assert 'value="1.5"' in admin.get(path).text
+        assert invited.get(path).status_code == 403
+        assert admin.get("/accounts/user-none/limits").status_code == 404
 
 
 def test_what_takes_something_away_asks_first_and_says_whether_it_can_be_undone(

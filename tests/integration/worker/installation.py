@@ -34,14 +34,17 @@ from core.plans.service import PlanRequest
 from core.retries.service import CreateRequest
 from core.runtime import Runtime, open_runtime
 from core.settings import Settings
-from planner.devices import Device
+from planner.devices import Device, read_cpu
 from planner.plans import Wishes
 from worker.protocol import RunRequest
 from worker.supervisor import Supervisor
 
 GIB = 1024**3
 CREDITS = 10_000
-CPU = Device(0, "cpu", "Test CPU", "cpu", 16 * GIB, 12 * GIB, None, "cpu")
+CPU = Device(
+    *(0, "cpu", "Test CPU", "cpu", 16 * GIB, 12 * GIB, None, "cpu"),
+    multiplies_bfloat16=read_cpu().multiplies_bfloat16,
+)
 
 
 class Watched(Supervisor):
