@@ -118,3 +118,8 @@ def test_a_body_above_the_limit_is_refused_before_it_is_sent(proxy: str, proxy_p
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()
+
+
+def test_metrics_are_for_those_who_reach_the_service_itself(proxy: str, service: Service) -> None:
+    assert httpx.get(f"{proxy}/metrics", verify=False).status_code == 404
+    assert httpx.get(f"{service.base_url}/metrics").is_success
