@@ -50,10 +50,10 @@ def show_audit(
 
 @router.get("/usage")
 def show_usage(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
-    """What was used in each of the last twelve months."""
-    return show(
-        request, runtime, actor, "usage.html", current="credits", rows=_months(runtime, actor.organization_id)[::-1]
-    )
+    """What was used in each of the last twelve months, from the first in which anything was."""
+    months = _months(runtime, actor.organization_id)
+    since = next((n for n, month in enumerate(months) if month.jobs or month.storage_bytes), MONTHS - 1)
+    return show(request, runtime, actor, "usage.html", current="credits", rows=months[since:][::-1])
 
 
 @router.get("/usage.csv")

@@ -38,6 +38,8 @@ def screens(service: Service, finished: FineTuningJob) -> Screens:
     broken = service.upload([*chat_rows(3), {"messages": []}])
     waiting = service.create_job(chat_rows(), suffix="other", hyperparameters={"n_epochs": 1})
     service.wait(waiting.id, "succeeded")
+    with service.http as http:
+        owner = http.get("/account").json()["user"]["id"]
     return {
         "start": "/",
         "new": "/new",
@@ -62,6 +64,10 @@ def screens(service: Service, finished: FineTuningJob) -> Screens:
         "guide": "/guide",
         "guide-verdict": "/guide/what-the-loss-says",
         "settings": "/settings",
+        "accounts": "/accounts",
+        "account-limits": f"/accounts/{owner}/limits",
+        "audit": "/audit",
+        "usage": "/usage",
         "not-found": "/jobs/ftjob-none",
         "sign-in": "/sign-in",
     }
