@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
+from pydantic import Field
 
 from api.deps import ActorDep, PageDep, RuntimeDep
 from api.schemas.base import LATEST_SECONDS, from_unix_seconds
@@ -24,11 +25,14 @@ router = APIRouter(prefix="/v1/organization", tags=["Organization"])
 MOST_BUCKETS = 366
 
 
+Named = Annotated[str, Field(max_length=320)]  # an id or an e-mail address
 Types = Annotated[list[AuditType] | None, Query(alias="event_types[]", max_length=100, description="Only these.")]
-Users = Annotated[list[str] | None, Query(alias="actor_ids[]", max_length=100, description="Only by these users.")]
-Emails = Annotated[list[str] | None, Query(alias="actor_emails[]", max_length=100, description="Only by these users.")]
+Users = Annotated[list[Named] | None, Query(alias="actor_ids[]", max_length=100, description="Only by these users.")]
+Emails = Annotated[
+    list[Named] | None, Query(alias="actor_emails[]", max_length=100, description="Only by these users.")
+]
 Objects = Annotated[
-    list[str] | None, Query(alias="resource_ids[]", max_length=100, description="Only to these objects.")
+    list[Named] | None, Query(alias="resource_ids[]", max_length=100, description="Only to these objects.")
 ]
 Since = Annotated[
     int | None, Query(alias="effective_at[gte]", ge=0, le=LATEST_SECONDS, description="Unix seconds; not before then.")
