@@ -15,7 +15,9 @@ from tests.e2e.service import Service
 def test_an_adapter_answers_as_the_page_says(
     service: Service, visitor: Visitor, finished: FineTuningJob, tmp_path: Path
 ) -> None:
-    run_as_pasted(service, visitor, finished.id, "adapter.zip", "peft", tmp_path)
+    use = run_as_pasted(service, visitor, finished.id, "adapter.zip", "peft", tmp_path)
+    assert 'PeftModel.from_pretrained(base, "adapter")' in use
+    assert "quantization" not in use, "its base was whole"
 
 
 def test_an_adapter_of_a_4_bit_base_answers_on_the_base_that_it_was_measured_on(
@@ -32,7 +34,7 @@ def test_an_adapter_of_a_4_bit_base_answers_on_the_base_that_it_was_measured_on(
 def test_a_whole_model_answers_as_the_page_says(service: Service, visitor: Visitor, tmp_path: Path) -> None:
     job = service.create_job(chat_rows(), hyperparameters={"n_epochs": 1}, adapter={"method": "full"})
     service.wait(job.id, "succeeded")
-    run_as_pasted(service, visitor, job.id, "model.zip", "transformers", tmp_path)
+    assert "Peft" not in run_as_pasted(service, visitor, job.id, "model.zip", "transformers", tmp_path)
 
 
 def run_as_pasted(service: Service, visitor: Visitor, job: str, archive: str, way: str, directory: Path) -> str:

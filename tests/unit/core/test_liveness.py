@@ -14,6 +14,7 @@ def test_a_thread_touches_the_file_again_and_again(tmp_path: Path) -> None:
     wait_for(alive.exists, what="the first sign of life")
     first = alive.stat().st_mtime_ns
     wait_for(lambda: alive.stat().st_mtime_ns > first, what="the second")
+    assert alive.stat().st_mtime_ns > first
 
 
 def test_a_loop_that_turns_touches_the_file(tmp_path: Path) -> None:
