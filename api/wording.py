@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from core.jobs.states import JobStatus
 from core.jobs.verdict import VerdictKind
 from core.ledger.models import TransactionKind
+from planner.options import BY_NAME
 from planner.setup import Method
 from planner.wording import counted, duration, gib
 
-METHODS = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
+METHODS = {Method(value): label for value, label in BY_NAME["method"].labels.items()}
 STATUSES = {
     JobStatus.VALIDATING_FILES: ("Checking the data", "info"),
     JobStatus.QUEUED: ("Waiting for a device", "info"),

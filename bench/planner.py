@@ -33,7 +33,8 @@ from planner.errors import DoesNotFitError, PlannerError  # noqa: E402
 from planner.layers import _lines_of_groups, layers_memory  # noqa: E402
 from planner.memory import estimate_memory  # noqa: E402
 from planner.model_spec import ModelSpec  # noqa: E402
-from planner.policy import Wishes, plan  # noqa: E402
+from planner.options import Wishes  # noqa: E402
+from planner.policy import plan  # noqa: E402
 from planner.setup import Method  # noqa: E402
 from planner.statistics import DatasetStatistics  # noqa: E402
 from planner.throughput import tokens_per_second  # noqa: E402

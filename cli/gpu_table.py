@@ -11,7 +11,8 @@ from planner.candidates import MemorySource
 from planner.devices import Device
 from planner.errors import DoesNotFitError, UnusableDeviceError
 from planner.model_spec import ModelSpec
-from planner.policy import TrainingPlan, Wishes
+from planner.options import Wishes
+from planner.policy import TrainingPlan
 from planner.statistics import DatasetStatistics
 from planner.wording import duration, gib
 

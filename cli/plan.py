@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cli.data_file import data_file
 from cli.gpu_table import compare
+from cli.option_flags import with_option_flags
 from cli.plan_view import AlternativeView, PlanView, batch_line, method_line, show_plan
 from cli.terminal import err, out
 from cli.training_workers import sound_devices
@@ -27,9 +28,9 @@ from planner.devices import Device, device_of, parse_gpu
 from planner.errors import PlannerError, UnsupportedArchitectureError
 from planner.families import FAMILIES
 from planner.model_spec import ModelSpec
-from planner.policy import Priority, TrainingPlan, Wishes
+from planner.options import Wishes
+from planner.policy import TrainingPlan
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
-from planner.setup import InitLoraWeights, Method
 from planner.statistics import DatasetStatistics
 from planner.wording import counted, gib
 from worker import rehearsals
@@ -55,6 +56,7 @@ class Subject:
     note: str | None
 
 
+@with_option_flags
 def plan(
     model: Annotated[str, typer.Argument(help="A catalogue id, a hub id (owner/name), or a folder under --models.")],
     data: Annotated[
@@ -76,19 +78,8 @@ def plan(
     models: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Local models; TUNEWRIGHT_MODELS_DIR, else var/models.")
     ] = None,
-    priority: Annotated[Priority, typer.Option(help="What decides where several runs fit.")] = Priority.AUTO,
-    method: Annotated[Method | None, typer.Option(help="Pin the method.")] = None,
-    rank: Annotated[int | None, typer.Option(min=1, help="Pin the rank of the adapters.")] = None,
-    max_length: Annotated[int | None, typer.Option(min=16, help="Tokens an example may have.")] = None,
-    validation_split: Annotated[
-        float | None, typer.Option(min=0, help="Rows of the data to measure on: a share below 1, or a number; 0: none.")
-    ] = None,
-    use_dora: Annotated[bool, typer.Option("--use-dora", help="Adapters with DoRA.")] = False,
-    use_rslora: Annotated[bool, typer.Option("--use-rslora", help="Rank-stabilised adapters.")] = False,
-    init_lora_weights: Annotated[InitLoraWeights | None, typer.Option(help="Where adapters start.")] = None,
-    modules_to_save: Annotated[
-        list[str] | None, typer.Option(help="embed_tokens or lm_head, trained whole; may be repeated.")
-    ] = None,
+    *,
+    wishes: Wishes,
 ) -> None:
     """Plan a run on this machine, without a service: method, memory, time and price."""
     settings = load_settings()
@@ -96,17 +87,6 @@ def plan(
         devices = _devices(gpu)
         with data_file(data, settings) as path:
             subject = _read(models or settings.resolved_models_dir, model, path, skip_broken_rows)
-        wishes = Wishes(
-            priority=priority,
-            method=method,
-            lora_rank=rank,
-            max_length=max_length,
-            validation_split=validation_split,
-            use_dora=use_dora or None,
-            use_rslora=use_rslora or None,
-            init_lora_weights=init_lora_weights,
-            modules_to_save=tuple(modules_to_save) if modules_to_save else None,
-        )
         spec, memory = _sources(subject, devices, wishes)
         if gpu == ALL:
             out.print(compare(model, spec, memory, subject.statistics, devices, wishes, settings.prices))

@@ -11,7 +11,8 @@ from planner.errors import InvalidSetupError, UnusableDeviceError
 from planner.kernels import attention_on, with_kernels
 from planner.memory import NO_CORRECTION, Correction, MemoryEstimate, estimate_memory
 from planner.model_spec import ModelSpec
-from planner.plans import Quote, Wishes
+from planner.options import Wishes
+from planner.plans import Quote
 from planner.precision import device_problem, trains_on
 from planner.recipe import (
     Length,

@@ -18,7 +18,7 @@ from planner.devices import Device
 from planner.errors import InvalidSetupError
 from planner.memory import MemoryEstimate
 from planner.model_spec import ModelSpec
-from planner.plans import Wishes
+from planner.options import Wishes
 from planner.policy import choose_run
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics

@@ -9,7 +9,8 @@ from planner.calibration import COVERAGE
 from planner.candidates import LADDER, Candidate, Question, allowed_methods
 from planner.memory import Correction
 from planner.model_spec import ModelSpec
-from planner.plans import Alternative, Priority, Wishes
+from planner.options import BY_NAME, Priority, Wishes
+from planner.plans import Alternative
 from planner.precision import FLOAT16, FLOAT32
 from planner.recipe import Length, choose_learning_rate, choose_rank, choose_targets
 from planner.schedule import warmup_steps
@@ -32,7 +33,7 @@ _COMPILED = (
     "Decoder layers are compiled with torch.compile, as you asked. Memory, time and price are those of the run without "
     "it; compiling takes a few minutes of device time at the start, which a long run earns back."
 )
-NAMES = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
+NAMES = {Method(value): label for value, label in BY_NAME["method"].labels.items()}
 
 
 def gib(size_bytes: int) -> str:

@@ -1,74 +1,13 @@
-"""What a plan is asked for and what it consists of. Plain data throughout."""
+"""What a plan consists of. Plain data throughout."""
 
-from dataclasses import dataclass, fields
-from enum import StrEnum
+from dataclasses import dataclass
+from operator import attrgetter
 
 from planner.devices import Device
 from planner.memory import MemoryEstimate
-from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.options import OPTIONS
+from planner.setup import Hyperparameters, Method, TrainingSetup
 from planner.throughput import SpeedEstimate
-
-
-class Priority(StrEnum):
-    """What decides where several runs fit."""
-
-    AUTO = "auto"  # the least compressed method that fits, full only where the data set is large enough for it
-    QUALITY = "quality"  # the least compressed method that fits
-    ECONOMY = "economy"  # the cheapest quote that fits
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the user pins. None leaves the choice to the planner."""
-
-    priority: Priority = Priority.AUTO
-    method: Method | None = None
-    lora_rank: int | None = None
-    lora_alpha: int | None = None
-    lora_dropout: float | None = None
-    lora_target_modules: tuple[str, ...] | None = None
-    use_rslora: bool | None = None
-    use_dora: bool | None = None
-    init_lora_weights: InitLoraWeights | None = None
-    modules_to_save: tuple[str, ...] | None = None
-    optim: str | None = None  # transformers' name of an optimizer
-    max_length: int | None = None
-    batch_size: int | None = None  # rows per optimizer step
-    per_device_train_batch_size: int | None = None
-    gradient_checkpointing: bool | None = None
-    n_epochs: int | None = None
-    learning_rate: float | None = None
-    learning_rate_multiplier: float | None = None  # of the planner's own rate
-    warmup_ratio: float | None = None
-    weight_decay: float | None = None
-    packing: bool | None = None
-    torch_compile: bool | None = None  # on GPUs alone
-    validation_split: float | None = None  # held out of the training file: a share below 1, or a number of rows
-    checkpoint_selection: CheckpointSelection | None = None
-    early_stopping_patience: int | None = None  # evaluations in a row without a lower validation loss
-
-    @property
-    def about_the_adapter(self) -> tuple[str, ...]:
-        """Names of the wishes that only an adapter can fulfil."""
-        return tuple(name for name in ADAPTER_WISHES if getattr(self, name) not in _UNMARKED)
-
-    def without_adapter(self) -> "Wishes":
-        """These wishes as far as they bear on full fine-tuning."""
-        kept = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ADAPTER_WISHES}
-        return Wishes(**kept)
-
-
-_UNMARKED = (None, 0, False, InitLoraWeights.DEFAULT)
-ADAPTER_WISHES = (
-    "lora_rank",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_target_modules",
-    "use_rslora",
-    "use_dora",
-    "init_lora_weights",
-    "modules_to_save",
-)
 
 
 @dataclass(frozen=True)
@@ -122,3 +61,12 @@ class TrainingPlan:
     truncated_tokens: int
     reasons: tuple[str, ...]
     alternatives: tuple[Alternative, ...]
+
+
+def planned_options(plan: TrainingPlan) -> dict[str, object]:
+    """What became of each option, by its name. None: its method has no such option, or it is off."""
+    return {
+        option.name: attrgetter(option.planned)(plan) if plan.setup.method in option.methods else None
+        for option in OPTIONS
+        if option.planned is not None
+    }

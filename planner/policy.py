@@ -22,7 +22,8 @@ from planner.candidates import (
 from planner.devices import Device
 from planner.explanations import describe_alternatives, explain
 from planner.model_spec import ModelSpec
-from planner.plans import Alternative, Priority, Quote, TrainingPlan, Wishes
+from planner.options import Priority, Wishes
+from planner.plans import Alternative, Quote, TrainingPlan
 from planner.recipe import check_wishes
 from planner.refusals import refusal
 from planner.rehearsed import RehearsedMemory

@@ -1,28 +1,17 @@
 """The choices that do not depend on memory: length, rank, batch, epochs, learning rate. Each says why."""
 
-import math
 from dataclasses import dataclass, replace
 
 from planner import constants as c
 from planner.adapters import check_adapter
 from planner.errors import InvalidSetupError
 from planner.model_spec import ALL_LINEAR, ModelSpec
-from planner.optimizers import OPTIMIZERS
-from planner.plans import Wishes
+from planner.options import Wishes
 from planner.setup import CheckpointSelection, Hyperparameters, Method
 from planner.statistics import DatasetStatistics
 from planner.throughput import packed_rows
 
 _EPOCHS = ((64, 6), (128, 4), (10_000, 3), (100_000, 2))  # examples below which, epochs; one above
-_COUNTS = (
-    "lora_rank",
-    "lora_alpha",
-    "max_length",
-    "batch_size",
-    "per_device_train_batch_size",
-    "n_epochs",
-    "early_stopping_patience",
-)
 _SHORT_RUN_EXAMPLES = 512  # below it the warmup takes a larger share, so that it is more than one or two steps
 
 
@@ -39,26 +28,13 @@ class Length:
 
 def check_wishes(spec: ModelSpec, wishes: Wishes) -> None:
     """Raise InvalidSetupError for numbers out of range and for wishes that contradict each other or the model."""
-    for name in _COUNTS:
-        value = getattr(wishes, name)
-        if value is not None and value < 1:
-            raise InvalidSetupError(f"{name} is {value}; it must be at least 1.", name)
-    for name in ("learning_rate", "learning_rate_multiplier"):
-        value = getattr(wishes, name)
-        if value is not None and not 0 < value < math.inf:
-            raise InvalidSetupError(f"{name} is {value}; it must be above 0.", name)
-    for name in ("lora_dropout", "warmup_ratio", "weight_decay"):
-        value = getattr(wishes, name)
-        if value is not None and not 0 <= value < 1:
-            raise InvalidSetupError(f"{name} is {value}; it must be at least 0 and below 1.", name)
+    wishes.check_bounds()
     if wishes.method is Method.FULL and wishes.about_the_adapter:
         raise InvalidSetupError(
             f"Full fine-tuning trains no adapter, but {', '.join(wishes.about_the_adapter)} is set. "
             "Drop it or choose lora or qlora.",
             "method",
         )
-    if wishes.optim is not None and wishes.optim not in OPTIMIZERS:
-        raise InvalidSetupError(f"optim is {wishes.optim!r}; it must be one of {', '.join(OPTIMIZERS)}.", "optim")
     if wishes.method is not Method.FULL:
         check_adapter(spec, choose_targets(wishes), wishes)
     if wishes.learning_rate is not None and wishes.learning_rate_multiplier is not None:
@@ -205,7 +181,7 @@ def choose_held_out(statistics: DatasetStatistics, wishes: Wishes) -> int:
     stands beside a validation file.
     """
     split, rows = wishes.validation_split, statistics.examples
-    if split is not None and (not 0 <= split < math.inf or (split >= 1 and split != int(split))):
+    if split is not None and split >= 1 and split != int(split):
         raise InvalidSetupError(
             f"validation_split is {split:g}; it must be a share below 1, or a whole number of rows.", "validation_split"
         )

@@ -9,7 +9,7 @@ from planner.catalogue import gpus
 from planner.devices import Device, device_of
 from planner.errors import DoesNotFitError
 from planner.explanations import NAMES, gib
-from planner.plans import Wishes
+from planner.options import Wishes
 from planner.precision import device_problem
 
 SHORTEST_LENGTH = 128  # tokens; a suggestion below it would help nobody

@@ -22,7 +22,7 @@ from planner.memory import (
 )
 from planner.model_spec import ModelSpec
 from planner.optimizers import optimizer_named
-from planner.plans import Wishes
+from planner.options import Wishes
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 

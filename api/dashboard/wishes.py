@@ -3,18 +3,18 @@
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlencode
 
 from pydantic import ValidationError
 
 from api.errors import describe
 from api.schemas.jobs import PlanCreate
-from api.wording import METHODS
 from core.datasets.final_answers import ExactMatch
 from core.errors import InvalidRequestError, TunewrightError
-from planner.optimizers import OPTIMIZERS
-from planner.plans import Priority, TrainingPlan, Wishes
+from planner.options import OPTIONS, Group, Option, Wishes
+from planner.plans import TrainingPlan, planned_options
 
 COLUMN_PREFIX = "column_"
 # Each role that a shape's rows may have. The first are needed: as many as `NEEDED` says, else one.
@@ -47,40 +47,21 @@ class Wish:
     is_own: bool = False
 
 
-_SWITCH = (("true", "On"), ("false", "Off"))
-WISHES = {
-    "Adapter": (
-        Wish(
-            "method",
-            "Method",
-            "How the model is adapted",
-            tuple((method.value, label) for method, label in METHODS.items()),
-        ),
-        Wish("priority", "Policy", "Where several fit", (("quality", "Quality"), ("economy", "Economy")), is_own=True),
-        Wish("r", "Rank", "Size of the adapter"),
-        Wish("lora_alpha", "Alpha", "Scale of the adapter"),
-        Wish("lora_dropout", "Dropout", "On the adapter's input"),
-        Wish("target_modules", "Target modules", "Names of layers, with commas"),
-        Wish("use_rslora", "rsLoRA", "Scales by the square root of the rank", _SWITCH),
-        Wish("use_dora", "DoRA", "Trains lengths apart from directions", _SWITCH),
-        Wish(
-            "init_lora_weights",
-            "Initialization",
-            "Of the adapter",
-            (("default", "Default"), ("pissa", "PiSSA"), ("olora", "OLoRA")),
-        ),
-        Wish("modules_to_save", "modules_to_save", "Layers trained whole: embed_tokens, lm_head or both, with a comma"),
-    ),
-    "Training": (
-        Wish("n_epochs", "Epochs", "Passes over the data"),
-        Wish("batch_size", "Batch size", "Rows per optimizer step"),
-        Wish("learning_rate", "Learning rate", "The peak"),
-        Wish("warmup_ratio", "Warmup", "Share of the steps"),
-        Wish("weight_decay", "Weight decay", "On what is trained"),
-        Wish(
-            "checkpoint_selection", "Published model", "Of which step", (("best", "Lowest loss"), ("last", "Last step"))
-        ),
-        Wish("early_stopping_patience", "Early stopping", "Evaluations without a lower loss", empty="Off"),
+def _asking(option: Option) -> Wish:
+    return Wish(
+        key_of(option), option.label, option.help, tuple(option.labels.items()), option.empty, option.planned is None
+    )
+
+
+def key_of(option: Option) -> str:
+    """The name of an option's field."""
+    return option.path.rpartition(".")[2]
+
+
+_OPTIONS = {key_of(option): option for option in OPTIONS if option.is_in_form}
+# What a run is asked for beside the planner's options, behind those of the same heading.
+_OWN = {
+    Group.TRAINING: (
         Wish(
             "chat_template",
             "Chat template",
@@ -88,18 +69,9 @@ WISHES = {
             (("chatml", "ChatML"), ("llama3", "Llama 3"), ("zephyr", "Zephyr, plain words")),
             is_own=True,
         ),
-        Wish("torch_compile", "Compilation", "Of the layers, on a GPU; pays in long runs", _SWITCH),
         Wish("seed", "Seed", "Same seed, same adapter", empty="Random", is_own=True),
     ),
-    "Memory": (
-        Wish("max_length", "Max sequence length", "Tokens; what is longer is cut"),
-        Wish("packing", "Packing", "Several examples in one row", _SWITCH),
-        Wish("per_device_train_batch_size", "Micro-batch size", "Rows at once; the rest is accumulated"),
-        Wish("gradient_checkpointing", "Gradient checkpointing", "Trades time for memory", _SWITCH),
-        Wish("optim", "Optimizer", "Its states' size", tuple((name, name) for name in OPTIMIZERS)),
-    ),
-    "Evaluation": (
-        Wish("validation_split", "Held out", "Of the data, to measure on: a share or a number of rows; 0: none"),
+    Group.EVALUATION: (
         Wish(
             "exact_match.extract",
             "Exact match",
@@ -118,8 +90,11 @@ WISHES = {
             is_own=True,
         ),
     ),
-    "Price": (Wish("max_credits", "Most credits", "A dearer plan is not started", empty="No limit", is_own=True),),
 }
+WISHES = {
+    str(group): (*(_asking(option) for option in _OPTIONS.values() if option.group is group), *_OWN.get(group, ()))
+    for group in Group
+} | {"Price": (Wish("max_credits", "Most credits", "A dearer plan is not started", empty="No limit", is_own=True),)}
 
 
 @dataclass(frozen=True)
@@ -141,16 +116,12 @@ WISH_NAMES = tuple(wish.name for group in WISHES.values() for wish in group)
 # Names that are no words of their own, as a message may have them.
 _LABELS = {wish.name: wish.label for group in WISHES.values() for wish in group if "_" in wish.name}
 _NAMED = re.compile(rf"\b({'|'.join(map(re.escape, _LABELS))})\b")
-_ADAPTER = tuple(wish.name for wish in WISHES["Adapter"] if wish.name != "priority")
-_FIELDS = {"lora_rank": "r", "lora_target_modules": "target_modules"}  # the planner's names, where they are others
-_HYPERPARAMETERS = ("n_epochs", "batch_size")
-_EXACT_MATCH = tuple(wish.name for wish in WISHES["Evaluation"] if wish.name.startswith("exact_match."))
 _START = ("suffix", "credit_code")
 _TEXTS = ("validation_file", *_START)
 SKIP = "skip_broken_rows"
 _DATA = ("file", "validation_file", "shape", SKIP)
-_INNER = (*_ADAPTER, *_HYPERPARAMETERS, *_EXACT_MATCH)
-_TOP = (*(name for name in WISH_NAMES if name not in _INNER), *_TEXTS)
+# Where the request has each field, but for those of the data's format.
+_PATHS = {name: name for name in (*WISH_NAMES, *_TEXTS)} | {name: option.path for name, option in _OPTIONS.items()}
 
 
 def kept_fields(fields: Mapping[str, str]) -> dict[str, str]:
@@ -195,22 +166,16 @@ def missing_roles(fields: Mapping[str, str], columns: Collection[str]) -> list[s
 
 def body_of(fields: Mapping[str, str]) -> PlanCreate:
     """The request that the form makes. Raises InvalidRequestError that names the field."""
-    body: dict[str, object] = {"model": fields.get("model", ""), "training_file": fields.get("file", "")}
-    body |= {name: _value(name, fields[name]) for name in _TOP if name in fields}
-    adapter = {name: _value(name, fields[name]) for name in _ADAPTER if name in fields}
-    hyperparameters = {name: _value(name, fields[name]) for name in _HYPERPARAMETERS if name in fields}
-    if adapter:
-        body["adapter"] = adapter
-    if hyperparameters:
-        body["hyperparameters"] = hyperparameters
-    exact_match = {name: _value(name, fields[name]) for name in _EXACT_MATCH if name in fields}
-    if exact_match:
-        if "exact_match.extract" not in exact_match:
-            raise InvalidRequestError(
-                "Say what of an answer is compared, or leave the other fields of exact match empty.",
-                param="exact_match.extract",
-            )
-        body["exact_match"] = {name.removeprefix("exact_match."): value for name, value in exact_match.items()}
+    body: dict[str, Any] = {"model": fields.get("model", ""), "training_file": fields.get("file", "")}
+    for name, path in _PATHS.items():
+        if name in fields:
+            within, _, key = path.rpartition(".")
+            (body.setdefault(within, {}) if within else body)[key] = _value(name, fields[name])
+    if "exact_match" in body and "extract" not in body["exact_match"]:
+        raise InvalidRequestError(
+            "Say what of an answer is compared, or leave the other fields of exact match empty.",
+            param="exact_match.extract",
+        )
     data_format: dict[str, object] = {}
     if "shape" in fields:
         data_format = {"shape": fields["shape"], "columns": _columns(fields)}
@@ -219,7 +184,8 @@ def body_of(fields: Mapping[str, str]) -> PlanCreate:
     if data_format:
         body["format"] = data_format
     try:
-        return PlanCreate.model_validate(body)
+        checked: PlanCreate = PlanCreate.model_validate(body)
+        return checked
     except ValidationError as error:
         problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
         raise describe(problems, "text/html") from None
@@ -256,51 +222,25 @@ def wish_of(param: str) -> Wish | None:
 
 def planned_values(plan: TrainingPlan) -> dict[str, str]:
     """What the plan has in each field of the form, as a field takes it. Adapters' fields are left out of full ones."""
-    setup, hyper = plan.setup, plan.hyperparameters
-    values: dict[str, object] = {
-        "method": setup.method.value,
-        "r": setup.lora_rank,
-        "lora_alpha": setup.lora_alpha,
-        "lora_dropout": None if setup.lora_rank is None else f"{setup.lora_dropout:g}",
-        "target_modules": ", ".join(setup.lora_target_modules) if setup.lora_target_modules else None,
-        "n_epochs": hyper.n_epochs,
-        "batch_size": setup.effective_batch_size,
-        "learning_rate": f"{hyper.learning_rate:g}",
-        "warmup_ratio": f"{hyper.warmup_ratio:g}",
-        "weight_decay": f"{hyper.weight_decay:g}",
-        "checkpoint_selection": hyper.checkpoint_selection.value,
-        "early_stopping_patience": hyper.early_stopping_patience,
-        "validation_split": hyper.held_out_rows or None,
-        "max_length": setup.max_length,
-        "packing": _switched(setup.packing),
-        "torch_compile": _switched(setup.torch_compile),
-        "per_device_train_batch_size": setup.per_device_train_batch_size,
-        "gradient_checkpointing": _switched(setup.gradient_checkpointing),
-        "optim": setup.optimizer,
-    }
-    if setup.lora_rank is not None:
-        values |= {
-            "use_rslora": _switched(setup.use_rslora),
-            "use_dora": _switched(setup.use_dora),
-            "init_lora_weights": setup.init_lora_weights.value,
-            "modules_to_save": ", ".join(setup.modules_to_save) if setup.modules_to_save else None,
-        }
-    return {name: str(value) for name, value in values.items() if value is not None}
+    planned = planned_options(plan)
+    return _filled({name: planned.get(option.name) for name, option in _OPTIONS.items()})
 
 
 def asked_values(wishes: Wishes, plan: TrainingPlan) -> dict[str, str]:
     """What was asked for, by the form's fields: the rest of a plan follows from its data, and is planned anew."""
-    values: dict[str, object] = {_FIELDS.get(name, name): value for name, value in vars(wishes).items()}
-    if values.pop("learning_rate_multiplier") is not None:  # the form has the rate itself
-        values["learning_rate"] = plan.hyperparameters.learning_rate
-    if wishes.priority is Priority.AUTO:
-        values["priority"] = None
+    if wishes.learning_rate_multiplier is not None:  # the form has the rate itself
+        wishes = replace(wishes, learning_rate=plan.hyperparameters.learning_rate)
+    asked = {name: getattr(wishes, option.name) for name, option in _OPTIONS.items()}
+    return _filled({name: value for name, value in asked.items() if value != _OPTIONS[name].default})
+
+
+def _filled(values: Mapping[str, object]) -> dict[str, str]:
     return {name: _field(value) for name, value in values.items() if value is not None}
 
 
 def _field(value: object) -> str:
     if isinstance(value, bool):
-        return _switched(value)
+        return "true" if value else "false"
     if isinstance(value, tuple):
         return ", ".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -312,10 +252,6 @@ def in_words(values: Mapping[str, str]) -> dict[str, str]:
     return {name: labels[name].get(value, value) for name, value in values.items()}
 
 
-def _switched(is_on: bool) -> str:
-    return "true" if is_on else "false"
-
-
 def _columns(fields: Mapping[str, str]) -> dict[str, str]:
     roles = ROLES.get(fields["shape"], ())
     return {role: fields[COLUMN_PREFIX + role] for role in roles if COLUMN_PREFIX + role in fields}
@@ -323,9 +259,10 @@ def _columns(fields: Mapping[str, str]) -> dict[str, str]:
 
 def _value(name: str, text: str) -> object:
     """The text as the schema's type where it reads as one; else the text, for the schema to refuse by name."""
-    if name in ("target_modules", "modules_to_save"):
+    kind = _OPTIONS[name].type if name in _OPTIONS else None
+    if kind is tuple:
         return [part.strip() for part in text.split(",") if part.strip()]
-    if name in (*_TEXTS, "exact_match.column"):
+    if kind is str or name in (*_TEXTS, "exact_match.column"):
         return text
     if text in ("true", "false"):
         return text == "true"

@@ -4,31 +4,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
-from api.schemas.base import OrAuto, RequestBody, ResponseBody
-from planner.plans import TrainingPlan
-from planner.setup import InitLoraWeights, Method, TrainingSetup
+from api.schemas.base import RequestBody, ResponseBody
+from api.schemas.options import with_options, with_planned
 
 ChatTemplateName = Literal["chatml", "llama3", "zephyr"]
 
 # Taken in, so that the refusal can name the method instead of an unknown field.
 Unsupported = Annotated[Any, WithJsonSchema({"type": "null", "description": "Not supported."})]
 
-ModuleNames = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=64)]
 ColumnName = Annotated[str, Field(max_length=200)]
 
 
-class HyperparametersInput(RequestBody):
+class HyperparametersInput(with_options(RequestBody, "hyperparameters")):  # type: ignore[misc]
     """OpenAI's three. Leave one out, or say "auto", and the planner decides it."""
-
-    n_epochs: Annotated[int | None, Field(ge=1, le=100), OrAuto()] = Field(
-        None, description="Passes over the training file."
-    )
-    batch_size: Annotated[int | None, Field(ge=1, le=1024), OrAuto()] = Field(
-        None, description="Examples per optimizer step."
-    )
-    learning_rate_multiplier: Annotated[float | None, Field(gt=0.0, le=100.0, allow_inf_nan=False), OrAuto()] = Field(
-        None, description="Times the learning rate that the planner takes for the method."
-    )
 
 
 class SupervisedInput(RequestBody):
@@ -50,35 +38,8 @@ class MethodInput(RequestBody):
     reinforcement: Unsupported = None
 
 
-class AdapterInput(RequestBody):
+class AdapterInput(with_options(RequestBody, "adapter")):  # type: ignore[misc]
     """How the base model is adapted, in PEFT's words."""
-
-    method: Literal["auto", "full", "lora", "qlora"] = Field(
-        "auto",
-        description="`full`: every weight. `lora`: adapters on a 16-bit base. `qlora`: adapters on a 4-bit base.",
-    )
-    r: Annotated[int | None, Field(ge=1, le=512), OrAuto()] = Field(None, description="Rank of the adapters.")
-    lora_alpha: Annotated[int | None, Field(ge=1, le=2048), OrAuto()] = Field(
-        None, description="Scale of the adapters, over r."
-    )
-    lora_dropout: Annotated[float | None, Field(ge=0.0, le=0.9, allow_inf_nan=False), OrAuto()] = None
-    target_modules: Annotated[ModuleNames | None, OrAuto()] = Field(
-        None, description='Names of linear layers, e.g. ["q_proj", "v_proj"].'
-    )
-    use_rslora: Annotated[bool | None, OrAuto()] = Field(
-        None, description="Scale by lora_alpha over the square root of r (rank-stabilised LoRA). Default false."
-    )
-    use_dora: Annotated[bool | None, OrAuto()] = Field(
-        None, description="Train the length of every row of an adapted weight apart from its direction. Default false."
-    )
-    init_lora_weights: Annotated[Literal["default", "pissa", "olora"] | None, OrAuto()] = Field(
-        None,
-        description="Where adapters start. `pissa` and `olora`: at factors of the base's weights; published as "
-        "ordinary adapters of twice the rank, which fit the unchanged base model.",
-    )
-    modules_to_save: Annotated[ModuleNames | None, OrAuto()] = Field(
-        None, description="Trained whole beside the adapters: `embed_tokens`, `lm_head` or both."
-    )
 
 
 class FormatInput(RequestBody):
@@ -122,12 +83,8 @@ class ExactMatchObject(ResponseBody):
     max_new_tokens: int
 
 
-class HyperparametersObject(ResponseBody):
+class HyperparametersObject(with_planned(ResponseBody, "hyperparameters")):  # type: ignore[misc]
     """OpenAI's three, resolved."""
-
-    n_epochs: int
-    batch_size: int = Field(description="Examples per optimizer step.")
-    learning_rate_multiplier: float
 
 
 class SupervisedObject(ResponseBody):
@@ -143,40 +100,5 @@ class MethodObject(ResponseBody):
     supervised: SupervisedObject
 
 
-class AdapterObject(ResponseBody):
+class AdapterObject(with_planned(ResponseBody, "adapter")):  # type: ignore[misc]
     """How the base model is adapted, resolved. All but `method` are null for `full`."""
-
-    method: Method
-    r: int | None
-    lora_alpha: int | None
-    lora_dropout: float | None
-    target_modules: list[str] | None
-    use_rslora: bool | None
-    use_dora: bool | None
-    init_lora_weights: InitLoraWeights | None
-    modules_to_save: list[str] | None
-
-
-def show_adapter(setup: TrainingSetup) -> AdapterObject:
-    """How the base model is adapted, as the wire shows it."""
-    targets, whole, is_full = setup.lora_target_modules, setup.modules_to_save, setup.method is Method.FULL
-    return AdapterObject(
-        method=setup.method,
-        r=setup.lora_rank,
-        lora_alpha=setup.lora_alpha,
-        lora_dropout=None if is_full else setup.lora_dropout,
-        target_modules=None if targets is None else list(targets),
-        use_rslora=None if is_full else setup.use_rslora,
-        use_dora=None if is_full else setup.use_dora,
-        init_lora_weights=None if is_full else setup.init_lora_weights,
-        modules_to_save=None if whole is None else list(whole),
-    )
-
-
-def show_hyperparameters(plan: TrainingPlan) -> HyperparametersObject:
-    """OpenAI's three as they were resolved."""
-    return HyperparametersObject(
-        n_epochs=plan.hyperparameters.n_epochs,
-        batch_size=plan.setup.effective_batch_size,
-        learning_rate_multiplier=plan.hyperparameters.learning_rate_multiplier,
-    )

@@ -1,6 +1,7 @@
 """Jobs: OpenAI's shape, and beside it the plan, the price and the memory."""
 
 import math
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
@@ -27,9 +28,8 @@ from api.schemas.hyperparameters import (
     MethodInput,
     MethodObject,
     SupervisedObject,
-    show_adapter,
-    show_hyperparameters,
 )
+from api.schemas.options import planned_fields, with_options, with_planned
 from api.schemas.plans import MemoryObject, QuoteObject, show_memory, show_quote
 from core.db.plain import from_plain
 from core.jobs.evaluation import Evaluation, HeldOut, Scores
@@ -41,8 +41,7 @@ from core.jobs.verdict import VerdictKind
 from core.jobs.waiting import Place
 from core.ledger.codes import MOST_CREDITS
 from core.plans.service import training_plan
-from planner.optimizers import OPTIMIZERS
-from planner.setup import CheckpointSelection, TrainingSetup
+from planner.setup import TrainingSetup
 
 MOST_ROWS = 10**9
 LARGEST_EXPONENT = 700.0  # of e, that a float holds
@@ -67,10 +66,8 @@ CREATE_EXAMPLES: list[JsonValue] = [
 ]
 
 
-class PlanCreate(RequestBody):
-    """What to plan. Everything but `model` and `training_file` may be left out or "auto": the planner decides it."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": CREATE_EXAMPLES})
+class _PlanCreate(RequestBody):
+    """What a plan is asked for beside its options."""
 
     model: str = Field(
         min_length=1,
@@ -113,13 +110,7 @@ class PlanCreate(RequestBody):
         None, max_length=64, description="Id of a plan: run exactly that, at its price. Only for jobs."
     )
     max_credits: int | None = Field(None, ge=0, le=MOST_CREDITS, description="Refuse a quote above this.")
-    priority: Literal["auto", "quality", "economy"] = Field(
-        "auto", description="`quality`: the least compressed method that fits. `economy`: the cheapest that fits."
-    )
     adapter: AdapterInput | None = None
-    max_length: Annotated[int | None, Field(ge=16, le=1_048_576), OrAuto()] = Field(
-        None, description="Tokens per example; what is longer is cut off, counted and reported."
-    )
     format: FormatInput | None = None
     chat_template: Annotated[ChatTemplateName | None, OrAuto()] = Field(
         None,
@@ -129,47 +120,12 @@ class PlanCreate(RequestBody):
     exact_match: ExactMatchInput | None = Field(
         None, description="Also compare answers to held-out prompts with a reference, before and after training."
     )
-    gradient_checkpointing: Annotated[bool | None, OrAuto()] = Field(None, description="Trade time for memory.")
-    per_device_train_batch_size: Annotated[int | None, Field(ge=1, le=1024), OrAuto()] = Field(
-        None, description="Examples at once; the rest of `batch_size` is accumulated."
-    )
-    packing: Annotated[bool | None, OrAuto()] = Field(
-        None, description="Several short examples in one row, each attending to itself only."
-    )
-    torch_compile: Annotated[bool | None, OrAuto()] = Field(
-        None, description="Compile the decoder layers, on GPUs: slower to start, faster in long runs. Default false."
-    )
-    learning_rate: Annotated[float | None, Field(gt=0.0, le=1.0, allow_inf_nan=False), OrAuto()] = Field(
-        None, description="The peak, after warmup. Not together with `learning_rate_multiplier`."
-    )
-    warmup_ratio: Annotated[float | None, Field(ge=0.0, lt=1.0, allow_inf_nan=False), OrAuto()] = Field(
-        None, description="Share of the optimizer steps in which the learning rate rises."
-    )
-    weight_decay: Annotated[float | None, Field(ge=0.0, lt=1.0, allow_inf_nan=False), OrAuto()] = Field(
-        None, description="AdamW's, on what is trained."
-    )
-    optim: Annotated[str | None, Field(max_length=64), OrAuto()] = Field(
-        None,
-        description="The optimizer, by transformers' name. States in the dtype of what is trained, in float32 or in 8 "
-        "bits; paged ones leave the GPU when it is full.",
-        json_schema_extra={"examples": list(OPTIMIZERS)},
-    )
-    validation_split: Annotated[float | None, Field(ge=0.0, le=MOST_ROWS, allow_inf_nan=False), OrAuto()] = Field(
-        None,
-        description="Held out of the training file to measure on: a share below 1, or a number of rows; 0: none. Which "
-        "rows is a function of the file alone. Not together with `validation_file`.",
-    )
-    checkpoint_selection: Annotated[Literal["best", "last"] | None, OrAuto()] = Field(
-        None,
-        description="Which step's model is published: that of the lowest validation loss (the default where rows are "
-        "held out), or the last.",
-    )
-    early_stopping_patience: int | None = Field(
-        None,
-        ge=1,
-        le=100,
-        description="End training when the validation loss has not fallen in so many evaluations in a row.",
-    )
+
+
+class PlanCreate(with_options(_PlanCreate)):  # type: ignore[misc]
+    """What to plan. Everything but `model` and `training_file` may be left out or "auto": the planner decides it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": CREATE_EXAMPLES})
 
 
 class JobCreate(PlanCreate):
@@ -229,10 +185,8 @@ class EvaluationObject(ResponseBody):
     )
 
 
-class JobObject(IdentifiedBody):
-    """A fine-tuning job."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [JOB_EXAMPLE]})
+class _JobObject(IdentifiedBody):
+    """A job beside its options."""
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
@@ -268,13 +222,7 @@ class JobObject(IdentifiedBody):
     hyperparameters: HyperparametersObject
     method: MethodObject
     adapter: AdapterObject
-    max_length: int
-    per_device_train_batch_size: int = Field(description="As it runs now; may be below the plan's after a step down.")
     gradient_accumulation_steps: int
-    gradient_checkpointing: bool
-    torch_compile: bool
-    checkpoint_selection: CheckpointSelection
-    early_stopping_patience: int | None
     chat_template: str | None = Field(description="The named template in use; null: the model's own, or none.")
     exact_match: ExactMatchObject | None
     held_out: HeldOutObject | None = Field(description="Null until its rows are read, and where none are held out.")
@@ -288,6 +236,12 @@ class JobObject(IdentifiedBody):
         description="Credits its device time comes to so far. It may pass the quote; what is charged never does."
     )
     memory: JobMemory
+
+
+class JobObject(with_planned(_JobObject)):  # type: ignore[misc]
+    """A fine-tuning job. Its options are as it runs now: after a step down the micro-batch is below the plan's."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [JOB_EXAMPLE]})
 
 
 class JobDeleted(ResponseBody):
@@ -306,9 +260,9 @@ class JobDeleted(ResponseBody):
 
 def show_job(job: Job, place: Place | None = None) -> JobObject:
     """A job as the wire shows it, with its place in line while it is queued."""
-    plan = training_plan(job.plan)
-    setup = from_plain(TrainingSetup, job.setup)
-    hyperparameters = show_hyperparameters(plan)
+    planned = training_plan(job.plan)
+    plan = replace(planned, setup=from_plain(TrainingSetup, job.setup))
+    hyperparameters = HyperparametersObject(**planned_fields(plan, "hyperparameters"))
     return JobObject(
         id=job.id,
         created_at=unix_seconds(job.created_at),
@@ -336,14 +290,9 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         integrations=job.integrations,
         hyperparameters=hyperparameters,
         method=MethodObject(supervised=SupervisedObject(hyperparameters=hyperparameters)),
-        adapter=show_adapter(setup),
-        max_length=setup.max_length,
-        per_device_train_batch_size=setup.per_device_train_batch_size,
-        gradient_accumulation_steps=setup.gradient_accumulation_steps,
-        gradient_checkpointing=setup.gradient_checkpointing,
-        torch_compile=setup.torch_compile,
-        checkpoint_selection=plan.hyperparameters.checkpoint_selection,
-        early_stopping_patience=plan.hyperparameters.early_stopping_patience,
+        adapter=AdapterObject(**planned_fields(plan, "adapter")),
+        **planned_fields(plan),
+        gradient_accumulation_steps=plan.setup.gradient_accumulation_steps,
         chat_template=job.plan.chat_template,
         exact_match=ExactMatchObject(**job.plan.exact_match) if job.plan.exact_match else None,
         held_out=_held_out(from_plain(HeldOut, job.held_out)) if job.held_out else None,

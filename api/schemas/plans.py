@@ -7,14 +7,15 @@ from pydantic import ConfigDict, Field
 from api.schemas.base import ResponseBody, unix_seconds
 from api.schemas.examples import PLAN_EXAMPLE
 from api.schemas.files import NoticeObject, show_notices
-from api.schemas.hyperparameters import AdapterObject, HyperparametersObject, show_adapter, show_hyperparameters
+from api.schemas.hyperparameters import AdapterObject, HyperparametersObject
+from api.schemas.options import planned_fields, with_planned
 from core.db.plain import from_plain
 from core.plans.models import Plan
 from core.plans.service import notices_of, training_plan
 from planner.devices import Device
 from planner.memory import MemoryEstimate
 from planner.plans import Alternative, Quote, TrainingPlan
-from planner.setup import CheckpointSelection, Method
+from planner.setup import Method
 from planner.statistics import DatasetStatistics
 
 
@@ -105,10 +106,8 @@ class DataObject(ResponseBody):
     )
 
 
-class PlanObject(ResponseBody):
-    """A plan, and the quote that stands until it expires."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [PLAN_EXAMPLE]})
+class _PlanObject(ResponseBody):
+    """A plan beside its options."""
 
     id: str
     object: Literal["fine_tuning.plan"] = "fine_tuning.plan"
@@ -118,18 +117,8 @@ class PlanObject(ResponseBody):
     validation_file: str | None
     adapter: AdapterObject
     hyperparameters: HyperparametersObject
-    learning_rate: float = Field(description="The peak, after warmup.")
-    warmup_ratio: float = Field(description="Share of the optimizer steps in which the learning rate rises.")
-    weight_decay: float
-    max_length: int
-    per_device_train_batch_size: int
     gradient_accumulation_steps: int
-    gradient_checkpointing: bool
-    torch_compile: bool
-    checkpoint_selection: CheckpointSelection
-    early_stopping_patience: int | None
-    optimizer: str
-    packing: bool
+    optimizer: str = Field(description="As `optim`, by its older name.")
     device: PlanDevice
     memory: MemoryObject
     tokens_per_second: float
@@ -140,6 +129,12 @@ class PlanObject(ResponseBody):
     reasons: list[str] = Field(description="Each decision in a sentence, in the order they were made.")
     notices: list[NoticeObject] = Field(description="What was noticed in the training file.")
     alternatives: list[AlternativeObject]
+
+
+class PlanObject(with_planned(_PlanObject)):  # type: ignore[misc]
+    """A plan, and the quote that stands until it expires."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [PLAN_EXAMPLE]})
 
 
 def show_memory(memory: MemoryEstimate) -> MemoryObject:
@@ -170,27 +165,17 @@ def show_quote(row: Plan, quote: Quote) -> QuoteObject:
 def show_plan(row: Plan) -> PlanObject:
     """A plan as the wire shows it."""
     plan = training_plan(row)
-    setup = plan.setup
     return PlanObject(
         id=row.id,
         created_at=unix_seconds(row.created_at),
         model=row.model,
         training_file=row.training_file_id,
         validation_file=row.validation_file_id,
-        adapter=show_adapter(setup),
-        hyperparameters=show_hyperparameters(plan),
-        learning_rate=plan.hyperparameters.learning_rate,
-        warmup_ratio=plan.hyperparameters.warmup_ratio,
-        weight_decay=plan.hyperparameters.weight_decay,
-        max_length=setup.max_length,
-        per_device_train_batch_size=setup.per_device_train_batch_size,
-        gradient_accumulation_steps=setup.gradient_accumulation_steps,
-        gradient_checkpointing=setup.gradient_checkpointing,
-        torch_compile=setup.torch_compile,
-        checkpoint_selection=plan.hyperparameters.checkpoint_selection,
-        early_stopping_patience=plan.hyperparameters.early_stopping_patience,
-        optimizer=setup.optimizer,
-        packing=setup.packing,
+        adapter=AdapterObject(**planned_fields(plan, "adapter")),
+        hyperparameters=HyperparametersObject(**planned_fields(plan, "hyperparameters")),
+        **planned_fields(plan),
+        gradient_accumulation_steps=plan.setup.gradient_accumulation_steps,
+        optimizer=plan.setup.optimizer,
         device=show_device(plan.device),
         memory=show_memory(plan.memory),
         tokens_per_second=plan.speed.tokens_per_second,

@@ -12,7 +12,7 @@ from planner.catalogue import find_model
 from planner.devices import Device
 from planner.kernels import attention_on, with_kernels
 from planner.model_spec import ModelSpec
-from planner.plans import Wishes
+from planner.options import Wishes
 from planner.policy import plan
 from planner.setup import VARLEN_FLASH, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics

@@ -3,9 +3,9 @@
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidRequestError
 from core.plans.models import Plan
-from core.plans.params import param_of
 from core.plans.service import PlanRequest, training_plan
-from planner.plans import Wishes
+from planner.options import Wishes, path_of
+from planner.plans import planned_options
 from planner.recipe import choose_held_out
 from planner.statistics import DatasetStatistics
 
@@ -38,35 +38,8 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
 
 def _wished(row: Plan, wishes: Wishes) -> list[tuple[str, object, object]]:
     """What a plan has of everything that can be wished for, and what is wished: parameter, planned, asked."""
-    plan = training_plan(row)
-    setup, hyperparameters = plan.setup, plan.hyperparameters
-    wished: dict[str, object] = {  # by the wishes' names
-        "method": setup.method,
-        "lora_rank": setup.lora_rank,
-        "lora_alpha": setup.lora_alpha,
-        "lora_dropout": setup.lora_dropout,
-        "lora_target_modules": setup.lora_target_modules,
-        "use_rslora": setup.use_rslora,
-        "use_dora": setup.use_dora,
-        "init_lora_weights": setup.init_lora_weights,
-        "modules_to_save": setup.modules_to_save,
-        "optim": setup.optimizer,
-        "max_length": setup.max_length,
-        "gradient_checkpointing": setup.gradient_checkpointing,
-        "per_device_train_batch_size": setup.per_device_train_batch_size,
-        "packing": setup.packing,
-        "torch_compile": setup.torch_compile,
-        "learning_rate": hyperparameters.learning_rate,
-        "warmup_ratio": hyperparameters.warmup_ratio,
-        "weight_decay": hyperparameters.weight_decay,
-        "checkpoint_selection": hyperparameters.checkpoint_selection,
-        "early_stopping_patience": hyperparameters.early_stopping_patience,
-        "batch_size": setup.effective_batch_size,
-        "n_epochs": hyperparameters.n_epochs,
-        "learning_rate_multiplier": hyperparameters.learning_rate_multiplier,
-    }
-    compared = [(param_of(name), planned, getattr(wishes, name)) for name, planned in wished.items()]
+    planned = planned_options(training_plan(row))
+    asked = {name: getattr(wishes, name) for name in planned}
     if wishes.validation_split is not None:
-        asked_rows = choose_held_out(from_plain(DatasetStatistics, row.statistics), wishes)
-        compared.append(("validation_split", hyperparameters.held_out_rows, asked_rows))
-    return compared
+        asked["validation_split"] = choose_held_out(from_plain(DatasetStatistics, row.statistics), wishes)
+    return [(path_of(name), planned[name], asked[name]) for name in planned]

@@ -23,7 +23,7 @@ from core.plans.models import Rehearsal
 from core.queue.messages import MAINTENANCE_QUEUE, REHEARSE, Nudge, collect
 from core.renewal import CLAIMED, renewed
 from core.runtime import Runtime
-from planner.plans import Wishes
+from planner.options import Decides, Wishes
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 
 MOST_WAITING = 50  # rehearsals that may be asked for and unanswered at once
@@ -140,20 +140,11 @@ def _ask(session: Session, organization_id: str, key: str, question: RehearsalQu
 
 
 def _deciding(wishes: Wishes) -> Wishes:
-    """The wishes without those that no step depends on: plans that differ only in them share a rehearsal."""
-    return replace(
-        wishes,
-        priority=Wishes.priority,
-        batch_size=None,
-        per_device_train_batch_size=None,
-        n_epochs=None,
-        learning_rate=None,
-        learning_rate_multiplier=None,
-        warmup_ratio=None,
-        weight_decay=None,
-        early_stopping_patience=None,
-        torch_compile=None,
-    )
+    """The wishes that a rehearsed step depends on: plans that differ only in others share a rehearsal.
+
+    The priority chooses among rehearsed steps, and they are of one row and of two, from which any micro-batch follows.
+    """
+    return replace(wishes.deciding(Decides.MEMORY), priority=Wishes.priority, per_device_train_batch_size=None)
 
 
 def _key(question: RehearsalQuestion) -> str:

@@ -43,7 +43,6 @@ from core.ids import new_id
 from core.plans import history, idle, rehearsals
 from core.plans.measuring import base_model_of, measure, overlapping_rows
 from core.plans.models import Plan
-from core.plans.params import param_of
 from core.registry.base_models import BaseModel
 from core.registry.weights import check_weights
 from core.retries.service import CreateRequest, earlier, once
@@ -58,7 +57,8 @@ from planner.errors import (
     UnsupportedArchitectureError,
 )
 from planner.model_spec import ModelSpec
-from planner.policy import TrainingPlan, Wishes
+from planner.options import Wishes, path_of
+from planner.policy import TrainingPlan
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.statistics import DatasetStatistics
 from planner.throughput import SAMPLES, Answering
@@ -225,7 +225,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
     except DoesNotFitError as error:
         raise PlanDoesNotFitError(str(error), param="model") from None
     except InvalidSetupError as error:
-        raise InvalidRequestError(str(error), param=param_of(error.wish) if error.wish else None) from None
+        raise InvalidRequestError(str(error), param=path_of(error.wish) if error.wish else None) from None
     if plan.truncated_examples:
         max_length = plan.setup.max_length
         tokens = measure(

@@ -26,6 +26,7 @@ from worker.training.metrics import MetricsRow, best_evaluation
 from worker.training.sampling import Answer
 
 KEPT = 2
+FINGERPRINT = "2:"  # begins those made as worker/training/resuming.py makes them now
 _MANIFEST = "manifest.json"
 _WEIGHTS, _MODEL = "weights.safetensors", "model.safetensors"
 _OPTIMIZER = "optimizer.pt"
@@ -137,7 +138,7 @@ def newest_checkpoint(directory: Path, fingerprint: str) -> tuple[Checkpoint | N
         except _DAMAGE as error:
             complaints.append(f"Checkpoint {path.name} is damaged ({error}); an earlier one is used.")
             continue
-        if checkpoint.state.fingerprint == fingerprint:
+        if _is_of(checkpoint.state, fingerprint):
             return checkpoint, complaints
         complaints.append(f"Checkpoint {path.name} belongs to another plan; it is not used.")
     return None, complaints
@@ -149,7 +150,12 @@ def checkpoint_of(directory: Path, step: int, fingerprint: str) -> Checkpoint | 
         checkpoint = _read(directory / _name(step))
     except _DAMAGE:
         return None
-    return checkpoint if checkpoint.state.fingerprint == fingerprint else None
+    return checkpoint if _is_of(checkpoint.state, fingerprint) else None
+
+
+def _is_of(state: RunState, fingerprint: str) -> bool:
+    """Whether it is this run's: those of an earlier release are, since a job's plan, data and model are frozen."""
+    return state.fingerprint == fingerprint or not state.fingerprint.startswith(FINGERPRINT)
 
 
 def _name(step: int) -> str:

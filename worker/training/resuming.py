@@ -8,9 +8,11 @@ from functools import partial
 
 import torch
 
+from planner.options import decisive
 from planner.setup import CheckpointSelection, Method
 from worker.protocol import CheckpointReport, RunRequest
 from worker.training.checkpoints import (
+    FINGERPRINT,
     Checkpoint,
     CheckpointError,
     checkpoint_of,
@@ -129,18 +131,13 @@ def _warn_of_refusal(current: Run, error: CheckpointError) -> None:
 
 def fingerprint(request: RunRequest, data: RunData) -> str:
     """A hash of what decides the result: a smaller micro-batch goes on with a checkpoint, another plan does not."""
-    setup = request.setup
-    decisive: list[object] = [
+    decides = [
         request.base_model,
         request.base_model_revision,
         request.seed,
-        asdict(request.hyperparameters),
-        [setup.method, setup.quantization, setup.lora_rank, setup.lora_alpha, setup.lora_target_modules],
-        [setup.adapter_dtype, setup.dtype, setup.optimizer, setup.lora_dropout],
-        [setup.use_rslora, setup.use_dora, setup.init_lora_weights, setup.modules_to_save],
-        [setup.effective_batch_size, setup.max_length, setup.packing],
+        decisive(request.setup, request.hyperparameters),
         [len(data.training), int(data.training.offsets[-1]), len(data.held_out)],
+        request.chat_template,
+        asdict(request.exact_match) if request.exact_match else None,
     ]
-    if request.chat_template or request.exact_match:
-        decisive.append([request.chat_template, asdict(request.exact_match) if request.exact_match else None])
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+    return FINGERPRINT + hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -29,7 +29,8 @@ from planner import policy
 from planner.catalogue import models
 from planner.devices import Device
 from planner.model_spec import ModelSpec
-from planner.plans import TrainingPlan, Wishes
+from planner.options import Wishes
+from planner.plans import TrainingPlan
 from planner.statistics import DatasetStatistics
 
 GIB = 1024**3

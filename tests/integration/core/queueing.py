@@ -25,7 +25,8 @@ from planner import policy
 from planner.catalogue import find_model
 from planner.devices import Device
 from planner.model_spec import ModelSpec
-from planner.plans import TrainingPlan, Wishes
+from planner.options import Wishes
+from planner.plans import TrainingPlan
 from planner.statistics import DatasetStatistics
 from tests.people import add_user
 

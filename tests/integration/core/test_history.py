@@ -22,7 +22,8 @@ from planner.catalogue import find_model
 from planner.devices import Device, parse_gpu
 from planner.memory import Correction
 from planner.model_spec import ModelSpec
-from planner.policy import TrainingPlan, Wishes, plan, step_down
+from planner.options import Wishes
+from planner.policy import TrainingPlan, plan, step_down
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
 from planner.throughput import Pace

@@ -35,7 +35,7 @@ from core.retries.service import CreateRequest
 from core.runtime import Runtime, open_runtime
 from core.settings import Settings
 from planner.devices import Device, read_cpu
-from planner.plans import Wishes
+from planner.options import Wishes
 from worker.protocol import RunRequest
 from worker.supervisor import Supervisor
 

@@ -20,7 +20,7 @@ from core.jobs.models import Job
 from core.jobs.states import JobStatus
 from core.registry.base_models import BaseModel, ModelRef
 from core.settings import Settings
-from planner.plans import Wishes
+from planner.options import Wishes
 from planner.setup import Method
 from tests.e2e.rows import chat_rows
 from tests.integration.worker.installation import CPU, CREDITS, Installation, installation, trainers

@@ -15,7 +15,7 @@ from core.jobs import lease as leases
 from core.jobs import progress, queries
 from core.jobs.lease import Lease
 from core.jobs.models import Job
-from planner.plans import Wishes
+from planner.options import Wishes
 from tests.integration.worker.installation import CPU, Installation, installation
 from worker import prepare, publish
 from worker.protocol import ResultReport

@@ -14,7 +14,7 @@ from core.errors import InvalidModelError, ModelNotFoundError, TrainingError
 from core.hub_access import HubAccess
 from core.jobs import lease as leases
 from core.registry.base_models import ModelRef
-from planner.plans import Wishes
+from planner.options import Wishes
 from tests.hub_server import COMMIT, NEXT_COMMIT, Repository, running_hub, talk_to
 from tests.integration.worker.installation import CPU, Installation, installation
 from tests.tiny_models import make_tiny_model

@@ -11,7 +11,7 @@ from core.db.base import utc_now
 from core.jobs import lease as leases
 from core.jobs import progress
 from migrations.schema import metadata
-from planner.plans import Wishes
+from planner.options import Wishes
 from tests.integration.worker.installation import CPU, Installation, installation
 from worker.tidying import tidy_runs, tidy_store
 

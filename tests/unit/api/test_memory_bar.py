@@ -8,7 +8,7 @@ from planner.comparison import compare_methods
 from planner.devices import device_of
 from planner.memory import Correction
 from planner.model_spec import ModelSpec
-from planner.plans import Wishes
+from planner.options import Wishes
 from planner.statistics import DatasetStatistics
 
 DATA = DatasetStatistics(examples=200, tokens=60_000, trained_tokens=30_000, token_lengths=tuple([300] * 200))

@@ -7,7 +7,8 @@ from api.planning import plan_request
 from planner.catalogue import find_model
 from planner.devices import parse_gpu
 from planner.model_spec import ModelSpec
-from planner.plans import Priority, TrainingPlan, Wishes
+from planner.options import Priority, Wishes
+from planner.plans import TrainingPlan
 from planner.policy import plan
 from planner.setup import CheckpointSelection, InitLoraWeights, Method
 from planner.statistics import DatasetStatistics

@@ -11,7 +11,8 @@ from planner.errors import InvalidSetupError
 from planner.memory import estimate_memory
 from planner.model_spec import ModelSpec
 from planner.optimizers import OPTIMIZERS, optimizer_named
-from planner.policy import Wishes, plan
+from planner.options import Wishes
+from planner.policy import plan
 from planner.setup import InitLoraWeights, Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 

@@ -13,7 +13,7 @@ from planner.devices import Device, device_of
 from planner.errors import DoesNotFitError
 from planner.memory import MemoryEstimate, estimate_memory
 from planner.model_spec import ModelSpec
-from planner.plans import Wishes
+from planner.options import Wishes
 from planner.reach import farthest, reach
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics

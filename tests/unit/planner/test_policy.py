@@ -13,7 +13,8 @@ from planner.devices import Device, parse_gpu
 from planner.errors import DoesNotFitError, InvalidSetupError
 from planner.memory import Correction, estimate_memory
 from planner.model_spec import ModelSpec
-from planner.policy import Priority, Wishes, plan, step_down
+from planner.options import Priority, Wishes
+from planner.policy import plan, step_down
 from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.throughput import Answering, estimate_speed
@@ -259,13 +260,13 @@ def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
         ({"method": Method.FULL, "lora_rank": 8}, "trains no adapter"),
         ({"batch_size": 10, "per_device_train_batch_size": 4}, "not a multiple"),
         ({"learning_rate": 1e-4, "learning_rate_multiplier": 2.0}, "both set"),
-        ({"validation_split": -0.1}, "share below 1"),
+        ({"validation_split": -0.1}, "at least 0"),
         ({"validation_split": 1.5}, "whole number"),
         ({"validation_split": 1000}, "leave none to train"),
         ({"validation_split": 0, "early_stopping_patience": 2}, "nothing is evaluated"),
         ({"learning_rate": 0.0}, "above 0"),
         ({"n_epochs": 0}, "at least 1"),
-        ({"lora_dropout": 1.0}, "below 1"),
+        ({"lora_dropout": 1.0}, "at most 0.9"),
         ({"max_length": 1_000_000}, "at most 131072"),
         ({"lora_target_modules": ("nonsense",)}, "nonsense"),
         ({"early_stopping_patience": 0}, "at least 1"),

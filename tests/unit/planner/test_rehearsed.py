@@ -10,7 +10,8 @@ from planner.devices import Device, parse_gpu
 from planner.errors import InvalidSetupError
 from planner.memory import estimate_memory
 from planner.model_spec import ModelSpec
-from planner.policy import Wishes, plan
+from planner.options import Wishes
+from planner.policy import plan
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.setup import Method
 from planner.statistics import DatasetStatistics

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.training.checkpoints import RunState, newest_checkpoint, write_checkpoint
+from worker.training.checkpoints import FINGERPRINT, RunState, newest_checkpoint, write_checkpoint
 from worker.training.metrics import MetricsRow
 from worker.training.sampling import Answer
 
-STATE = RunState("plan", step=4, tokens=99, rows=(MetricsRow(4, 1.5, 0.5),), answers_before=(Answer("hi", 1, True),))
+PLAN = FINGERPRINT + "plan"
+STATE = RunState(PLAN, step=4, tokens=99, rows=(MetricsRow(4, 1.5, 0.5),), answers_before=(Answer("hi", 1, True),))
 WEIGHTS = {"weight": torch.arange(6.0)}
 OPTIMIZER: dict[str, object] = {"state": {0: {"step": torch.tensor(4.0), "exp_avg": torch.ones(6)}}, "param_groups": []}
 
@@ -43,7 +44,7 @@ def lose_the_manifest(path: Path) -> None:
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     write(tmp_path, 4)
-    checkpoint, complaints = newest_checkpoint(tmp_path, "plan")
+    checkpoint, complaints = newest_checkpoint(tmp_path, PLAN)
     assert checkpoint is not None
     assert checkpoint.state == STATE
     assert torch.equal(checkpoint.weights()["weight"], WEIGHTS["weight"])
@@ -54,7 +55,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     write(tmp_path, 4)
     damage(write(tmp_path, 8))
-    checkpoint, complaints = newest_checkpoint(tmp_path, "plan")
+    checkpoint, complaints = newest_checkpoint(tmp_path, PLAN)
     assert checkpoint is not None
     assert checkpoint.state.step == 4
     assert "step-00000008 is damaged" in complaints[0]
@@ -65,7 +66,7 @@ def test_two_are_kept_and_leftovers_are_removed(tmp_path: Path) -> None:
         write(tmp_path, step)
     (tmp_path / "step-00000009.unfinished").mkdir()
     (tmp_path / "step-00000003.tar").write_bytes(b"packed by the supervisor")
-    checkpoint, _ = newest_checkpoint(tmp_path, "plan")
+    checkpoint, _ = newest_checkpoint(tmp_path, PLAN)
     assert checkpoint is not None
     assert checkpoint.state.step == 3
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["step-00000002", "step-00000003"]
@@ -73,6 +74,14 @@ def test_two_are_kept_and_leftovers_are_removed(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_plan_is_not_resumed(tmp_path: Path) -> None:
     write(tmp_path, 4)
-    checkpoint, complaints = newest_checkpoint(tmp_path, "another plan")
+    checkpoint, complaints = newest_checkpoint(tmp_path, FINGERPRINT + "another plan")
     assert checkpoint is None
     assert "another plan" in complaints[0]
+
+
+def test_a_checkpoint_of_an_earlier_release_is_resumed(tmp_path: Path) -> None:
+    state = replace(STATE, fingerprint="0" * 64)
+    write_checkpoint(tmp_path, state, WEIGHTS, OPTIMIZER)
+    checkpoint, complaints = newest_checkpoint(tmp_path, PLAN)
+    assert checkpoint is not None
+    assert (checkpoint.state, complaints) == (state, [])

@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import InvalidModelError, ServiceUnavailableError
 from planner.catalogue import find_model
-from planner.plans import Wishes
+from planner.options import Wishes
 from planner.rehearsed import RehearsalQuestion
 from planner.statistics import DatasetStatistics
 from tests.waiting import wait_for
