@@ -13,8 +13,8 @@ from planner.options import BY_NAME, Priority, Wishes
 from planner.plans import Alternative
 from planner.precision import FLOAT16, FLOAT32
 from planner.recipe import Length, choose_learning_rate, choose_rank, choose_targets
-from planner.schedule import warmup_steps
-from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.schedule import describe_schedule
+from planner.setup import CheckpointSelection, InitLoraWeights, Method, TrainingSetup
 from planner.throughput import packed_rows
 from planner.wording import counted
 
@@ -235,17 +235,6 @@ def _passes(question: Question, chosen: Candidate) -> str:
     if times >= _HOT:
         return f"{sentence}. Rates so far above the usual one mostly make training diverge."
     return f"{sentence}. At so low a rate the model hardly changes." if times <= 1 / _HOT else f"{sentence}."
-
-
-def describe_schedule(hyperparameters: Hyperparameters, total_steps: int) -> str:
-    """How the learning rate moves over the steps that a run has, as what completes "The learning rate …"."""
-    peak, rising = hyperparameters.learning_rate, warmup_steps(total_steps, hyperparameters.warmup_ratio)
-    if total_steps == 1:
-        return f"is {peak:g} in the only step"
-    start = f"rises over {rising:,} of {total_steps:,} steps to {peak:g}" if rising > 1 else f"starts at {peak:g}"
-    if rising == total_steps - 1:
-        return f"{start} and never falls, since the warmup leaves one step"
-    return f"{start} and falls on a {hyperparameters.lr_scheduler_type}"
 
 
 def _times(factor: float) -> str:

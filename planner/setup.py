@@ -33,6 +33,15 @@ class CheckpointSelection(StrEnum):
     LAST = "last"
 
 
+class LRScheduler(StrEnum):
+    """How the learning rate moves, by transformers' names (`TrainingArguments.lr_scheduler_type`)."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    CONSTANT = "constant"  # without warmup
+    CONSTANT_WITH_WARMUP = "constant_with_warmup"
+
+
 class Loss(StrEnum):
     """How the cross entropy over the vocabulary is computed."""
 
@@ -105,7 +114,7 @@ class Hyperparameters:
     n_epochs: int
     learning_rate: float  # peak, reached at the end of warmup
     warmup_ratio: float = 0.03  # of all optimizer steps
-    lr_scheduler_type: str = "cosine"
+    lr_scheduler_type: LRScheduler = LRScheduler.COSINE
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     learning_rate_multiplier: float = 1.0  # what `learning_rate` is of the planner's own, as OpenAI's clients name it
