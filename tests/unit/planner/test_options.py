@@ -1,6 +1,7 @@
 """The table of options: what is asked for is planned, bounded, and decides what the table says that it decides."""
 
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -12,37 +13,12 @@ from planner.model_spec import ModelSpec
 from planner.options import BY_NAME, OPTIONS, Decides, Option, Priority, Wishes, decisive
 from planner.plans import TrainingPlan, planned_options
 from planner.policy import plan
-from planner.setup import CheckpointSelection, InitLoraWeights, Method
+from planner.setup import Method
 from planner.statistics import DatasetStatistics
 
 STATISTICS = DatasetStatistics(1000, 60_000, 30_000, (60,) * 100)
-# A value of each option that no plan has by itself.
-UNUSUAL: dict[str, Any] = {
-    "method": Method.QLORA,
-    "lora_rank": 3,
-    "lora_alpha": 5,
-    "lora_dropout": 0.25,
-    "lora_target_modules": ("q_proj",),
-    "use_rslora": True,
-    "use_dora": True,
-    "init_lora_weights": InitLoraWeights.OLORA,
-    "modules_to_save": ("lm_head",),
-    "n_epochs": 7,
-    "batch_size": 6,
-    "learning_rate": 0.0021,
-    "learning_rate_multiplier": 0.5,
-    "warmup_ratio": 0.21,
-    "weight_decay": 0.33,
-    "checkpoint_selection": CheckpointSelection.LAST,
-    "early_stopping_patience": 9,
-    "torch_compile": True,
-    "max_length": 48,
-    "packing": True,
-    "per_device_train_batch_size": 2,
-    "gradient_checkpointing": True,
-    "optim": "adamw_8bit",
-    "validation_split": 33,
-}
+NUMBERS = {"lora_dropout": 0.25, "learning_rate": 0.0021, "warmup_ratio": 0.21, "weight_decay": 0.33, "max_length": 48}
+NAMES = {"lora_target_modules": ("q_proj",), "modules_to_save": ("lm_head",), "optim": "adamw_8bit"}
 PLANNED = [option for option in OPTIONS if option.planned is not None]
 
 
@@ -53,9 +29,20 @@ def planned(**asked: Any) -> TrainingPlan:
     return plan(spec, STATISTICS, [parse_gpu("A100-80GB")], Wishes(**{"packing": False, **asked}), {"default": 2000})
 
 
+def unusual(option: Option) -> Any:
+    """A value that no plan has by itself."""
+    usual = planned_options(planned())[option.name]
+    if option.type is bool:
+        return not usual
+    if issubclass(option.type, Enum):
+        return next(value for value in reversed(option.type) if value != usual)
+    named: Any = (NUMBERS | NAMES).get(option.name)
+    return named or option.type(2 if usual != 2 else 4)
+
+
 @pytest.mark.parametrize("option", PLANNED, ids=lambda option: option.name)
 def test_what_is_asked_for_is_what_is_planned(option: Option) -> None:
-    value = UNUSUAL[option.name]
+    value = unusual(option)
     assert planned_options(planned())[option.name] != value
     assert planned_options(planned(**{option.name: value}))[option.name] == value
 
@@ -63,7 +50,7 @@ def test_what_is_asked_for_is_what_is_planned(option: Option) -> None:
 @pytest.mark.parametrize("option", PLANNED, ids=lambda option: option.name)
 def test_a_run_is_another_run_where_an_option_that_decides_its_result_is_another(option: Option) -> None:
     usual = planned()
-    changed = {option.name: UNUSUAL[option.name]}
+    changed = {option.name: unusual(option)}
     if option.name == "per_device_train_batch_size":
         changed["batch_size"] = usual.setup.effective_batch_size
     other = planned(**changed)
