@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 from planner.errors import InvalidSetupError
 from planner.optimizers import OPTIMIZERS
-from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, Method, TrainingSetup
+from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, LRScheduler, Method, TrainingSetup
 
 MOST_ROWS = 10**9
 
@@ -265,6 +265,23 @@ class Wishes:
         planned="hyperparameters.warmup_ratio",
         minimum=0.0,
         below=1.0,
+    )
+    lr_scheduler_type: LRScheduler | None = _option(
+        "lr_scheduler_type",
+        "Schedule",
+        "How the rate moves behind the warmup",
+        "How the learning rate moves, by transformers' names. Default `cosine`; `constant` has no warmup, and "
+        "`cosine_with_min_lr` ends at a tenth of the peak.",
+        decides=_RESULT,
+        group=Group.TRAINING,
+        planned="hyperparameters.lr_scheduler_type",
+        labels={
+            "cosine": "Cosine",
+            "linear": "Linear",
+            "constant": "Constant, without warmup",
+            "constant_with_warmup": "Constant",
+            "cosine_with_min_lr": "Cosine to a tenth",
+        },
     )
     weight_decay: float | None = _option(
         "weight_decay",

@@ -219,6 +219,7 @@ def choose_hyperparameters(
         n_epochs=choose_epochs(statistics.examples, wishes),
         learning_rate=choose_learning_rate(spec, method, wishes),
         warmup_ratio=warmup if wishes.warmup_ratio is None else wishes.warmup_ratio,
+        lr_scheduler_type=wishes.lr_scheduler_type or defaults.lr_scheduler_type,
         weight_decay=decay if wishes.weight_decay is None else wishes.weight_decay,
         learning_rate_multiplier=wishes.learning_rate_multiplier or 1.0,
         held_out_rows=choose_held_out(statistics, wishes),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from planner import constants as c
 from planner.setup import Hyperparameters, LRScheduler
 
+MIN_LR_RATE = 0.1  # of the peak, where `cosine_with_min_lr` ends
+
 
 @dataclass(frozen=True)
 class _Decay:
@@ -20,11 +22,18 @@ class _Decay:
     warms_up: bool = True
 
 
+def _cosine(done: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
 _DECAYS = {
-    LRScheduler.COSINE: _Decay(lambda done: 0.5 * (1.0 + math.cos(math.pi * done)), "falls on a cosine"),
+    LRScheduler.COSINE: _Decay(_cosine, "falls on a cosine"),
     LRScheduler.LINEAR: _Decay(lambda done: 1.0 - done, "falls on a line"),
     LRScheduler.CONSTANT: _Decay(lambda _: 1.0, "stays there", warms_up=False),
     LRScheduler.CONSTANT_WITH_WARMUP: _Decay(lambda _: 1.0, "stays there"),
+    LRScheduler.COSINE_WITH_MIN_LR: _Decay(
+        lambda done: MIN_LR_RATE + (1.0 - MIN_LR_RATE) * _cosine(done), "falls on a cosine to a tenth"
+    ),
 }
 
 

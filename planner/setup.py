@@ -40,6 +40,7 @@ class LRScheduler(StrEnum):
     LINEAR = "linear"
     CONSTANT = "constant"  # without warmup
     CONSTANT_WITH_WARMUP = "constant_with_warmup"
+    COSINE_WITH_MIN_LR = "cosine_with_min_lr"  # with `min_lr_rate` 0.1
 
 
 class Loss(StrEnum):

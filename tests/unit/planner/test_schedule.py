@@ -32,6 +32,7 @@ def test_every_step_has_a_rate_and_one_has_the_peak(total_steps: int, warmup_rat
 def test_a_cosine_is_halfway_down_in_the_middle() -> None:
     assert rates(10, asked())[5] == pytest.approx(PEAK / 2)
     assert rates(10, asked(LRScheduler.LINEAR))[9] == pytest.approx(PEAK / 10)
+    assert rates(10, asked(LRScheduler.COSINE_WITH_MIN_LR))[5] == pytest.approx(PEAK * 0.55)
 
 
 def test_a_constant_rate_is_constant_from_the_first_step_unless_a_warmup_is_asked_for() -> None:
