@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600.0, help="after which no further run is begun")
     parser.add_argument("--seeds", type=int, default=1, help="how many of each point")
     parser.add_argument("--points", type=int, default=len(STAR), help="how many of the star, in its order")
+    parser.add_argument("--sets", help="their names, with commas between them; all of them otherwise")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     results = [row for row in read(options.out) if "error" not in row]  # what failed is tried again
@@ -135,7 +136,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="autoplan-") as directory:
         found = data_sets(options.data)
         tasks = [prepare(options.model, Path(directory), name, pairs, options.tokens) for name, pairs in found]
-        for seed, point, task in product(range(options.seeds), STAR[: options.points], tasks):
+        wanted = [task for task in tasks if not options.sets or task.name in options.sets.split(",")]
+        for seed, point, task in product(range(options.seeds), STAR[: options.points], wanted):
             if find(results, settings := task.settings(point) | {"seed": seed}) is not None:
                 continue
             if time.monotonic() > ends_at:
