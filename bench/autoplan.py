@@ -221,8 +221,7 @@ def run(task: Task, point: Point, seed: int) -> dict[str, Any]:
             said = [f"{error.code}: {error.message}" for error in done.of(ErrorReport)]
             return {"error": "; ".join(said) or f"exit code {done.exit_code}"}
         [said] = result
-        [config] = [name for name in said.files.values() if name.endswith("adapter_config.json")]
-        loss = held_out_loss(task, Path(directory) / Path(config).parent)
+        loss = held_out_loss(task, Path(directory) / "adapter")
     speeds = [each.tokens_per_second for each in done.of(MetricsReport) if each.valid_loss is None]
     return {
         "loss": round(loss, 5),

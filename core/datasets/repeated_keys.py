@@ -50,5 +50,5 @@ def _keys(value: object) -> int:
                 count += _keys(inner)
         return count
     if kind is list:
-        return sum([_keys(inner) for inner in value if type(inner) is not str])  # type: ignore[attr-defined]
+        return sum(map(_keys, value))  # type: ignore[call-overload]
     return 0
