@@ -35,9 +35,11 @@ sys.path.insert(0, str(ROOT))
 from core.datasets.encoding import load_encoder  # noqa: E402
 from core.datasets.formats import to_example  # noqa: E402
 from core.datasets.measurement import measure_tokens  # noqa: E402
+from planner.candidates import Question  # noqa: E402
 from planner.devices import read_devices  # noqa: E402
 from planner.model_spec import ModelSpec  # noqa: E402
-from planner.plans import TrainingPlan, Wishes  # noqa: E402
+from planner.options import Wishes  # noqa: E402
+from planner.plans import TrainingPlan  # noqa: E402
 from planner.policy import plan  # noqa: E402
 from planner.statistics import DatasetStatistics  # noqa: E402
 from tests.unit.training.runs import CHAT, request_for, run_child  # noqa: E402
@@ -92,7 +94,7 @@ class Task:
 
     def planned(self, point: Point) -> TrainingPlan:
         """The automatic plan, or the same with the point's values pinned."""
-        own = plan(self.spec, self.statistics, read_devices()[:1], Wishes(), {"default": 1})
+        own = plan(Question(self.spec, self.statistics, read_devices()[:1], Wishes(), {"default": 1}))
         if point == Point():
             return own
         rank, rate = own.setup.lora_rank or 0, own.hyperparameters.learning_rate
@@ -101,7 +103,7 @@ class Task:
             lora_rank=round(rank * point.rank) or None,
             n_epochs=max(1, round(own.n_epochs * point.epochs)),
         )
-        return plan(self.spec, self.statistics, read_devices()[:1], pinned, {"default": 1})
+        return plan(Question(self.spec, self.statistics, read_devices()[:1], pinned, {"default": 1}))
 
     def settings(self, point: Point) -> dict[str, Any]:
         """What a run of the point is known by."""

@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from planner.candidates import Question  # noqa: E402
 from planner.cases import Case, read_case  # noqa: E402
 from planner.catalogue import models  # noqa: E402
 from planner.devices import parse_gpu  # noqa: E402
@@ -231,7 +232,7 @@ def timed(spec: ModelSpec, statistics: DatasetStatistics, gpu: str, prices: dict
     device = parse_gpu(gpu)
     start = time.process_time()
     with suppress(DoesNotFitError):  # a refusal looks through all GPUs: it counts too
-        plan(spec, statistics, [device], Wishes(), prices)
+        plan(Question(spec, statistics, [device], Wishes(), prices))
     return (time.process_time() - start) * 1000
 
 

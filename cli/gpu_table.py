@@ -1,38 +1,27 @@
 """Every known GPU side by side: which of them hold a run, with what method, how fast and for how much."""
 
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rich.table import Table
 from rich.text import Text
 
 from cli.plan_view import method_line
 from planner import policy
-from planner.candidates import MemorySource
+from planner.candidates import Question
 from planner.devices import Device
 from planner.errors import DoesNotFitError, UnusableDeviceError
-from planner.model_spec import ModelSpec
-from planner.options import Wishes
 from planner.policy import TrainingPlan
-from planner.statistics import DatasetStatistics
 from planner.wording import duration, gib
 
 
-def compare(
-    model: str,
-    spec: ModelSpec,
-    memory: MemorySource | None,
-    statistics: DatasetStatistics,
-    devices: Sequence[Device],
-    wishes: Wishes,
-    prices: Mapping[str, int],
-) -> Table:
-    """One line for each device, the smallest first: its plan, or that nothing fits."""
-    table = Table(title=f"{model}: {spec.parameters / 1e9:.1f}B parameters", title_justify="left")
+def compare(model: str, question: Question) -> Table:
+    """One line for each device of the question, the smallest first: its plan, or that nothing fits."""
+    table = Table(title=f"{model}: {question.spec.parameters / 1e9:.1f}B parameters", title_justify="left")
     for name in ("GPU", "Free", "Method", "Needs", "Time", "Price"):
         table.add_column(name, justify="left" if name in ("GPU", "Method") else "right", no_wrap=True)
-    for device in sorted(devices, key=lambda device: (device.free_bytes, device.name)):
+    for device in sorted(question.devices, key=lambda device: (device.free_bytes, device.name)):
         try:
-            chosen = policy.plan(spec, statistics, [device], wishes, prices, memory=memory)
+            chosen = policy.plan(replace(question, devices=[device]))
         except DoesNotFitError:
             table.add_row(device.name, gib(device.free_bytes), Text("nothing fits", style="dim"), "", "", "")
         except UnusableDeviceError:

@@ -24,6 +24,7 @@ from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
 from core.settings_loading import load_settings
 from planner import catalogue, policy
+from planner.candidates import Question
 from planner.devices import Device, device_of, parse_gpu
 from planner.errors import PlannerError, UnsupportedArchitectureError
 from planner.families import FAMILIES
@@ -88,10 +89,11 @@ def plan(
         with data_file(data, settings) as path:
             subject = _read(models or settings.resolved_models_dir, model, path, skip_broken_rows)
         spec, memory = _sources(subject, devices, wishes)
+        question = Question(spec, subject.statistics, devices, wishes, settings.prices, memory=memory)
         if gpu == ALL:
-            out.print(compare(model, spec, memory, subject.statistics, devices, wishes, settings.prices))
+            out.print(compare(model, question))
         else:
-            chosen = policy.plan(spec, subject.statistics, devices, wishes, settings.prices, memory=memory)
+            chosen = policy.plan(question)
             out.print(show_plan(_view(model, subject.statistics, chosen)))
             if rehearse:
                 out.print(rehearsal_line(subject.config, chosen))

@@ -88,35 +88,28 @@ class DerivedMemory:
 
 @dataclass(frozen=True)
 class Question:
-    """All that a plan depends on."""
+    """All that a plan depends on.
+
+    `prices`: credits per device-hour by device class, with a `default`. `corrections` and `paces`: what finished runs
+    have taught of memory and speed (planner/calibration.py). `memory`: where estimates come from if not from the
+    model's family (planner/rehearsed.py). `answering`: what the run generates before and after. `known`: estimates
+    that were made, which a comparison of the same shares.
+    """
 
     spec: ModelSpec
-    memory: MemorySource
     statistics: DatasetStatistics
+    devices: Sequence[Device]
     wishes: Wishes
     prices: Mapping[str, int]
-    corrections: Corrections
-    paces: Paces
+    corrections: Corrections = field(default_factory=dict)
+    paces: Paces = field(default_factory=dict)
+    memory: MemorySource | None = None
     answering: Answering = SAMPLES
     known: Known = field(default_factory=dict, compare=False)
 
-    @classmethod
-    def of(
-        cls,
-        spec: ModelSpec,
-        statistics: DatasetStatistics,
-        wishes: Wishes,
-        prices: Mapping[str, int],
-        corrections: Corrections | None,
-        paces: Paces | None,
-        memory: MemorySource | None,
-        answering: Answering,
-        known: Known | None,
-    ) -> "Question":
-        """A question of a model of a known family, of which nothing was learned or estimated, but for what is given."""
-        source = memory or DerivedMemory(spec)
-        known = {} if known is None else known
-        return cls(spec, source, statistics, wishes, prices, corrections or {}, paces or {}, answering, known)
+    def memory_of(self, setup: TrainingSetup, device: Device) -> MemoryEstimate:
+        """Memory of a run, uncorrected."""
+        return (self.memory or DerivedMemory(self.spec)).estimate(setup, device)
 
     def correction_on(self, device: Device, method: Method) -> Correction:
         """What finished runs of this method on this class of device have taught."""
@@ -127,12 +120,13 @@ class Question:
         return self.paces.get((device.device_class, method), AS_PREDICTED)
 
 
-def usable_devices(devices: Sequence[Device], question: Question) -> Sequence[Device]:
+def usable_devices(question: Question) -> Sequence[Device]:
     """Those on which the wishes can be fulfilled. Raises InvalidSetupError where none is left.
 
     On a CPU attention runs example by example (worker/training/attention.py), so that compiled code would fit one batch
     and no other.
     """
+    devices = question.devices
     if not devices:
         raise InvalidSetupError("There is no device to plan for.")
     problems = [device_problem(device, question.spec, allowed_methods(question)) for device in devices]
@@ -270,7 +264,7 @@ def _estimate_anew(
     question: Question, device: Device, setup: TrainingSetup, hyperparameters: Hyperparameters
 ) -> Candidate:
     correction = question.correction_on(device, setup.method)
-    memory = question.memory.estimate(setup, device).corrected(correction)
+    memory = question.memory_of(setup, device).corrected(correction)
     speed = estimate_speed(question.spec, setup, device, question.statistics, hyperparameters, question.answering)
     pace = question.pace_on(device, setup.method)
     speed = speed if pace == AS_PREDICTED else speed.paced(pace)

@@ -1,15 +1,11 @@
 """The methods side by side: the best run of each, whether it fits or not, so that a choice can be seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from planner.candidates import (
     LADDER,
     Candidate,
-    Corrections,
-    Known,
-    MemorySource,
-    Paces,
     Question,
     candidates_on,
     usable_devices,
@@ -17,12 +13,9 @@ from planner.candidates import (
 from planner.devices import Device
 from planner.errors import InvalidSetupError
 from planner.memory import MemoryEstimate
-from planner.model_spec import ModelSpec
 from planner.options import Wishes
 from planner.policy import choose_run
 from planner.setup import Method, TrainingSetup
-from planner.statistics import DatasetStatistics
-from planner.throughput import SAMPLES, Answering
 
 
 @dataclass(frozen=True)
@@ -38,27 +31,16 @@ class MethodOutlook:
     credits: int
 
 
-def compare_methods(
-    spec: ModelSpec,
-    statistics: DatasetStatistics,
-    devices: Sequence[Device],
-    wishes: Wishes,
-    prices: Mapping[str, int],
-    *,
-    corrections: Corrections | None = None,
-    paces: Paces | None = None,
-    memory: MemorySource | None = None,
-    answering: Answering = SAMPLES,
-    known: Known | None = None,
-) -> tuple[MethodOutlook, ...]:
+def compare_methods(question: Question) -> tuple[MethodOutlook, ...]:
     """Every method on these devices under the other wishes, from the least to the most compressed.
 
-    Takes what `policy.plan` takes and says what it would say with each method pinned. Wishes about the adapter do not
-    bear on full fine-tuning. A method that was not rehearsed, where estimates come from rehearsals, is left out.
+    Says what `policy.plan` would say with each method pinned. Wishes about the adapter do not bear on full fine-tuning.
+    A method that was not rehearsed, where estimates come from rehearsals, is left out.
     """
-    question = Question.of(spec, statistics, wishes, prices, corrections, paces, memory, answering, known)
-    usable = usable_devices(devices, question)
-    outlooks = (_outlook(replace(question, wishes=_pinned(wishes, method)), usable, method) for method in LADDER)
+    usable = usable_devices(question)
+    outlooks = (
+        _outlook(replace(question, wishes=_pinned(question.wishes, method)), usable, method) for method in LADDER
+    )
     return tuple(outlook for outlook in outlooks if outlook is not None)
 
 

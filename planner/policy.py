@@ -1,6 +1,6 @@
 """Choose the run: the policy of `docs/planner.md`, in its order, each step leaving a sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from planner import constants as c
@@ -8,10 +8,6 @@ from planner.candidates import (
     LADDER,
     OPTIMIZER,
     Candidate,
-    Corrections,
-    Known,
-    MemorySource,
-    Paces,
     Question,
     allowed_methods,
     candidates_on,
@@ -19,46 +15,24 @@ from planner.candidates import (
     setups_on,
     usable_devices,
 )
-from planner.devices import Device
 from planner.explanations import describe_alternatives, explain
-from planner.model_spec import ModelSpec
 from planner.options import Priority, Wishes
 from planner.plans import Alternative, Quote, TrainingPlan
 from planner.recipe import check_wishes
 from planner.refusals import refusal
-from planner.rehearsed import RehearsedMemory
 from planner.rehearsed import setups_to_rehearse as rehearsed_for
 from planner.setup import Method, TrainingSetup
-from planner.statistics import DatasetStatistics
-from planner.throughput import SAMPLES, Answering
 
 __all__ = ["Alternative", "Priority", "Quote", "TrainingPlan", "Wishes", "plan", "setups_to_rehearse", "step_down"]
 
 
-def plan(
-    spec: ModelSpec,
-    statistics: DatasetStatistics,
-    devices: Sequence[Device],
-    wishes: Wishes,
-    prices: Mapping[str, int],
-    *,
-    corrections: Corrections | None = None,
-    paces: Paces | None = None,
-    memory: MemorySource | None = None,
-    answering: Answering = SAMPLES,
-    known: Known | None = None,
-) -> TrainingPlan:
-    """The run for this model and data set on one of these devices. A pure function of its arguments.
+def plan(question: Question) -> TrainingPlan:
+    """The run for this model and data set on one of these devices. A pure function of its argument.
 
-    `prices` are credits per device-hour by device class, with a `default`; `corrections` and `paces` are what finished
-    runs have taught of memory and speed (planner/calibration.py); `memory` estimates where the model has no family
-    (planner/rehearsed.py); `answering` is what the run generates before and after; `known` carries estimates on to a
-    comparison of the same. Raises InvalidSetupError for wishes that contradict each other, DoesNotFitError where
-    nothing that they allow fits.
+    Raises InvalidSetupError for wishes that contradict each other, DoesNotFitError where nothing that they allow fits.
     """
-    check_wishes(spec, wishes)
-    question = Question.of(spec, statistics, wishes, prices, corrections, paces, memory, answering, known)
-    candidates = [each for device in usable_devices(devices, question) for each in candidates_on(question, device)]
+    check_wishes(question.spec, question.wishes)
+    candidates = [each for device in usable_devices(question) for each in candidates_on(question, device)]
     chosen = choose_run(question, candidates)
     if chosen is None:
         raise refusal(question, candidates)
@@ -80,15 +54,12 @@ def plan(
     )
 
 
-def setups_to_rehearse(
-    spec: ModelSpec, statistics: DatasetStatistics, kind: str, wishes: Wishes
-) -> list[TrainingSetup]:
+def setups_to_rehearse(question: Question, kind: str) -> list[TrainingSetup]:
     """The steps to rehearse before a model without a family can be planned on a kind of device, "cpu" or "cuda".
 
     Raises InvalidSetupError.
     """
-    check_wishes(spec, wishes)
-    question = Question(spec, RehearsedMemory(spec, ()), statistics, wishes, {}, {}, {})
+    check_wishes(question.spec, question.wishes)
     return rehearsed_for(setups_on(question, kind))
 
 

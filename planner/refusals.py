@@ -70,7 +70,7 @@ def _shorter(question: Question, best: Candidate) -> str | None:
 
     def missing_bytes(steps: int) -> int:
         shorter = replace(best.setup, max_length=steps * c.LENGTH_STEP)
-        estimate = question.memory.estimate(shorter, best.device).corrected(best.memory.correction)
+        estimate = question.memory_of(shorter, best.device).corrected(best.memory.correction)
         return estimate.required_bytes - best.device.free_bytes
 
     low, high = SHORTEST_LENGTH // c.LENGTH_STEP, -(-best.setup.max_length // c.LENGTH_STEP)
@@ -99,6 +99,6 @@ def _smallest_gpu(question: Question, best: Candidate) -> str | None:
             continue
         if device_problem(device, question.spec, (best.setup.method,)):
             continue
-        if question.memory.estimate(best.setup, device).required_bytes <= device.free_bytes:
+        if question.memory_of(best.setup, device).required_bytes <= device.free_bytes:
             return f"{gpu.title} ({gpu.memory_gib} GB)"
     return None

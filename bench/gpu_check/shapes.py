@@ -8,6 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import Device
 from planner.kernels import attention_on, with_kernels
@@ -89,7 +90,9 @@ def planned_setup(workload: Workload, device: Device, *, small: bool = False) ->
     rank = None if workload.method is Method.FULL else RANK
     wishes = Wishes(method=workload.method, max_length=workload.length, packing=workload.packing, lora_rank=rank)
     statistics = DatasetStatistics(EXAMPLES, tokens, tokens, lengths)
-    setup = replace(plan(spec, statistics, [device], wishes, {"default": 1}).setup, gradient_accumulation_steps=1)
+    setup = replace(
+        plan(Question(spec, statistics, [device], wishes, {"default": 1})).setup, gradient_accumulation_steps=1
+    )
     return replace(setup, per_device_train_batch_size=_SMALL_ROWS, max_length=_SMALL_LENGTH) if small else setup
 
 

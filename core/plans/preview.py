@@ -32,16 +32,5 @@ def preview_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanPr
         plan, tokens = draft.plan, draft.tokens
     except PlanDoesNotFitError as error:
         refusal = error.message
-    methods = compare_methods(
-        inputs.source.spec,
-        inputs.statistics,
-        inputs.devices,
-        request.wishes,
-        runtime.settings.prices,
-        corrections=inputs.learned.corrections,
-        paces=inputs.learned.paces,
-        memory=inputs.source,
-        answering=request.answering,
-        known=inputs.known,
-    )
+    methods = compare_methods(inputs.question(runtime.settings.prices))
     return PlanPreview(plan, refusal, methods, tokens, isinstance(inputs.source, RehearsedMemory))

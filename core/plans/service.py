@@ -48,7 +48,7 @@ from core.registry.weights import check_weights
 from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
 from planner import policy
-from planner.candidates import DerivedMemory, Known, MemorySource
+from planner.candidates import DerivedMemory, Known, MemorySource, Question
 from planner.devices import Device
 from planner.errors import (
     DoesNotFitError,
@@ -102,6 +102,21 @@ class PlanInputs:
     validation: StoredFile | None = None
     overlap: Overlap | None = None  # of the training with the validation file, where there is one
     known: Known = field(default_factory=dict, compare=False)  # estimates, so that each is made once
+
+    def question(self, prices: Mapping[str, int]) -> Question:
+        """What the planner is asked."""
+        return Question(
+            self.source.spec,
+            self.statistics,
+            self.devices,
+            self.request.wishes,
+            prices,
+            corrections=self.learned.corrections,
+            paces=self.learned.paces,
+            memory=self.source,
+            answering=self.request.answering,
+            known=self.known,
+        )
 
 
 @dataclass(frozen=True)
@@ -210,18 +225,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
     """
     request, tokens, source = inputs.request, inputs.tokens, inputs.source
     try:
-        plan = policy.plan(
-            source.spec,
-            inputs.statistics,
-            inputs.devices,
-            request.wishes,
-            runtime.settings.prices,
-            corrections=inputs.learned.corrections,
-            paces=inputs.learned.paces,
-            memory=source,
-            answering=request.answering,
-            known=inputs.known,
-        )
+        plan = policy.plan(inputs.question(runtime.settings.prices))
     except DoesNotFitError as error:
         raise PlanDoesNotFitError(str(error), param="model") from None
     except InvalidSetupError as error:

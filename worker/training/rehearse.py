@@ -15,6 +15,7 @@ import torch
 
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidRequestError, TunewrightError
+from planner.candidates import Question
 from planner.errors import InvalidSetupError
 from planner.policy import setups_to_rehearse
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
@@ -60,7 +61,7 @@ def answer_question(question: RehearsalQuestion) -> RehearsedMemory:
     steps = list[RehearsedStep]()
     for kind in question.kinds:
         try:
-            setups = setups_to_rehearse(spec, question.statistics, kind, question.wishes)
+            setups = setups_to_rehearse(Question(spec, question.statistics, (), question.wishes, {}), kind)
         except InvalidSetupError as error:
             raise InvalidRequestError(str(error)) from None
         steps += [_step(question.config, setup, "cpu" if kind == "cpu" else "cuda") for setup in setups]

@@ -26,6 +26,7 @@ from core.runtime import Runtime
 from core.settings import Settings
 from core.throttle.service import Throttle
 from planner import policy
+from planner.candidates import Question
 from planner.catalogue import models
 from planner.devices import Device
 from planner.model_spec import ModelSpec
@@ -56,7 +57,7 @@ class Owner:
 def small_plan() -> TrainingPlan:
     """A real plan of the planner's, for a small model on a CPU."""
     model = next(model for model in models() if model.id == "smollm2-135m-instruct")
-    return policy.plan(ModelSpec.from_config(model.config), STATISTICS, [CPU], Wishes(), PRICES)
+    return policy.plan(Question(ModelSpec.from_config(model.config), STATISTICS, [CPU], Wishes(), PRICES))
 
 
 def open_organization(database: Database, credits_granted: int = 0) -> Owner:

@@ -22,6 +22,7 @@ from core.retries.service import CreateRequest
 from core.runtime import Runtime
 from core.settings import Settings
 from planner import policy
+from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import Device
 from planner.model_spec import ModelSpec
@@ -76,5 +77,5 @@ def _statistics() -> DatasetStatistics:
 @cache
 def _plan() -> TrainingPlan:
     spec = ModelSpec.from_config(find_model("smollm2-135m-instruct").config)
-    plan = policy.plan(spec, _statistics(), [CPU], Wishes(), {"default": 600})
+    plan = policy.plan(Question(spec, _statistics(), [CPU], Wishes(), {"default": 600}))
     return replace(plan, quote=replace(plan.quote, credits=QUOTE_CREDITS))

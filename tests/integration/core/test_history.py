@@ -18,6 +18,7 @@ from core.jobs.states import JobStatus
 from core.plans import history
 from core.plans.models import Plan
 from core.settings import Settings
+from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import Device, parse_gpu
 from planner.memory import Correction
@@ -37,7 +38,7 @@ def planned(device: Device = GPU, method: Method = Method.LORA, **changes: objec
     entry = find_model("llama-3.2-1b-instruct")
     assert entry is not None
     spec = ModelSpec.from_config(entry.config)
-    return plan(spec, STATISTICS, [device], Wishes(method=method), {"default": 1000}, **changes)  # type: ignore[arg-type]
+    return plan(Question(spec, STATISTICS, [device], Wishes(method=method), {"default": 1000}, **changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import pytest
 
 from api.dashboard.memory_bar import WIDTH, draw, terms_of
+from planner.candidates import Question
 from planner.catalogue import find_gpu, find_model
 from planner.comparison import compare_methods
 from planner.devices import device_of
@@ -21,7 +22,9 @@ def test_terms_add_up(model: str, ratio: float) -> None:
     assert entry is not None
     assert gpu is not None
     device = device_of(gpu)
-    for one in compare_methods(ModelSpec.from_config(entry.config), DATA, [device], Wishes(), {"default": 100}):
+    for one in compare_methods(
+        Question(Question(ModelSpec.from_config(entry.config), DATA, [device], Wishes(), {"default": 100}))
+    ):
         memory = one.memory.corrected(Correction(ratio=ratio, runs=3)) if ratio != 1.0 else one.memory
         terms = terms_of(memory)
         assert sum(terms.values()) == memory.required_bytes

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from api.dashboard.wishes import asked_values, body_of
 from api.planning import plan_request
+from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import parse_gpu
 from planner.model_spec import ModelSpec
@@ -19,7 +20,7 @@ def planned(wishes: Wishes) -> TrainingPlan:
     assert entry is not None
     statistics = DatasetStatistics(1000, 60_000, 30_000, (60,) * 100)
     spec = ModelSpec.from_config(entry.config)
-    return plan(spec, statistics, [parse_gpu("A100-80GB")], wishes, {"default": 2000})
+    return plan(Question(spec, statistics, [parse_gpu("A100-80GB")], wishes, {"default": 2000}))
 
 
 def test_what_was_left_to_the_planner_stays_open() -> None:

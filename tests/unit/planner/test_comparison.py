@@ -6,7 +6,7 @@ import pytest
 
 from core.settings import PRICES
 from planner import policy
-from planner.candidates import Known
+from planner.candidates import Known, Question
 from planner.catalogue import find_gpu, find_model
 from planner.comparison import compare_methods
 from planner.devices import Device, device_of
@@ -37,12 +37,12 @@ def gpu(name: str) -> Device:
 @pytest.mark.parametrize("wishes", [Wishes(), Wishes(lora_rank=64), Wishes(max_length=1024, n_epochs=1)])
 def test_each_method_is_what_the_policy_takes_with_it_pinned(name: str, wishes: Wishes) -> None:
     spec, devices = spec_of("llama-3.1-8b"), [gpu(name)]
-    for outlook in compare_methods(spec, DATA, devices, wishes, PRICES):
+    for outlook in compare_methods(Question(spec, DATA, devices, wishes, PRICES)):
         pinned = replace(wishes, method=outlook.method)
         if outlook.method is Method.FULL:
             pinned = replace(pinned, lora_rank=None)
         try:
-            plan = policy.plan(spec, DATA, devices, pinned, PRICES)
+            plan = policy.plan(Question(spec, DATA, devices, pinned, PRICES))
         except DoesNotFitError:
             assert not outlook.fits
             assert outlook.memory.required_bytes > devices[0].free_bytes
@@ -62,16 +62,16 @@ def test_devices_of_one_sort_are_estimated_once() -> None:
             asked.append(setup)
             return estimate_memory(spec, setup, device)
 
-    alone = policy.plan(spec, DATA, [device], Wishes(), PRICES, memory=Counted())
+    alone = policy.plan(Question(spec, DATA, [device], Wishes(), PRICES, memory=Counted()))
     for_one = len(asked)
     known: Known = {}
-    among = policy.plan(spec, DATA, fleet, Wishes(), PRICES, memory=Counted(), known=known)
+    among = policy.plan(Question(spec, DATA, fleet, Wishes(), PRICES, memory=Counted(), known=known))
     assert len(asked) == 2 * for_one
     same = {"device": alone.device, "reasons": alone.reasons, "alternatives": alone.alternatives}
     assert replace(among, **same) == alone
-    outlooks = compare_methods(spec, DATA, fleet, Wishes(), PRICES, memory=Counted(), known=known)
+    outlooks = compare_methods(Question(spec, DATA, fleet, Wishes(), PRICES, memory=Counted(), known=known))
     assert len(asked) == 2 * for_one
-    assert outlooks == compare_methods(spec, DATA, fleet, Wishes(), PRICES)
+    assert outlooks == compare_methods(Question(spec, DATA, fleet, Wishes(), PRICES))
 
 
 def test_more_memory_never_reaches_less_far() -> None:

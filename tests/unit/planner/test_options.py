@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import parse_gpu
 from planner.errors import InvalidSetupError
@@ -26,7 +27,8 @@ def planned(**asked: Any) -> TrainingPlan:
     entry = find_model("smollm2-135m-instruct")
     assert entry is not None
     spec = ModelSpec.from_config(entry.config)
-    return plan(spec, STATISTICS, [parse_gpu("A100-80GB")], Wishes(**{"packing": False, **asked}), {"default": 2000})
+    wishes = Wishes(**{"packing": False, **asked})
+    return plan(Question(spec, STATISTICS, [parse_gpu("A100-80GB")], wishes, {"default": 2000}))
 
 
 def unusual(option: Option) -> Any:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import LADDER
+from planner.candidates import LADDER, Question
 from planner.catalogue import models
 from planner.comparison import compare_methods
 from planner.devices import Device, parse_gpu
@@ -48,7 +48,7 @@ SMALL, LARGE = rows(1000, 512), rows(200_000, 400)
 
 def planned(model, gpu, statistics=SMALL, **wishes):
     device = gpu if isinstance(gpu, Device) else parse_gpu(gpu)
-    return plan(SPECS[model], statistics, [device], Wishes(**wishes), PRICES)
+    return plan(Question(SPECS[model], statistics, [device], Wishes(**wishes), PRICES))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_rows_take_flash_attention_where_its_kernels_run():
     model = SPECS["llama-3.2-1b-instruct"]
     for changes in ({"model_type": "strange"}, {"head_dim": 320}, {"head_dim": 84}):
         other = replace(model, **changes)
-        chosen = plan(other, packed, [parse_gpu("A100-80GB")], Wishes(), PRICES)
+        chosen = plan(Question(other, packed, [parse_gpu("A100-80GB")], Wishes(), PRICES))
         assert (chosen.setup.packing, chosen.setup.attn_implementation) == (True, "sdpa")
 
 
@@ -163,13 +163,13 @@ def test_what_float16_cannot_do_is_refused_with_the_card_and_what_would_do(model
     with pytest.raises(InvalidSetupError, match=said):
         planned(model, "T4", SMALL, **wishes)
     both = [parse_gpu("T4"), parse_gpu("RTX 3090")]
-    assert plan(SPECS[model], SMALL, both, Wishes(**wishes), PRICES).device.name == "NVIDIA RTX 3090 24GB"
+    assert plan(Question(SPECS[model], SMALL, both, Wishes(**wishes), PRICES)).device.name == "NVIDIA RTX 3090 24GB"
 
 
 def test_a_card_that_torch_has_no_kernels_for_is_refused():
     volta = replace(parse_gpu("16GiB"), name="Tesla V100-SXM2-16GB", compute_capability=(7, 0))
     with pytest.raises(InvalidSetupError, match=r"Tesla V100-SXM2-16GB cannot train: it has compute capability 7.0"):
-        plan(SPECS["smollm2-135m-instruct"], SMALL, [volta], Wishes(), PRICES)
+        plan(Question(SPECS["smollm2-135m-instruct"], SMALL, [volta], Wishes(), PRICES))
     for name in ("V100", "v100-32gb", "Tesla P100", "GTX 1080 Ti"):
         with pytest.raises(InvalidSetupError, match="no kernels"):
             parse_gpu(name)
@@ -197,7 +197,7 @@ def test_flash_attention_over_packed_rows_needs_less_than_a_mask():
 def test_the_quote_covers_the_answers_that_are_asked_for():
     def predicted(**answering):
         spec = SPECS["smollm2-135m-instruct"]
-        return plan(spec, SMALL, [CPU], Wishes(method=Method.LORA), PRICES, **answering)
+        return plan(Question(spec, SMALL, [CPU], Wishes(method=Method.LORA), PRICES, **answering))
 
     samples, compared = predicted(), predicted(answering=Answering(40, 512))
     more = compared.speed.sampling_seconds - samples.speed.sampling_seconds
@@ -295,10 +295,10 @@ def test_compiled_layers_are_for_gpus_and_estimated_as_if_they_were_not():
     ]
     spec, wishes = SPECS["smollm2-135m-instruct"], Wishes(torch_compile=True)
     with pytest.raises(InvalidSetupError, match="torch_compile is for GPUs"):
-        plan(spec, SMALL, [CPU], wishes, PRICES)
+        plan(Question(spec, SMALL, [CPU], wishes, PRICES))
     both = [replace(CPU, free_bytes=1 << 45), parse_gpu("T4")]
-    assert plan(spec, SMALL, both, wishes, PRICES).device.kind == "cuda"
-    assert {outlook.device.kind for outlook in compare_methods(spec, SMALL, both, wishes, PRICES)} == {"cuda"}
+    assert plan(Question(spec, SMALL, both, wishes, PRICES)).device.kind == "cuda"
+    assert {outlook.device.kind for outlook in compare_methods(Question(spec, SMALL, both, wishes, PRICES))} == {"cuda"}
 
 
 def test_dropout_on_fused_experts_is_refused():
@@ -349,12 +349,12 @@ def test_truncation_is_counted_and_said():
 def test_the_cheaper_of_two_devices_that_fit_is_taken():
     cheap, dear = parse_gpu("RTX 4090"), replace(parse_gpu("H200"), index=1)
     prices = {"nvidia-rtx-4090-24gb": 500, "nvidia-h200-141gb": 90_000}
-    assert plan(SPECS["llama-3.1-8b"], SMALL, [dear, cheap], Wishes(), prices).device == cheap
+    assert plan(Question(SPECS["llama-3.1-8b"], SMALL, [dear, cheap], Wishes(), prices)).device == cheap
 
 
 def test_less_compression_outweighs_price():
     small, large = parse_gpu("RTX 3080"), replace(parse_gpu("A100-80GB"), index=1)
-    chosen = plan(SPECS["llama-3.1-8b"], SMALL, [small, large], Wishes(), {"default": 1000})
+    chosen = plan(Question(SPECS["llama-3.1-8b"], SMALL, [small, large], Wishes(), {"default": 1000}))
     assert (chosen.setup.method, chosen.device) == (Method.LORA, large)
 
 
@@ -367,9 +367,9 @@ def test_the_quote_follows_from_rate_time_and_margin():
 
 def test_no_price_and_no_device_are_refused():
     with pytest.raises(InvalidSetupError, match="price list"):
-        plan(SPECS["llama-3.1-8b"], SMALL, [CPU], Wishes(), {})
+        plan(Question(SPECS["llama-3.1-8b"], SMALL, [CPU], Wishes(), {}))
     with pytest.raises(InvalidSetupError, match="no device"):
-        plan(SPECS["llama-3.1-8b"], SMALL, [], Wishes(), PRICES)
+        plan(Question(SPECS["llama-3.1-8b"], SMALL, [], Wishes(), PRICES))
 
 
 def test_alternatives_cover_every_method_with_and_without_checkpointing_and_say_why_not():
@@ -386,17 +386,17 @@ def test_alternatives_cover_every_method_with_and_without_checkpointing_and_say_
 def test_a_correction_moves_what_fits():
     gpu = parse_gpu("RTX 4090")
     arguments = (SPECS["llama-3.1-8b"], SMALL, [gpu], Wishes(), PRICES)
-    assert plan(*arguments).setup.method is Method.LORA
+    assert plan(Question(*arguments)).setup.method is Method.LORA
     learned = {(gpu.device_class, Method.LORA): Correction(1.4, 0.02, 300)}
-    assert plan(*arguments, corrections=learned).setup.method is Method.QLORA
+    assert plan(Question(*arguments, corrections=learned)).setup.method is Method.QLORA
     elsewhere = {("nvidia-h200-141gb", Method.LORA): Correction(1.4, 0.02, 300)}
-    assert plan(*arguments, corrections=elsewhere) == plan(*arguments)
+    assert plan(Question(*arguments, corrections=elsewhere)) == plan(Question(*arguments))
 
 
 def test_a_correction_is_said_and_kept_in_the_plan():
     gpu = parse_gpu("RTX 4090")
     learned = {(gpu.device_class, Method.LORA): Correction(0.9, 0.02, 300)}
-    chosen = plan(SPECS["llama-3.1-8b"], SMALL, [gpu], Wishes(), PRICES, corrections=learned)
+    chosen = plan(Question(SPECS["llama-3.1-8b"], SMALL, [gpu], Wishes(), PRICES, corrections=learned))
     plain = estimate_memory(SPECS["llama-3.1-8b"], chosen.setup, gpu)
     assert chosen.memory.uncorrected_bytes == pytest.approx(plain.device_bytes, abs=1)
     assert chosen.memory.bound_bytes == pytest.approx(0.02 * chosen.memory.device_bytes, abs=1)
@@ -431,7 +431,7 @@ def gpu_with(free_bytes):
 
 def attempt(spec, data, free_bytes, wanted):
     try:
-        return plan(spec, data, [gpu_with(free_bytes)], wanted, PRICES)
+        return plan(Question(spec, data, [gpu_with(free_bytes)], wanted, PRICES))
     except DoesNotFitError:
         return None
 

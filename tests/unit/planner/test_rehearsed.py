@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from core.db.plain import from_plain, to_plain
+from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import Device, parse_gpu
 from planner.errors import InvalidSetupError
@@ -73,7 +74,7 @@ def test_rehearsed_estimates_are_those_of_the_formulas(config, rehearsed, method
 
 
 def test_the_plan_says_that_it_was_rehearsed(rehearsed):
-    chosen = plan(rehearsed.spec, STATISTICS, [GPU], Wishes(), PRICES, memory=rehearsed)
+    chosen = plan(Question(rehearsed.spec, STATISTICS, [GPU], Wishes(), PRICES, memory=rehearsed))
     assert chosen.memory.required_bytes <= GPU.free_bytes
     assert any("no formula for strange" in reason and "rehearsed" in reason for reason in chosen.reasons)
     assert {other.method for other in chosen.alternatives} == set(Method)
