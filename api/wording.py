@@ -6,11 +6,8 @@ from datetime import UTC, datetime, timedelta
 from core.jobs.states import JobStatus
 from core.jobs.verdict import VerdictKind
 from core.ledger.models import TransactionKind
-from planner.options import BY_NAME
-from planner.setup import Method
-from planner.wording import counted, duration, gib
+from planner.wording import METHODS, counted, duration, gib, sentence, why
 
-METHODS = {Method(value): label for value, label in BY_NAME["method"].labels.items()}
 STATUSES = {
     JobStatus.VALIDATING_FILES: ("Checking the data", "info"),
     JobStatus.QUEUED: ("Waiting for a device", "info"),
@@ -127,7 +124,9 @@ FILTERS: dict[str, Callable[..., str]] = {
     "left": left,
     "clock": clock,
     "iso": iso,
-    "method": lambda method: METHODS[Method(method)],
+    "method": lambda method: METHODS[method],
+    "sentence": sentence,
+    "why": why,
     "problem": lambda error: PROBLEMS_BY_CODE.get(error.code) or PROBLEMS.get(error.status, "That did not work"),
     "status": lambda status: STATUSES[status][0],
     "tone": lambda status: STATUSES[status][1],

@@ -33,7 +33,7 @@ from planner.options import Wishes
 from planner.policy import TrainingPlan
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.statistics import DatasetStatistics
-from planner.wording import counted, gib
+from planner.wording import counted, gib, sentence, sentences
 from worker import rehearsals
 
 # English text in byte-pair encodings comes to about 4 bytes a token, and a chat template adds about 5 tokens a turn.
@@ -210,7 +210,7 @@ def _view(model: str, data: DatasetStatistics, chosen: TrainingPlan) -> PlanView
         tokens_per_second=chosen.speed.tokens_per_second,
         credits=chosen.credits,
         rate=chosen.quote.credits_per_hour,
-        reasons=chosen.reasons,
+        reasons=sentences(chosen.reasons),
         alternatives=[
             AlternativeView(
                 label=method_line(other.method, other.lora_rank),
@@ -218,7 +218,7 @@ def _view(model: str, data: DatasetStatistics, chosen: TrainingPlan) -> PlanView
                 required_bytes=other.required_bytes,
                 seconds=other.seconds,
                 credits=other.credits,
-                reason=other.reason,
+                reason=sentence(other.reason),
             )
             for other in chosen.alternatives
             if not other.chosen

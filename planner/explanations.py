@@ -1,4 +1,4 @@
-"""Why a plan is what it is, in sentences, and what every other run would have meant."""
+"""Why a plan is what it is, and what every other run would have meant: as data, which planner/wording.py says."""
 
 import math
 from collections.abc import Sequence
@@ -9,71 +9,43 @@ from planner.calibration import COVERAGE
 from planner.candidates import LADDER, Candidate, Question, allowed_methods
 from planner.memory import Correction
 from planner.model_spec import ModelSpec
-from planner.options import BY_NAME, Priority, Wishes
+from planner.options import Priority, Wishes
 from planner.plans import Alternative
 from planner.precision import FLOAT16, FLOAT32
+from planner.reasons import Reason, reason
 from planner.recipe import Length, choose_learning_rate, choose_rank, choose_targets
 from planner.schedule import describe_schedule
-from planner.setup import CheckpointSelection, InitLoraWeights, Method, TrainingSetup
+from planner.setup import CheckpointSelection, Method, TrainingSetup
 from planner.throughput import packed_rows
-from planner.wording import counted
 
-GIB = 1 << 30
 _SAME_RATE = 0.01  # of the usual rate: a difference that is only rounding
 _HOT = 10  # times the usual rate: beyond what was ever best in published sweeps
-_FLOAT16 = (
-    "{name} has no bfloat16: the base computes in float16, with adapters in float32 and a loss scale that follows the "
-    "gradients, so that small ones are kept. A step whose gradient overflows is taken again at half the scale."
-)
-_FLOAT32 = (
-    "{name}, without instructions for bfloat16: the base computes in float32, which is faster there and takes twice "
-    "the memory."
-)
-_COMPILED = (
-    "Decoder layers are compiled with torch.compile, as you asked. Memory, time and price are those of the run without "
-    "it; compiling takes a few minutes of device time at the start, which a long run earns back."
-)
-NAMES = {Method(value): label for value, label in BY_NAME["method"].labels.items()}
 
 
-def gib(size_bytes: int) -> str:
-    """A size for people: whole tenths of a GiB."""
-    return f"{size_bytes / GIB:.1f} GiB"
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def explain(question: Question, candidates: Sequence[Candidate], chosen: Candidate, length: Length) -> tuple[str, ...]:
-    """One sentence for each step of the policy, in its order."""
-    sentences = [length.reason, _method(question, candidates, chosen)]
+def explain(
+    question: Question, candidates: Sequence[Candidate], chosen: Candidate, length: Length
+) -> tuple[Reason, ...]:
+    """One reason for each step of the policy, in its order."""
+    reasons = [length.reason, _method(question, candidates, chosen)]
     if chosen.setup.method is not Method.FULL:
-        sentences += [_rank(question, chosen), *describe_variant(question.spec, chosen.setup)]
-    sentences += [
+        reasons += [_adapter(question, chosen), *describe_variant(question.spec, chosen.setup)]
+    reasons += [
         _batch(question, candidates, chosen),
-        _passes(question, chosen),
+        _rate(question, chosen),
         _held_out(question, chosen),
         _memory(chosen),
         _price(chosen),
     ]
-    if chosen.setup.dtype == FLOAT16:
-        sentences.append(_FLOAT16.format(name=chosen.device.name))
-    if chosen.setup.dtype == FLOAT32:
-        sentences.append(_FLOAT32.format(name=chosen.device.name))
+    if chosen.setup.dtype in (FLOAT16, FLOAT32):
+        reasons.append(reason(chosen.setup.dtype, device=chosen.device.name))
     if chosen.setup.torch_compile:
-        sentences.append(_COMPILED)
-    if chosen.hyperparameters.early_stopping_patience is not None:
-        sentences.append(_early_stop(chosen.hyperparameters.early_stopping_patience))
+        reasons.append(reason("compiled"))
+    if (patience := chosen.hyperparameters.early_stopping_patience) is not None:
+        evaluations = reason("one_evaluation") if patience == 1 else reason("evaluations_in_a_row", patience=patience)
+        reasons.append(reason("early_stopping", evaluations=(evaluations,)))
     if question.spec.is_surveyed:
-        sentences.append(
-            f"The planner has no formula for {question.spec.model_type}: its parameters were counted on the built "
-            "model, and its memory read off training steps rehearsed without weights."
-        )
-    return tuple(sentences)
+        reasons.append(reason("rehearsed", model_type=question.spec.model_type))
+    return tuple(reasons)
 
 
 def describe_alternatives(
@@ -102,221 +74,203 @@ def describe_alternatives(
     )
 
 
-def _method(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> str:
-    wishes, method = question.wishes, chosen.setup.method
-    name, device = NAMES[method], chosen.device
+def _method(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> Reason:
+    return reason("method", method=chosen.setup.method.value, because=_why_method(question, candidates, chosen))
+
+
+def _why_method(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> tuple[Reason, ...]:
+    wishes, method, device = question.wishes, chosen.setup.method, chosen.device.name
     if wishes.method is not None:
-        sentence = f"{name}, as you asked"
-        return sentence + (
-            f"; priority {wishes.priority} does not change a method you set." if _moot(question) else "."
-        )
+        moot = reason("priority_is_moot", priority=wishes.priority.value)
+        return (reason("as_asked"), *((moot,) if wishes.priority is Priority.QUALITY else ()))
     if wishes.priority is Priority.ECONOMY:
-        return f"{name}: the cheapest quote of all runs that fit {device.name}."
-    said = []
+        return (reason("cheapest", device=device),)
+    because = []
     for other in LADDER[: LADDER.index(method)]:
         if other not in allowed_methods(question):
             continue
         if other is Method.FULL and wishes.priority is Priority.AUTO and _is_small(question):
-            said.append(
-                f"too little data for full fine-tuning, which pays from about {c.FULL_FROM_TRAINED_TOKENS:,} scored "
-                f"tokens (this has {question.statistics.trained_tokens:,}); {name} is cheaper, forgets less of what "
-                "the model knows and makes a small file"
+            tokens = question.statistics.trained_tokens
+            because.append(
+                reason("too_little_data", enough=c.FULL_FROM_TRAINED_TOKENS, tokens=tokens, method=method.value)
             )
             continue
         tried = [x for x in candidates if x.setup.method is other]
         if not tried:
-            said.append(f"{NAMES[other]} is not for {device.name}, which computes in float16")
+            because.append(reason("not_in_float16", method=other.value, device=device))
             continue
         least = min(tried, key=lambda x: -x.headroom_bytes)
-        said.append(
-            f"{NAMES[other]} needs at least {gib(least.memory.required_bytes)} and "
-            f"{least.device.name} has {gib(least.device.free_bytes)} free"
+        because.append(
+            reason(
+                "does_not_fit",
+                method=other.value,
+                needed=least.memory.required_bytes,
+                device=least.device.name,
+                free=least.device.free_bytes,
+            )
         )
-    return f"{name}: {'; '.join(said)}." if said else f"{name}: it fits without compressing the model."
-
-
-def _moot(question: Question) -> bool:
-    return question.wishes.priority is Priority.QUALITY
+    return tuple(because) or (reason("fits"),)
 
 
 def _is_small(question: Question) -> bool:
     return question.statistics.trained_tokens < c.FULL_FROM_TRAINED_TOKENS
 
 
-def _rank(question: Question, chosen: Candidate) -> str:
-    setup, wishes = chosen.setup, question.wishes
+def _adapter(question: Question, chosen: Candidate) -> Reason:
+    wishes, rank = question.wishes, chosen.setup.lora_rank or 0
     targets = choose_targets(wishes)
-    parameters = question.spec.lora_parameters(setup.lora_rank or 0, targets)
-    where = "all linear layers" if wishes.lora_target_modules is None else ", ".join(targets)
-    sentence = f"The adapter has {parameters:,} parameters to train (rank {setup.lora_rank} on {where})"
-    if wishes.lora_rank is not None:
-        return f"{sentence}; the rank is as you asked."
+    where = reason("all_linear") if wishes.lora_target_modules is None else reason("modules", names=", ".join(targets))
     wanted = choose_rank(question.spec, question.statistics, targets)
-    if setup.lora_rank != wanted:
-        return f"{sentence}: rank {wanted} would suit the data set, but only {setup.lora_rank} fits."
-    return f"{sentence}, enough for what {question.statistics.trained_tokens:,} scored tokens can teach."
+    if wishes.lora_rank is not None:
+        then = reason("rank_asked")
+    elif rank != wanted:
+        then = reason("rank_fits", wanted=wanted, rank=rank)
+    else:
+        then = reason("rank_suits", tokens=question.statistics.trained_tokens)
+    parameters = question.spec.lora_parameters(rank, targets)
+    return reason("adapter", parameters=parameters, rank=rank, where=(where,), then=(then,))
 
 
-def describe_variant(spec: ModelSpec, setup: TrainingSetup) -> list[str]:
-    """A sentence for each choice that makes an adapter another one than plain LoRA."""
-    said = []
+def describe_variant(spec: ModelSpec, setup: TrainingSetup) -> list[Reason]:
+    """A reason for each choice that makes an adapter another one than plain LoRA."""
+    reasons, rank = [], setup.lora_rank or 0
     if setup.use_rslora:
-        scale = (setup.lora_alpha or 0) / math.sqrt(setup.lora_rank or 1)
-        said.append(
-            f"Rank-stabilised: adapters are scaled by {scale:.2g}, alpha {setup.lora_alpha} over the square root of "
-            "the rank, so that a higher rank learns no slower."
-        )
+        alpha = setup.lora_alpha or 0
+        reasons.append(reason("rslora", scale=alpha / math.sqrt(rank or 1), alpha=alpha))
     if setup.use_dora:
-        said.append(
-            f"DoRA: {adapted_rows(spec, setup):,} lengths of weight rows are trained apart from their directions, "
-            "nearer to full fine-tuning at low ranks; every adapted layer keeps its output once more."
-        )
+        reasons.append(reason("dora", rows=adapted_rows(spec, setup)))
     if setup.init_lora_weights in FACTORISED:
-        where = {
-            InitLoraWeights.PISSA: "the largest singular directions of each weight (PiSSA)",
-            InitLoraWeights.OLORA: "the QR decomposition of each weight (OLoRA)",
-        }[setup.init_lora_weights]
-        said.append(
-            f"Adapters start at {where} and are published as ordinary ones of rank {2 * (setup.lora_rank or 0)}, which "
-            "fit the unchanged base model."
-        )
+        reasons.append(reason(f"starts_at_{setup.init_lora_weights}", rank=2 * rank))
     if setup.modules_to_save:
-        names = (
-            "embed_tokens, which is lm_head too," if spec.tie_word_embeddings else " and ".join(setup.modules_to_save)
+        tied = spec.tie_word_embeddings
+        where = reason("tied_embedding") if tied else reason("modules", names=" and ".join(setup.modules_to_save))
+        reasons.append(
+            reason(
+                "trained_whole",
+                where=(where,),
+                parameters=whole_parameters(spec, setup),
+                dtype=setup.adapter_dtype or "float32",
+            )
         )
-        said.append(
-            f"Trained whole beside the adapters: {names} with {whole_parameters(spec, setup):,} parameters in "
-            f"{setup.adapter_dtype or 'float32'}, as new tokens or another language need it."
-        )
-    return said
+    return reasons
 
 
-def _batch(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> str:
-    setup = chosen.setup
-    rows, steps = setup.effective_batch_size, chosen.speed.total_steps
-    what = "rows" if rows > 1 else "row"
+def _batch(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> Reason:
+    setup, asked = chosen.setup, question.wishes.batch_size
+    rows, times = setup.effective_batch_size, setup.gradient_accumulation_steps
     if setup.packing:
         each = question.statistics.examples / packed_rows(question.statistics, setup.max_length)
-        what = f"packed {what} of about {each:,.0f} examples"
-    asked = question.wishes.batch_size
-    start = f"{rows} {what} per optimizer step"
-    if not setup.packing and asked is not None and asked > rows:
-        start = f"A batch of {asked:,} is more than there is to train on, so a step takes all {rows:,} rows"
-    sentence = (
-        f"{start}, {setup.per_device_train_batch_size} at a time"
-        + (
-            f" and {setup.gradient_accumulation_steps} times accumulated"
-            if setup.gradient_accumulation_steps > 1
-            else ""
-        )
-        + f", make {counted(steps, 'step')} in {counted(chosen.hyperparameters.n_epochs, 'epoch')}"
+        start = reason("packed_rows_per_step", rows=rows, each=each)
+    elif asked is not None and asked > rows:
+        start = reason("batch_above_rows", asked=asked, rows=rows)
+    else:
+        start = reason("rows_per_step", rows=rows)
+    return reason(
+        "batch",
+        start=(start,),
+        micro=setup.per_device_train_batch_size,
+        accumulated=(reason("accumulated", times=times),) if times > 1 else (),
+        steps=chosen.speed.total_steps,
+        epochs=chosen.hyperparameters.n_epochs,
+        then=(_checkpointing(question, candidates, chosen),),
     )
-    if not setup.gradient_checkpointing:
-        return f"{sentence}; memory holds all intermediate results, so nothing is computed twice."
+
+
+def _checkpointing(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> Reason:
+    if not chosen.setup.gradient_checkpointing:
+        return reason("keeps_activations")
     if question.wishes.gradient_checkpointing:
-        return f"{sentence}; activations are recomputed, as you asked."
-    plain = [x for x in candidates if x.setup.method is setup.method and not x.setup.gradient_checkpointing]
+        return reason("recomputes_as_asked")
+    method = chosen.setup.method
+    plain = [x for x in candidates if x.setup.method is method and not x.setup.gradient_checkpointing]
     least = min(plain, key=lambda x: x.memory.required_bytes, default=None)
     if least is None or least.fits:
-        return f"{sentence}; recomputing activations lets more rows run at a time, which is faster here."
-    return f"{sentence}; activations are recomputed, since keeping them needs {gib(least.memory.required_bytes)}."
+        return reason("recomputes_for_speed")
+    return reason("recomputes_to_fit", needed=least.memory.required_bytes)
 
 
-def _passes(question: Question, chosen: Candidate) -> str:
-    rate = chosen.hyperparameters.learning_rate
+def _rate(question: Question, chosen: Candidate) -> Reason:
     usual = choose_learning_rate(question.spec, chosen.setup.method, Wishes())
-    kind = "full fine-tuning" if chosen.setup.method is Method.FULL else "adapters"
-    where = f"usual for {kind} at a hidden size of {question.spec.hidden_size:,}"
-    sentence = f"The learning rate {describe_schedule(chosen.hyperparameters, chosen.speed.total_steps)}"
-    times = rate / usual
-    if abs(times - 1) <= _SAME_RATE:
-        return f"{sentence}; that peak is {where}."
-    sentence += f"; that peak is {_times(times)} the {usual:g} {where}, as you asked"
-    if times >= _HOT:
-        return f"{sentence}. Rates so far above the usual one mostly make training diverge."
-    return f"{sentence}. At so low a rate the model hardly changes." if times <= 1 / _HOT else f"{sentence}."
+    kind = "usual_for_full" if chosen.setup.method is Method.FULL else "usual_for_adapters"
+    where = (reason(kind, hidden=question.spec.hidden_size),)
+    then: tuple[Reason, ...] = ()
+    peak, times = where, chosen.hyperparameters.learning_rate / usual
+    if abs(times - 1) > _SAME_RATE:
+        how = "many_times_usual" if times >= _HOT else "times_usual"
+        peak = (reason(how, times=times, usual=usual, where=where),)
+        then = (reason("rate_too_hot"),) if times >= _HOT else (reason("rate_too_low"),) if times <= 1 / _HOT else ()
+    schedule = describe_schedule(chosen.hyperparameters, chosen.speed.total_steps)
+    return reason("rate", schedule=(schedule,), peak=peak, then=then)
 
 
-def _times(factor: float) -> str:
-    return f"{factor:,.0f} times" if factor >= _HOT else f"{factor:.2g} times"
-
-
-def _held_out(question: Question, chosen: Candidate) -> str:
+def _held_out(question: Question, chosen: Candidate) -> Reason:
     """What is measured on, and whether that tells anything."""
     statistics, rows = question.statistics, chosen.hyperparameters.held_out_rows
     if statistics.validation_examples:
         rows = min(statistics.validation_examples, c.MOST_HELD_OUT)
-        sentence = f"The loss is measured on {counted(rows, 'row')} of the validation file"
-    elif rows:
-        held_out = f"{counted(rows, 'row')} of {statistics.examples:,} {'is' if rows == 1 else 'are'} held out"
-        sentence = f"{held_out} to measure on, the same in every run on this file"
-    else:
-        return (
-            "No row is held out, so nothing shows whether the model learned more than its own rows: "
-            "give a validation_file or a validation_split to measure it."
-        )
-    few = f"; fewer than {c.TELLING_ROWS} are too few to tell two runs apart" if rows < c.TELLING_ROWS else ""
-    if chosen.hyperparameters.checkpoint_selection is CheckpointSelection.LAST:
-        return f"{sentence}{few}. The last step's model is published, as you asked, whatever its loss."
-    return f"{sentence}{few}. The model of the lowest loss among the evaluations is published."
+    elif not rows:
+        return reason("no_row_held_out")
+    is_last = chosen.hyperparameters.checkpoint_selection is CheckpointSelection.LAST
+    few = (reason("too_few_to_tell", telling=c.TELLING_ROWS),) if rows < c.TELLING_ROWS else ()
+    then = (reason("last_step_published" if is_last else "best_step_published"),)
+    if statistics.validation_examples:
+        return reason("measured_on_file", rows=rows, few=few, then=then)
+    are = (reason("one_is" if rows == 1 else "many_are"),)
+    return reason("held_out", rows=rows, examples=statistics.examples, rows_are=are, few=few, then=then)
 
 
-def _early_stop(patience: int) -> str:
-    evaluations = "1 evaluation brings" if patience == 1 else f"{patience} evaluations in a row bring"
-    return (
-        f"Training ends early when {evaluations} no lower validation loss; "
-        "time and price are for all epochs, and what is not used is not charged."
-    )
-
-
-def _memory(chosen: Candidate) -> str:
+def _memory(chosen: Candidate) -> Reason:
     memory, learned = chosen.memory, chosen.memory.correction
-    sentence = (
-        f"{chosen.device.name}: {gib(memory.device_bytes)} predicted plus {gib(memory.bound_bytes)} of safety margin, "
-        f"of {gib(chosen.device.free_bytes)} free now"
+    then: tuple[Reason, ...] = ()
+    if learned.runs and learned != Correction(runs=learned.runs):
+        then = (reason("memory_learned", runs=learned.runs, ratio=learned.ratio - 1),)
+        if learned.bound_share is not None:
+            then = (*then, reason("margin_learned", coverage=COVERAGE))
+    return reason(
+        "memory",
+        device=chosen.device.name,
+        predicted=memory.device_bytes,
+        margin=memory.bound_bytes,
+        free=chosen.device.free_bytes,
+        then=then,
     )
-    if not learned.runs or learned == Correction(runs=learned.runs):
-        return f"{sentence}."
-    taught = counted(learned.runs, "finished run")
-    sentence += f"; {taught} like it here moved the prediction by {learned.ratio - 1:+.1%}"
-    if learned.bound_share is None:
-        return f"{sentence}."
-    return f"{sentence}, and the margin holds for {COVERAGE:.0%} of runs."
 
 
-def _price(chosen: Candidate) -> str:
+def _price(chosen: Candidate) -> Reason:
     quote, pace = chosen.quote, chosen.speed.pace
-    runs = counted(pace.runs, "finished run")
-    learned = f"; {runs} like it here took {pace.ratio:.2f} times the time predicted for a step"
-    return (
-        f"About {duration(quote.predicted_seconds)} at {quote.credits_per_hour:,} credits an hour is "
-        f"{counted(quote.predicted_credits, 'credit')}; the quote of {quote.credits:,} covers "
-        f"{duration(quote.billed_seconds)}, and only what is used is charged{learned if pace.ratio != 1 else ''}."
+    return reason(
+        "price",
+        seconds=quote.predicted_seconds,
+        rate=quote.credits_per_hour,
+        credits=quote.predicted_credits,
+        quote=quote.credits,
+        covered=quote.billed_seconds,
+        then=(reason("pace_learned", runs=pace.runs, ratio=pace.ratio),) if pace.ratio != 1 else (),
     )
 
 
-def _why_not(question: Question, x: Candidate, chosen: Candidate) -> str:
+def _why_not(question: Question, x: Candidate, chosen: Candidate) -> Reason:
     if x is chosen:
-        return "the plan"
+        return reason("the_plan")
     if not x.fits:
-        return f"needs {gib(-x.headroom_bytes)} more than is free"
+        return reason("lacks_memory", missing=-x.headroom_bytes)
     if x.setup.method is not chosen.setup.method:
         return _other_method(question, x, chosen)
     if (x.setup.lora_rank or 0) < (chosen.setup.lora_rank or 0):
-        return "a higher rank fits"
+        return reason("higher_rank_fits")
     if x.setup.optimizer != chosen.setup.optimizer:
-        return "the usual optimizer fits"
+        return reason("usual_optimizer_fits")
     if x.quote.credits > chosen.quote.credits:
-        return f"{x.quote.credits - chosen.quote.credits:,} credits more"
+        return reason("dearer", credits=x.quote.credits - chosen.quote.credits)
     if x.speed.seconds > chosen.speed.seconds * (1 + c.TIME_TOLERANCE):
-        return f"{duration(x.speed.seconds - chosen.speed.seconds)} slower"
-    return "no faster, and fills the device less well"
+        return reason("slower", seconds=x.speed.seconds - chosen.speed.seconds)
+    return reason("fills_less")
 
 
-def _other_method(question: Question, x: Candidate, chosen: Candidate) -> str:
+def _other_method(question: Question, x: Candidate, chosen: Candidate) -> Reason:
     if question.wishes.priority is Priority.ECONOMY:
         more = x.quote.credits - chosen.quote.credits
-        return f"{more:,} credits more" if more > 0 else "costs the same and compresses more"
+        return reason("dearer", credits=more) if more > 0 else reason("compresses_for_nothing")
     if LADDER.index(x.setup.method) > LADDER.index(chosen.setup.method):
-        return f"compresses more than {NAMES[chosen.setup.method]}, which fits"
-    return "too little data for it: an adapter is cheaper and forgets less"
+        return reason("compresses_more", method=chosen.setup.method.value)
+    return reason("too_little_data_for_it")

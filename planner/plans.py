@@ -6,6 +6,7 @@ from operator import attrgetter
 from planner.devices import Device
 from planner.memory import MemoryEstimate
 from planner.options import OPTIONS
+from planner.reasons import Said
 from planner.setup import Hyperparameters, Method, TrainingSetup
 from planner.throughput import SpeedEstimate
 
@@ -41,7 +42,7 @@ class Alternative:
     seconds: float
     credits: int
     chosen: bool
-    reason: str
+    reason: Said
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class TrainingPlan:
     credits: int
     truncated_examples: int
     truncated_tokens: int
-    reasons: tuple[str, ...]
+    reasons: tuple[Said, ...]
     alternatives: tuple[Alternative, ...]
 
 

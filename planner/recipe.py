@@ -7,6 +7,7 @@ from planner.adapters import check_adapter
 from planner.errors import InvalidSetupError
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.options import Wishes
+from planner.reasons import Reason, reason
 from planner.setup import CheckpointSelection, Hyperparameters, Method
 from planner.statistics import DatasetStatistics
 from planner.throughput import packed_rows
@@ -23,7 +24,7 @@ class Length:
     packing: bool
     truncated_examples: int
     truncated_tokens: int
-    reason: str
+    reason: Reason
 
 
 def check_wishes(spec: ModelSpec, wishes: Wishes) -> None:
@@ -69,13 +70,12 @@ def choose_length(spec: ModelSpec, statistics: DatasetStatistics, wishes: Wishes
     over = [tokens - length for tokens in statistics.token_lengths if tokens > length]
     scale = statistics.examples / seen
     examples, cut = round(len(over) * scale), round(sum(over) * scale)
-    reason = f"The longest example has {statistics.longest:,} tokens, so rows are {length:,} long"
-    if packing:
-        reason += " and several examples share one, each attending to itself only"
+    then = (reason("packed"),) if packing else ()
     if examples:
-        who = "max_length" if wishes.max_length is not None else "the model's context"
-        reason += f"; {who} cuts {cut:,} tokens off {examples:,} examples"
-    return Length(length, packing, examples, cut, reason + ".")
+        who = "max_length" if wishes.max_length is not None else "context"
+        then = (*then, reason(f"cut_at_{who}", tokens=cut, examples=examples))
+    why = reason("length", longest=statistics.longest, max_length=length, then=then)
+    return Length(length, packing, examples, cut, why)
 
 
 def _packed_length(statistics: DatasetStatistics, wishes: Wishes) -> int:

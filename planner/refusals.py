@@ -8,9 +8,9 @@ from planner.candidates import Candidate, Question, allowed_methods, candidates_
 from planner.catalogue import gpus
 from planner.devices import Device, device_of
 from planner.errors import DoesNotFitError
-from planner.explanations import NAMES, gib
 from planner.options import Wishes
 from planner.precision import device_problem
+from planner.wording import METHODS, gib
 
 SHORTEST_LENGTH = 128  # tokens; a suggestion below it would help nobody
 
@@ -20,7 +20,7 @@ def refusal(question: Question, candidates: Sequence[Candidate]) -> DoesNotFitEr
     best = max(candidates, key=lambda candidate: candidate.headroom_bytes)
     setup, device = best.setup, best.device
     said = (
-        f"Nothing fits. {NAMES[setup.method]} at {setup.max_length:,} tokens needs "
+        f"Nothing fits. {METHODS[setup.method]} at {setup.max_length:,} tokens needs "
         f"{gib(best.memory.required_bytes)} with its bound; {device.name} has {gib(device.free_bytes)} free."
     )
     changes = [change for change in (_without_pins(question, device), _shorter(question, best)) if change]
@@ -39,7 +39,7 @@ def _without_pins(question: Question, device: Device) -> str | None:
     if wishes.method is not None:
         free = replace(wishes, method=None)
         others = [m for m in allowed_methods(replace(question, wishes=free)) if m is not wishes.method]
-        releases += [(f"use {NAMES[method]}", replace(wishes, method=method)) for method in others]
+        releases += [(f"use {METHODS[method]}", replace(wishes, method=method)) for method in others]
     if wishes.per_device_train_batch_size is not None:
         releases.append(("leave per_device_train_batch_size open", replace(wishes, per_device_train_batch_size=None)))
     if wishes.gradient_checkpointing is False:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from planner import constants as c
+from planner.reasons import Reason, reason
 from planner.setup import Hyperparameters, LRScheduler
 
 MIN_LR_RATE = 0.1  # of the peak, where `cosine_with_min_lr` ends
@@ -12,13 +13,9 @@ MIN_LR_RATE = 0.1  # of the peak, where `cosine_with_min_lr` ends
 
 @dataclass(frozen=True)
 class _Decay:
-    """What a schedule does behind its warmup. `factor`: of the peak, by the share of those steps that is done.
-
-    `words` complete "The learning rate rises to 0.001 and …".
-    """
+    """What a schedule does behind its warmup. `factor`: of the peak, by the share of those steps that is done."""
 
     factor: Callable[[float], float]
-    words: str
     warms_up: bool = True
 
 
@@ -27,13 +24,11 @@ def _cosine(done: float) -> float:
 
 
 _DECAYS = {
-    LRScheduler.COSINE: _Decay(_cosine, "falls on a cosine"),
-    LRScheduler.LINEAR: _Decay(lambda done: 1.0 - done, "falls on a line"),
-    LRScheduler.CONSTANT: _Decay(lambda _: 1.0, "stays there", warms_up=False),
-    LRScheduler.CONSTANT_WITH_WARMUP: _Decay(lambda _: 1.0, "stays there"),
-    LRScheduler.COSINE_WITH_MIN_LR: _Decay(
-        lambda done: MIN_LR_RATE + (1.0 - MIN_LR_RATE) * _cosine(done), "falls on a cosine to a tenth"
-    ),
+    LRScheduler.COSINE: _Decay(_cosine),
+    LRScheduler.LINEAR: _Decay(lambda done: 1.0 - done),
+    LRScheduler.CONSTANT: _Decay(lambda _: 1.0, warms_up=False),
+    LRScheduler.CONSTANT_WITH_WARMUP: _Decay(lambda _: 1.0),
+    LRScheduler.COSINE_WITH_MIN_LR: _Decay(lambda done: MIN_LR_RATE + (1.0 - MIN_LR_RATE) * _cosine(done)),
 }
 
 
@@ -57,16 +52,17 @@ def learning_rate(step: int, total_steps: int, hyperparameters: Hyperparameters)
     return hyperparameters.learning_rate * _DECAYS[hyperparameters.lr_scheduler_type].factor(done)
 
 
-def describe_schedule(hyperparameters: Hyperparameters, total_steps: int) -> str:
-    """How the learning rate moves over the steps that a run has, as what completes "The learning rate …"."""
+def describe_schedule(hyperparameters: Hyperparameters, total_steps: int) -> Reason:
+    """How the learning rate moves over the steps that a run has."""
     peak, rising = hyperparameters.learning_rate, warmup_steps(total_steps, hyperparameters)
-    decay = _DECAYS[hyperparameters.lr_scheduler_type]
     if total_steps == 1:
-        return f"is {peak:g} in the only step"
-    start = f"rises over {rising:,} of {total_steps:,} steps to {peak:g}" if rising > 1 else f"starts at {peak:g}"
-    if rising == total_steps - 1 and decay.factor(0.5) < 1.0:
-        return f"{start} and never falls, since the warmup leaves one step"
-    return f"{start} and {decay.words}"
+        return reason("rate_in_only_step", peak=peak)
+    name = hyperparameters.lr_scheduler_type
+    never_falls = rising == total_steps - 1 and _DECAYS[name].factor(0.5) < 1.0
+    then = (reason("rate_never_falls" if never_falls else f"decay_{name}"),)
+    if rising > 1:
+        return reason("rate_rises", rising=rising, steps=total_steps, peak=peak, then=then)
+    return reason("rate_starts", peak=peak, then=then)
 
 
 def is_evaluated_after(epoch: int, n_epochs: int) -> bool:

@@ -17,6 +17,7 @@ from planner.memory import MemoryEstimate
 from planner.plans import Alternative, Quote, TrainingPlan
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
+from planner.wording import sentence, sentences
 
 
 class CorrectionObject(ResponseBody):
@@ -183,7 +184,7 @@ def show_plan(row: Plan) -> PlanObject:
         total_steps=plan.total_steps,
         data=_data(row, plan),
         quote=show_quote(row, plan.quote),
-        reasons=list(plan.reasons),
+        reasons=sentences(plan.reasons),
         notices=show_notices(notices_of(row)),
         alternatives=[_alternative(alternative) for alternative in plan.alternatives],
     )
@@ -217,4 +218,4 @@ def _data(row: Plan, plan: TrainingPlan) -> DataObject:
 
 def _alternative(considered: Alternative) -> AlternativeObject:
     terms = dict(vars(considered))
-    return AlternativeObject(r=terms.pop("lora_rank"), **terms)
+    return AlternativeObject(r=terms.pop("lora_rank"), reason=sentence(terms.pop("reason")), **terms)

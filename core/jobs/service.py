@@ -37,6 +37,7 @@ from core.registry import queries as registry_queries
 from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
 from core.settings import Settings
+from planner.wording import sentence
 
 MAX_SEED = 2**31 - 1
 
@@ -131,7 +132,7 @@ def _create(session: Session, runtime: Runtime, actor: Actor, request: JobReques
     session.flush()
     _note(session, AuditType.JOB_CREATED, job, model=job.model, quote_credits=job.quote_credits)
     events.append(session, job.id, f"Created fine-tuning job: {job.id}")
-    events.append(session, job.id, "Files validated: " + chosen.reasons[0])
+    events.append(session, job.id, "Files validated: " + sentence(chosen.reasons[0]))
     for notice in plans.notices_of(plan):
         events.append(session, job.id, str(notice), level=EventLevel.WARN)
     move(

@@ -59,6 +59,7 @@ from planner.errors import (
 from planner.model_spec import ModelSpec
 from planner.options import Wishes, path_of
 from planner.policy import TrainingPlan
+from planner.reasons import Reason, reason
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.statistics import DatasetStatistics
 from planner.throughput import SAMPLES, Answering
@@ -458,17 +459,14 @@ def _with_reference(file: StoredFile, data_format: DataFormat, exact_match: Exac
     return replace(data_format, columns={**data_format.columns, "reference": column})
 
 
-def _data_reasons(inputs: PlanInputs) -> list[str]:
-    """What the data decided, in sentences."""
-    reasons = []
+def _data_reasons(inputs: PlanInputs) -> list[Reason]:
+    """What the data decided."""
+    reasons, shared = [], inputs.overlap
     if (name := inputs.tokens.chat_template) is not None:
-        whose = "as asked for" if inputs.request.chat_template else "since the model has no chat template of its own"
-        reasons.append(f"Rows are rendered with the chat template {name!r}, {whose}; it is published with the result.")
-    if inputs.overlap is not None and inputs.overlap.count:
-        reasons.append(
-            f"{inputs.overlap.count:,} of {inputs.statistics.validation_examples:,} validation examples are also in "
-            f"the training file (first: row {inputs.overlap.rows[0]}): the validation loss will look better than it is."
-        )
+        reasons.append(reason("template_asked" if inputs.request.chat_template else "template_lacking", name=name))
+    if shared is not None and shared.count:
+        examples = inputs.statistics.validation_examples
+        reasons.append(reason("overlap", rows=shared.count, examples=examples, first=shared.rows[0]))
     return reasons
 
 

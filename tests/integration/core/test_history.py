@@ -28,6 +28,7 @@ from planner.policy import TrainingPlan, plan, step_down
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
 from planner.throughput import Pace
+from planner.wording import sentences
 
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "bitsandbytes": "0.50.2"}
 GPU = parse_gpu("RTX 4090")
@@ -120,7 +121,7 @@ def test_finished_runs_move_the_prediction_and_enough_of_them_the_bound(
     assert 0 <= many.bound_share < 0.01
     now = planned(corrections=all_of_them)
     assert now.memory.required_bytes < ran.memory.required_bytes
-    assert any("200 finished runs" in reason and "99%" in reason for reason in now.reasons)
+    assert any("200 finished runs" in reason and "99%" in reason for reason in sentences(now.reasons))
     assert from_plain(TrainingPlan, to_plain(now)) == now
 
 
@@ -177,7 +178,7 @@ def test_measured_steps_correct_the_speed_once_there_are_enough(
     slower = planned(paces=taught)
     assert slower.speed.tokens_per_second == pytest.approx(ran.speed.tokens_per_second / 1.5)
     assert slower.quote.predicted_seconds > ran.quote.predicted_seconds
-    assert any("10 finished runs like it here took 1.50 times" in reason for reason in slower.reasons)
+    assert any("10 finished runs like it here took 1.50 times" in reason for reason in sentences(slower.reasons))
     store(database, [finished_job(owner, slower, 1.0, seconds_ratio=1.5) for _ in range(20)])
     assert paces(database, settings)[key].ratio == pytest.approx(1.5)  # of what was predicted without it
 

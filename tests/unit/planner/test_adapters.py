@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from planner.adapters import adapter_parameters, kept_bytes, trained_parameters, whole_parameters
+from planner.candidates import Question
 from planner.catalogue import models
 from planner.devices import Device, parse_gpu
 from planner.errors import InvalidSetupError
@@ -15,6 +16,7 @@ from planner.options import Wishes
 from planner.policy import plan
 from planner.setup import InitLoraWeights, Method, TrainingSetup
 from planner.statistics import DatasetStatistics
+from planner.wording import sentences
 
 SPECS = {model.id: ModelSpec.from_config(model.config) for model in models()}
 LLAMA, TIED, MIXTURE = (SPECS[name] for name in ("llama-3.1-8b", "llama-3.2-1b-instruct", "mixtral-8x7b-instruct-v0.1"))
@@ -26,7 +28,7 @@ PISSA, OLORA = InitLoraWeights.PISSA, InitLoraWeights.OLORA
 
 
 def planned(spec, gpu="A100-80GB", **wishes):
-    return plan(spec, DATA, [parse_gpu(gpu)], Wishes(**wishes), {"default": 2000})
+    return plan(Question(spec, DATA, [parse_gpu(gpu)], Wishes(**wishes), {"default": 2000}))
 
 
 def test_what_is_trained_is_counted():
@@ -74,7 +76,7 @@ def test_variants_are_chosen_only_when_asked_for():
 def test_a_variant_is_planned_and_explained(wishes, sentence):
     chosen = planned(LLAMA, **wishes)
     assert chosen.setup.method is Method.LORA, "an adapter was asked for, so full fine-tuning is not considered"
-    assert any(sentence in reason for reason in chosen.reasons)
+    assert any(sentence in reason for reason in sentences(chosen.reasons))
     for name, value in wishes.items():
         assert getattr(chosen.setup, name) == value
     plain = replace(chosen.setup, use_dora=False, init_lora_weights=InitLoraWeights.DEFAULT, modules_to_save=None)
@@ -147,7 +149,7 @@ def test_every_optimizer_that_is_offered_is_trained_and_estimated():
 def test_pissa_takes_time_to_start_on_a_cpu():
     def loading(**wishes):
         cpu = Device(0, "cpu", "CPU, 2 cores", "cpu", 64 << 30, 60 << 30, None, "cpu", 2)
-        return plan(TIED, DATA, [cpu], Wishes(lora_rank=16, **wishes), {"default": 600}).speed.loading_seconds
+        return plan(Question(TIED, DATA, [cpu], Wishes(lora_rank=16, **wishes), {"default": 600})).speed.loading_seconds
 
     products = 34 * 2 * 16 * sum(count * linear.weight_parameters for count, linear in TIED.targeted(("all-linear",)))
     assert loading(init_lora_weights=PISSA) - loading() == pytest.approx(products / (2 * 1.4e10))

@@ -18,6 +18,7 @@ from planner.policy import plan, step_down
 from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.throughput import Answering, estimate_speed
+from planner.wording import sentence, sentences
 
 PRICES = {"default": 2000, "cpu": 600}
 CPU = Device(0, "cpu", "CPU, 2 cores", "cpu", 24 << 30, 20 << 30, None, "cpu", 2)
@@ -143,7 +144,7 @@ def test_a_card_without_bfloat16_computes_in_float16_and_trains_adapters():
     chosen = planned("qwen2.5-0.5b-instruct", "T4", rows(20_000, 100), priority=Priority.QUALITY)
     assert (chosen.setup.method, chosen.setup.dtype, chosen.setup.adapter_dtype) == (Method.LORA, "float16", "float32")
     assert chosen.setup.attn_implementation == "sdpa"
-    assert any("float16" in reason and "NVIDIA T4 16GB" in reason for reason in chosen.reasons)
+    assert any("float16" in reason and "NVIDIA T4 16GB" in reason for reason in sentences(chosen.reasons))
     assert {other.method for other in chosen.alternatives} == {Method.LORA, Method.QLORA}
     bfloat16 = replace(chosen.setup, dtype="bfloat16")
     spec = SPECS["qwen2.5-0.5b-instruct"]
@@ -219,7 +220,7 @@ def test_a_pinned_method_is_kept_and_the_priority_says_that_it_does_not_matter()
     chosen = planned("llama-3.1-8b", "H200", SMALL, method=Method.QLORA, priority=Priority.QUALITY)
     assert chosen.setup.method is Method.QLORA
     assert chosen.setup.quantization is Quantization.NF4_DOUBLE_QUANT
-    assert any("as you asked" in reason and "quality" in reason for reason in chosen.reasons)
+    assert any("as you asked" in reason and "quality" in reason for reason in sentences(chosen.reasons))
 
 
 def test_every_pinned_number_is_kept():
@@ -283,15 +284,17 @@ def test_stopping_early_needs_rows_to_evaluate_on():
     for enough in (rows(20, 100), rows(19, 100).with_validation(rows(1, 100))):
         stopping = planned("llama-3.1-8b", "A100-80GB", enough, early_stopping_patience=2)
         assert stopping.hyperparameters.early_stopping_patience == 2
-        assert any("Training ends early when 2 evaluations in a row" in reason for reason in stopping.reasons)
+        assert any(
+            "Training ends early when 2 evaluations in a row" in reason for reason in sentences(stopping.reasons)
+        )
 
 
 def test_compiled_layers_are_for_gpus_and_estimated_as_if_they_were_not():
     plain, compiled = (planned("llama-3.1-8b", "A100-80GB", torch_compile=wish) for wish in (None, True))
     assert compiled.setup == replace(plain.setup, torch_compile=True)
     assert (compiled.memory, compiled.speed, compiled.quote) == (plain.memory, plain.speed, plain.quote)
-    assert [reason for reason in compiled.reasons if reason not in plain.reasons] == [
-        reason for reason in compiled.reasons if "torch.compile, as you asked" in reason
+    assert [reason for reason in sentences(compiled.reasons) if reason not in sentences(plain.reasons)] == [
+        reason for reason in sentences(compiled.reasons) if "torch.compile, as you asked" in reason
     ]
     spec, wishes = SPECS["smollm2-135m-instruct"], Wishes(torch_compile=True)
     with pytest.raises(InvalidSetupError, match="torch_compile is for GPUs"):
@@ -343,7 +346,7 @@ def test_truncation_is_counted_and_said():
     chosen = planned("llama-2-7b-hf", "A100-80GB", rows(1000, 8000))
     assert chosen.setup.max_length == 4096
     assert chosen.truncated_examples > 0 < chosen.truncated_tokens
-    assert f"{chosen.truncated_tokens:,}" in chosen.reasons[0]
+    assert f"{chosen.truncated_tokens:,}" in sentences(chosen.reasons)[0]
 
 
 def test_the_cheaper_of_two_devices_that_fit_is_taken():
@@ -376,10 +379,10 @@ def test_alternatives_cover_every_method_with_and_without_checkpointing_and_say_
     chosen = planned("llama-3.1-8b", "RTX 4090")
     seen = {(other.method, other.gradient_checkpointing) for other in chosen.alternatives}
     assert seen == {(method, checkpointed) for method in LADDER for checkpointed in (False, True)}
-    assert [other.reason for other in chosen.alternatives if other.chosen] == ["the plan"]
+    assert [sentence(other.reason) for other in chosen.alternatives if other.chosen] == ["the plan"]
     for other in chosen.alternatives:
         assert other.fits == (other.headroom_bytes >= 0)
-        assert other.reason
+        assert sentence(other.reason)
         assert other.credits > 0 < other.seconds
 
 
@@ -400,7 +403,10 @@ def test_a_correction_is_said_and_kept_in_the_plan():
     plain = estimate_memory(SPECS["llama-3.1-8b"], chosen.setup, gpu)
     assert chosen.memory.uncorrected_bytes == pytest.approx(plain.device_bytes, abs=1)
     assert chosen.memory.bound_bytes == pytest.approx(0.02 * chosen.memory.device_bytes, abs=1)
-    assert any("300 finished runs like it here moved the prediction by -10.0%" in reason for reason in chosen.reasons)
+    assert any(
+        "300 finished runs like it here moved the prediction by -10.0%" in reason
+        for reason in sentences(chosen.reasons)
+    )
 
 
 def test_stepping_down_keeps_the_effective_batch_until_one_row_is_left():

@@ -16,6 +16,7 @@ from planner.policy import plan
 from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
+from planner.wording import sentences
 from worker.training.rehearse import answer_question
 
 GPU = parse_gpu("24GiB")
@@ -76,7 +77,7 @@ def test_rehearsed_estimates_are_those_of_the_formulas(config, rehearsed, method
 def test_the_plan_says_that_it_was_rehearsed(rehearsed):
     chosen = plan(Question(rehearsed.spec, STATISTICS, [GPU], Wishes(), PRICES, memory=rehearsed))
     assert chosen.memory.required_bytes <= GPU.free_bytes
-    assert any("no formula for strange" in reason and "rehearsed" in reason for reason in chosen.reasons)
+    assert any("no formula for strange" in reason and "rehearsed" in reason for reason in sentences(chosen.reasons))
     assert {other.method for other in chosen.alternatives} == set(Method)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from planner.schedule import describe_schedule, evaluations, is_evaluated_after, learning_rate, warmup_steps
 from planner.setup import Hyperparameters, LRScheduler
+from planner.wording import sentence
 
 PEAK = 1e-3
 
@@ -48,7 +49,7 @@ def test_evaluations_are_bounded_and_include_the_first_and_the_last(n_epochs: in
 
 
 @pytest.mark.parametrize(
-    ("total_steps", "hyperparameters", "sentence"),
+    ("total_steps", "hyperparameters", "said"),
     [
         (1, asked(warmup_ratio=0.1), "is 0.001 in the only step"),
         (
@@ -62,5 +63,5 @@ def test_evaluations_are_bounded_and_include_the_first_and_the_last(n_epochs: in
         (5, asked(LRScheduler.CONSTANT_WITH_WARMUP, 0.9), "rises over 4 of 5 steps to 0.001 and stays there"),
     ],
 )
-def test_the_sentence_is_true_of_the_rates(total_steps: int, hyperparameters: Hyperparameters, sentence: str) -> None:
-    assert describe_schedule(hyperparameters, total_steps) == sentence
+def test_the_sentence_is_true_of_the_rates(total_steps: int, hyperparameters: Hyperparameters, said: str) -> None:
+    assert sentence(describe_schedule(hyperparameters, total_steps)) == said

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from planner.errors import InvalidSetupError
+from planner.wording import sentences
 from tests.unit.planner.test_policy import CPU, planned, rows
 
 
@@ -20,11 +21,11 @@ from tests.unit.planner.test_policy import CPU, planned, rows
     ],
 )
 def test_the_rate_is_called_usual_only_where_it_is(wishes, said):
-    sentences = [x for x in planned("smollm2-135m-instruct", CPU, **wishes).reasons if "learning rate" in x]
-    assert len(sentences) == 1
-    assert said in sentences[0]
-    assert ("as you asked" in sentences[0]) == (" times the " in sentences[0])
-    extreme = any(word in sentences[0] for word in ("diverge", "hardly changes"))
+    found = [x for x in sentences(planned("smollm2-135m-instruct", CPU, **wishes).reasons) if "learning rate" in x]
+    assert len(found) == 1
+    assert said in found[0]
+    assert ("as you asked" in found[0]) == (" times the " in found[0])
+    extreme = any(word in found[0] for word in ("diverge", "hardly changes"))
     assert extreme == (wishes.get("learning_rate_multiplier") in (100.0, 1e-9))
 
 
@@ -33,8 +34,8 @@ def test_a_cpu_without_bfloat16_is_planned_in_float32_with_its_memory_and_time()
     assert (fast.setup.dtype, slow.setup.dtype) == ("bfloat16", "float32")
     assert slow.memory.base_weights_bytes == 2 * fast.memory.base_weights_bytes
     assert slow.speed.training_seconds > fast.speed.training_seconds
-    assert not any("bfloat16" in sentence for sentence in fast.reasons)
-    assert [sentence for sentence in slow.reasons if "the base computes in float32" in sentence]
+    assert "bfloat16" not in " ".join(sentences(fast.reasons))
+    assert [sentence for sentence in sentences(slow.reasons) if "the base computes in float32" in sentence]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_a_cpu_without_bfloat16_is_planned_in_float32_with_its_memory_and_time()
 def test_the_rows_held_out_are_the_datas_or_ones_own(count, split, held_out):
     chosen = planned("smollm2-135m-instruct", "A100-80GB", rows(count, 100), validation_split=split)
     assert chosen.hyperparameters.held_out_rows == held_out
-    said = next(sentence for sentence in chosen.reasons if "held out" in sentence)
+    said = next(sentence for sentence in sentences(chosen.reasons) if "held out" in sentence)
     assert ("too few" in said) == (0 < held_out < 20)
     assert said.startswith("No row" if held_out == 0 else ("1 row " if held_out == 1 else f"{held_out:,} rows "))
 
@@ -54,7 +55,7 @@ def test_a_validation_file_is_measured_on_instead():
     with_file = rows(1000, 100).with_validation(rows(12, 100))
     chosen = planned("smollm2-135m-instruct", "A100-80GB", with_file, validation_split=0)
     assert chosen.hyperparameters.held_out_rows == 0
-    assert any("12 rows of the validation file; fewer than 20" in sentence for sentence in chosen.reasons)
+    assert "12 rows of the validation file; fewer than 20" in " ".join(sentences(chosen.reasons))
     with pytest.raises(InvalidSetupError, match="Leave one of them out"):
         planned("smollm2-135m-instruct", "A100-80GB", with_file, validation_split=0.1)
 
@@ -64,7 +65,10 @@ def test_a_batch_above_the_data_set_takes_all_rows_and_memory_is_planned_for_the
     assert whole.setup.effective_batch_size == 19
     assert whole.total_steps == whole.n_epochs
     assert whole.memory == planned("smollm2-135m-instruct", CPU, rows(20, 60), batch_size=19).memory
-    assert any("A batch of 256 is more than there is to train on, so a step takes all 19" in x for x in whole.reasons)
+    assert any(
+        "A batch of 256 is more than there is to train on, so a step takes all 19" in x
+        for x in sentences(whole.reasons)
+    )
     pinned = planned("smollm2-135m-instruct", CPU, rows(20, 60), batch_size=256, per_device_train_batch_size=128)
     assert (pinned.setup.per_device_train_batch_size, pinned.setup.effective_batch_size) == (19, 19)
 
