@@ -26,7 +26,7 @@ MULTIPART_OVERHEAD_BYTES = 64 * 1024  # boundaries, part headers and the small f
 
 # A page of this service may load nothing and be framed by no one; pages that need more say so themselves.
 _STRICT_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-_QUIET_PATHS = re.compile(r"/(healthz|readyz|metrics)")
+QUIET_PATHS = re.compile(r"/(healthz|readyz|metrics)")
 
 log = structlog.get_logger()
 
@@ -81,7 +81,7 @@ class RequestMiddleware:
             finally:
                 seconds = time.perf_counter() - started
                 self.metrics.observe(scope["method"], _route(scope), status, seconds)
-                if not _QUIET_PATHS.fullmatch(scope["path"]):
+                if not QUIET_PATHS.fullmatch(scope["path"]):
                     log.info(
                         "request",
                         method=scope["method"],
