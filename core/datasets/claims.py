@@ -27,9 +27,12 @@ def claim(session: Session, file_id: str, status: FileStatus) -> StoredFile | No
     return session.get_one(StoredFile, file_id, populate_existing=True)
 
 
-def claim_next(session: Session, status: FileStatus) -> StoredFile | None:
-    """As `claim`, for the oldest file of the organization whose turn it is; None where nothing waits."""
-    for file_id in queries.waiting(session, status, database_now(session)):
+def claim_next(session: Session, status: FileStatus, *, only_idle: bool = False) -> StoredFile | None:
+    """As `claim`, for the oldest file of the organization whose turn it is; None where nothing waits.
+
+    `only_idle`: of an organization that has no other file claimed in this status.
+    """
+    for file_id in queries.waiting(session, status, database_now(session), only_idle=only_idle):
         file = claim(session, file_id, status)
         if file is not None:
             return file

@@ -85,9 +85,12 @@ def source_of(file: StoredFile) -> HubSource | None:
     return from_plain(HubSource, file.hub_source) if file.hub_source is not None else None
 
 
-def fetch_next(runtime: Runtime) -> bool:
-    """Fetch the next file that waits for it, each organization in turn; False where none does, or the hub is away."""
-    file = runtime.database.run(lambda session: claims.claim_next(session, FileStatus.FETCHING))
+def fetch_next(runtime: Runtime, only_idle: bool = False) -> bool:
+    """Fetch the next file that waits for it, each organization in turn; False where none does, or the hub is away.
+
+    `only_idle`: for an organization for which nothing else is being fetched.
+    """
+    file = runtime.database.run(lambda session: claims.claim_next(session, FileStatus.FETCHING, only_idle=only_idle))
     return file is not None and _fetch(runtime, file)
 
 

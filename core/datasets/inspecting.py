@@ -47,9 +47,12 @@ def ensure_inspected(runtime: Runtime, file_id: str) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def inspect_next(runtime: Runtime) -> bool:
-    """Inspect the next file that waits, each organization in turn; False where none does."""
-    file = runtime.database.run(lambda session: claims.claim_next(session, FileStatus.UPLOADED))
+def inspect_next(runtime: Runtime, only_idle: bool = False) -> bool:
+    """Inspect the next file that waits, each organization in turn; False where none does.
+
+    `only_idle`: of an organization of which no other file is being inspected.
+    """
+    file = runtime.database.run(lambda session: claims.claim_next(session, FileStatus.UPLOADED, only_idle=only_idle))
     if file is None:
         return False
     try:
