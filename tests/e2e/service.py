@@ -25,6 +25,7 @@ from tests.ports import free_port
 from tests.waiting import PATIENCE_SECONDS, wait_for
 
 CREDIT_CODE = "TESTING"
+# Times only, so that what is lost is missed sooner; limits are as they ship (tests/architecture/test_shipped_limits.py).
 QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "CHECKPOINT_SECONDS": "2"}
 
 

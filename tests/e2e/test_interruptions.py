@@ -25,7 +25,7 @@ from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service, running_service
 from tests.waiting import PATIENCE_SECONDS, wait_for
 
-HANG_SECONDS = 8  # above what a report takes on a busy machine
+HANG_SECONDS = 8  # of 180, so that the end comes soon; above what a report takes on a busy machine
 LONG = {"n_epochs": 80, "batch_size": 8}  # 300 steps or so
 
 
