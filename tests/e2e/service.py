@@ -25,7 +25,7 @@ from tests.ports import free_port
 from tests.waiting import PATIENCE_SECONDS, wait_for
 
 CREDIT_CODE = "TESTING"
-# Times only, so that what is lost is missed sooner; limits are as they ship (tests/architecture/test_shipped_limits.py).
+# Times only, so that what is lost is missed sooner; limits are as they ship: tests/architecture/test_shipped_limits.py.
 QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "CHECKPOINT_SECONDS": "2"}
 
 
@@ -89,7 +89,7 @@ class Service:
         """Upload rows and start a job on the tiny model."""
         hyperparameters = extra.pop("hyperparameters", {"n_epochs": 2})
         return self.client.fine_tuning.jobs.create(
-            model="tiny",
+            model=extra.pop("model", "tiny"),
             training_file=self.upload(rows),
             seed=7,
             hyperparameters=hyperparameters,

@@ -62,6 +62,20 @@ def test_organizations_take_turns(runtime: Runtime, owner: Owner) -> None:
     assert order == ["a0", "b", "a1", "a2", "a3"]
 
 
+def test_an_organization_whose_file_is_inspected_can_be_passed_over(runtime: Runtime, owner: Owner) -> None:
+    other = open_organization(runtime.database)
+    held, waiting = (upload(runtime, owner) for _ in range(2))
+    others = upload(runtime, other)
+
+    def next_of_idle() -> str | None:
+        file = runtime.database.run(lambda session: claims.claim_next(session, FileStatus.UPLOADED, only_idle=True))
+        return file.id if file is not None else None
+
+    assert [next_of_idle() for _ in range(3)] == [held, others, None]
+    change(runtime, held, lambda file: setattr(file, "status", FileStatus.PROCESSED))
+    assert [next_of_idle() for _ in range(2)] == [waiting, None]
+
+
 def test_a_file_is_inspected_once_at_a_time(runtime: Runtime, owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     file_id = upload(runtime, owner)
     held = runtime.database.run(lambda session: claims.claim_next(session, FileStatus.UPLOADED))
