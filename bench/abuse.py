@@ -10,6 +10,7 @@ CPU time, shown beside, is little. Quiet rounds are timed before and after each 
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -72,8 +73,8 @@ class Tenant:
                 raise RuntimeError(f"{path} is {now}")
             time.sleep(POLL_SECONDS)
 
-    def round(self, times: Times) -> None:
-        """A small file from its upload to the count of its tokens, and a job on it to its end."""
+    def round(self, times: Times) -> str:
+        """A small file from its upload to the count of its tokens; its id."""
         started = time.perf_counter()
         file_id = self.upload(rows(20, str(time.time_ns())))
         self.until(f"/v1/files/{file_id}", "processed")
@@ -81,15 +82,21 @@ class Tenant:
             time.sleep(float(answer.headers["retry-after"]))
         answer.raise_for_status()
         times.uploads.append(time.perf_counter() - started)
+        return file_id
+
+    def job(self, times: Times, file_id: str) -> None:
+        """A job to its end."""
         started = time.perf_counter()
         self.until(f"/v1/fine_tuning/jobs/{self.create_job(file_id)}", "succeeded")
         times.jobs.append(time.perf_counter() - started)
 
-    def rounds(self, count: int) -> Times:
-        """So many rounds."""
+    def rounds(self, count: int, jobs: int) -> Times:
+        """So many rounds, the first of them with a job each."""
         times = Times()
-        for _ in range(count):
-            self.round(times)
+        for number in range(count):
+            file_id = self.round(times)
+            if number < jobs:
+                self.job(times, file_id)
         return times
 
     def clean_up(self) -> None:
@@ -110,15 +117,17 @@ def main() -> None:
     """Time, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--jobs", type=int, default=2, help="of so many rounds")
     parser.add_argument("--flood", nargs="*", choices=list(FLOODS), default=list(FLOODS))
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is stopped then too
     with tempfile.TemporaryDirectory() as name, ValkeyServer() as broker:
         models = Path(name) / "models"
         make_tiny_model(models / "tiny")
         url = f"redis://127.0.0.1:{broker.port}/0"
         with running_service(Path(name) / "service", models, url, pace={}) as service:
             victim, flooder = (Tenant(service, key_of_another(service)) for _ in range(2))
-            table = measure(victim, flooder, arguments.rounds, arguments.flood)
+            table = measure(victim, flooder, (arguments.rounds, arguments.jobs), arguments.flood)
     Console().print(table)
 
 
@@ -128,21 +137,24 @@ def key_of_another(service: Service) -> str:
         return accounts.create_api_key(session, add_user(session), "bench").secret
 
 
-def measure(victim: Tenant, flooder: Tenant, rounds: int, floods: list[str]) -> Table:
+def measure(victim: Tenant, flooder: Tenant, rounds: tuple[int, int], floods: list[str]) -> Table:
     """A row for each flood."""
     table = Table("flood", "upload: quiet s", "flooded", "worst", "ratio", "job: quiet s", "flooded", "worst", "ratio")
     table.add_column("its answers")
     table.add_column("its CPU")
     for tenant in (victim, flooder):
         tenant.http.post("/v1/credits/redemptions", json={"code": CREDIT_CODE}).raise_for_status()
-    victim.round(Times())  # what first use loads
-    quiet = [victim.rounds(rounds)]
+    victim.rounds(1, 1)  # what first use loads
+    quiet = [victim.rounds(*rounds)]
     for name in floods:
         times, answers, cpu = flooded(victim, flooder, rounds, name)
-        quiet.append(victim.rounds(rounds))
+        quiet.append(victim.rounds(*rounds))
         before, after = quiet[-2:]
         cells = []
         for attribute in ("uploads", "jobs"):
+            if not rounds[1] and attribute == "jobs":
+                cells += [""] * 4
+                continue
             still = statistics.median(getattr(before, attribute) + getattr(after, attribute))
             busy = getattr(times, attribute)
             median = statistics.median(busy)
@@ -151,7 +163,7 @@ def measure(victim: Tenant, flooder: Tenant, rounds: int, floods: list[str]) -> 
     return table
 
 
-def flooded(victim: Tenant, flooder: Tenant, rounds: int, name: str) -> tuple[Times, str, float]:
+def flooded(victim: Tenant, flooder: Tenant, rounds: tuple[int, int], name: str) -> tuple[Times, str, float]:
     """The victim's rounds during a flood, the flood's answers, and the share of a core that it took itself."""
     file_id = flooder.upload(rows(10_000, "many"))
     flooder.until(f"/v1/files/{file_id}", "processed")
@@ -167,7 +179,7 @@ def flooded(victim: Tenant, flooder: Tenant, rounds: int, name: str) -> tuple[Ti
         time.sleep(SETTLE_SECONDS)
         flood, since = psutil.Process(process.pid), time.perf_counter()
         before = sum(flood.cpu_times()[:2])
-        times = victim.rounds(rounds)
+        times = victim.rounds(*rounds)
         share = (sum(flood.cpu_times()[:2]) - before) / (time.perf_counter() - since)
     finally:
         process.terminate()
