@@ -14,12 +14,9 @@ __all__ = ["Lane", "Periodic"]
 
 
 class Lane:
-    """Threads that do the next piece of work until there is none. A nudge says that there may be some again.
+    """Threads that do the next piece of work until there is none. A nudge says that there may be some again."""
 
-    `work_next` is told whether it has the last of several threads: that one is for organizations that have no other.
-    """
-
-    def __init__(self, name: str, work_next: Callable[[bool], bool], at_once: int) -> None:
+    def __init__(self, name: str, work_next: Callable[[], bool], at_once: int) -> None:
         self._name, self._work_next, self._at_once = name, work_next, at_once
         self._lock = Condition()
         self._running = 0
@@ -49,17 +46,16 @@ class Lane:
         while True:
             with self._lock:
                 self._is_nudged = False
-                is_last = self._running == self._at_once > 1
-            did_something = self._try(is_last)
+            did_something = self._try()
             with self._lock:
                 if self._is_closed or not (did_something or self._is_nudged):
                     self._running -= 1
                     self._lock.notify_all()
                     return
 
-    def _try(self, is_last: bool) -> bool:
+    def _try(self) -> bool:
         try:
-            did_something = self._work_next(is_last)
+            did_something = self._work_next()
         except (ServiceUnavailableError, DBAPIError) as error:  # what waits is looked for again by the sweep
             self._outage.away(error, lane=self._name)
             return False

@@ -20,6 +20,7 @@ from core.fleet.programs import report_sweep
 from core.hang_guard import end_when_silent
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints, expire_events, expire_models
+from core.limited import Shares
 from core.plans import idle, rehearsals
 from core.queue.messages import (
     FETCH_FILE,
@@ -52,12 +53,13 @@ def run(runtime: Runtime) -> None:
     its own, so that no kind waits for another, and so has each sweep: lost jobs are taken back whatever else goes on.
     """
     app = create_app(runtime.settings)
+    reads = runtime.settings.files_read_at_once
     lanes = {
-        INSPECT_FILE: Lane(
-            "inspections", partial(inspecting.inspect_next, runtime), runtime.settings.files_read_at_once
+        INSPECT_FILE: Lane("inspections", partial(inspecting.inspect_next, runtime, all_but_one(reads)), reads),
+        FETCH_FILE: Lane(
+            "fetches", partial(hub_files.fetch_next, runtime, all_but_one(FETCHES_AT_ONCE)), FETCHES_AT_ONCE
         ),
-        FETCH_FILE: Lane("fetches", partial(hub_files.fetch_next, runtime), FETCHES_AT_ONCE),
-        REHEARSE: Lane("rehearsals", lambda _: rehearsals.answer_next(runtime, rehearsed_memory), 1),
+        REHEARSE: Lane("rehearsals", lambda: rehearsals.answer_next(runtime, rehearsed_memory), 1),
     }
     for name, lane in lanes.items():
         app.task(name=name)(lane.nudge)
@@ -97,6 +99,11 @@ def run(runtime: Runtime) -> None:
         log_level=runtime.settings.log_level,
         end_work=end_work,
     )
+
+
+def all_but_one(at_once: int) -> Shares:
+    """The shares of a lane where nobody gets the last of several threads."""
+    return Shares(max(1, at_once - 1))
 
 
 def sweep(runtime: Runtime) -> None:

@@ -1,6 +1,6 @@
 """SQL of files."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
@@ -40,10 +40,10 @@ def file_from_hub(session: Session, organization_id: str, hub_key: str) -> Store
     return session.scalars(query).first()
 
 
-def waiting(session: Session, status: FileStatus, now: datetime, *, only_idle: bool) -> Sequence[str]:
+def waiting(session: Session, status: FileStatus, now: datetime, passed_over: Collection[str]) -> Sequence[str]:
     """Ids of files in this status that nobody works on: of the organization that was served longest ago, the oldest.
 
-    `only_idle`: without the organizations of which another file in this status is worked on.
+    `passed_over`: organizations whose turn it is not.
     """
     served = (
         select(StoredFile.organization_id, func.max(StoredFile.claimed_until).label("last"))
@@ -54,12 +54,13 @@ def waiting(session: Session, status: FileStatus, now: datetime, *, only_idle: b
     query = (
         select(StoredFile.id)
         .join(served, served.c.organization_id == StoredFile.organization_id)
-        .where(StoredFile.status == status, claims.is_free(StoredFile, now))
+        .where(
+            StoredFile.status == status,
+            claims.is_free(StoredFile, now),
+            StoredFile.organization_id.not_in(passed_over),
+        )
         .order_by(served.c.last.asc().nulls_first(), StoredFile.id)
     )
-    if only_idle:
-        busy = select(StoredFile.organization_id).where(StoredFile.status == status, StoredFile.claimed_until > now)
-        query = query.where(StoredFile.organization_id.not_in(busy))
     return session.scalars(query.limit(CANDIDATES)).all()
 
 

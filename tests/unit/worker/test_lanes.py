@@ -1,39 +1,52 @@
 """Work of a kind is done a few pieces at once, of which no organization gets the last."""
 
 from collections import deque
+from dataclasses import dataclass
 from threading import Condition
 
+from core.limited import Shares
 from tests.waiting import PATIENCE_SECONDS
 from worker.lanes import Lane
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some work of an organization."""
+
+    organization_id: str
 
 
 class Pieces:
     """Work that waits, by organization, and goes on once it is let go."""
 
-    def __init__(self, *owners: str) -> None:
+    def __init__(self, shares: Shares, *owners: str) -> None:
+        self._shares = shares
         self._waiting, self._changed = deque(owners), Condition()
         self.begun: list[str] = []
-        self._busy: list[str] = []
         self._may_end = 0
 
     def add(self, owner: str) -> None:
         with self._changed:
             self._waiting.append(owner)
 
-    def next(self, only_idle: bool) -> bool:
-        """As `claims.claim_next`."""
-        with self._changed:
-            owner = next((one for one in self._waiting if not (only_idle and one in self._busy)), None)
-            if owner is None:
+    def work_next(self) -> bool:
+        with self._shares.next(self._claim) as piece:
+            if piece is None:
                 return False
-            self._waiting.remove(owner)
-            self.begun.append(owner)
-            self._busy.append(owner)
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._may_end > 0, PATIENCE_SECONDS)
-            self._may_end -= 1
-            self._busy.remove(owner)
+            with self._changed:
+                self.begun.append(piece.organization_id)
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._may_end > 0, PATIENCE_SECONDS)
+                self._may_end -= 1
         return True
+
+    def _claim(self, passed_over: frozenset[str]) -> Piece | None:
+        with self._changed:
+            owner = next((one for one in self._waiting if one not in passed_over), None)
+            if owner is None:
+                return None
+            self._waiting.remove(owner)
+            return Piece(owner)
 
     def let_end(self, count: int) -> None:
         with self._changed:
@@ -46,9 +59,9 @@ class Pieces:
             return list(self.begun)
 
 
-def test_the_last_thread_is_for_who_has_none() -> None:
-    pieces = Pieces(*"aaaaa")
-    lane = Lane("tests", pieces.next, at_once=3)
+def test_the_last_thread_is_for_another() -> None:
+    pieces = Pieces(Shares(2), *"aaaaa")
+    lane = Lane("tests", pieces.work_next, at_once=3)
     for _ in range(3):
         lane.nudge()
     assert pieces.until_begun(2) == ["a", "a"]
@@ -62,8 +75,8 @@ def test_the_last_thread_is_for_who_has_none() -> None:
 
 
 def test_a_lane_of_one_thread_serves_everybody() -> None:
-    pieces = Pieces("a", "a", "b")
-    lane = Lane("tests", pieces.next, at_once=1)
+    pieces = Pieces(Shares(1), "a", "a", "b")
+    lane = Lane("tests", pieces.work_next, at_once=1)
     pieces.let_end(3)
     lane.nudge()
     assert pieces.until_begun(3) == ["a", "a", "b"]
