@@ -11,10 +11,12 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -66,10 +68,14 @@ class Place:
         self._is_working = False
         self._line.let_in()
 
-    def answer(self) -> None:
-        """The answer has begun: no thread is held any more."""
+    def expect_no_answer(self) -> None:
+        """It does not count among the unanswered: no thread is held all the time."""
         self._line.unanswered -= self._is_unanswered
         self._is_unanswered = False
+
+    def answer(self) -> None:
+        """The answer has begun."""
+        self.expect_no_answer()
         self.stop_working()
 
 
@@ -119,7 +125,7 @@ class RequestPlaces:
                 future.result().answer()
             elif future in line.waiting:
                 line.waiting.remove(future)
-            if not line.unanswered and not line.waiting:
+            if not (line.working or line.unanswered or line.waiting):
                 self._lines.pop(caller, None)
 
 
@@ -173,28 +179,26 @@ class FairnessMiddleware:
         credential = credential_of(scope)
         scope.setdefault("state", {})["credential"] = credential
         organization = self._callers.organization_of(credential) if credential is not None else None
-        caller = organization or f"address {scope['client'][0] if scope.get('client') else ''}"
-        what = caller, scope["path"][:SHOWN_CHARACTERS]
-        try:
-            # An address may be that of many, so nothing that one of them does keeps the others waiting.
-            if organization is not None:
-                await self._keep_waiting(what)
-            most_unanswered = UNANSWERED_OF_ONE if organization is not None else math.inf
-            async with self._places.hold(caller, most_unanswered=most_unanswered) as place:
-                if scope["path"] in UPLOAD_PATHS:  # these have places of their own
-                    place.answer()
+        async with AsyncExitStack() as held:
+            request = _Request(scope, organization, self._places, held)
+            try:
+                # An address may be that of many, so nothing that one of them does keeps the others waiting.
+                if organization is not None:
+                    await self._keep_waiting(request.what)
+                await request.arrive()
+            except RateLimitError as error:
+                response = error_response(error)
+                response.headers["connection"] = "close"
+                await response(scope, receive, send)
+                return
 
-                async def send_noted(message: Message) -> None:
-                    if message["type"] == "http.response.start":
-                        self._refusals.note(what, _told_to_wait(message), time.monotonic())
-                        place.answer()
-                    await send(message)
+            async def send_noted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    self._refusals.note(request.what, _told_to_wait(message), time.monotonic())
+                    request.answer()
+                await send(message)
 
-                await self.app(scope, receive, send_noted)
-        except RateLimitError as error:
-            response = error_response(error)
-            response.headers["connection"] = "close"
-            await response(scope, receive, send)
+            await self.app(scope, partial(request.receive, receive), send_noted)
 
     async def _keep_waiting(self, what: tuple[str, str]) -> None:
         """Wait where the caller was told to. Raises RateLimitError, after a while, where too many wait so."""
@@ -210,11 +214,54 @@ class FairnessMiddleware:
             )
 
 
+class _Request:
+    """A request and its place in the caller's line, which it gives back at its end."""
+
+    def __init__(self, scope: Scope, organization: str | None, places: RequestPlaces, held: AsyncExitStack) -> None:
+        caller = organization or f"address {scope['client'][0] if scope.get('client') else ''}"
+        self.what = caller, scope["path"][:SHOWN_CHARACTERS]
+        self._scope, self._places, self._held = scope, places, held
+        self._most_unanswered = UNANSWERED_OF_ONE if organization is not None else math.inf
+        self._place: Place | None = None
+
+    async def arrive(self) -> None:
+        """Take a place, unless a body is to come first. Raises RateLimitError."""
+        if self._scope["path"] in UPLOAD_PATHS:  # these have places of their own too, and last as they like
+            (await self._begin()).expect_no_answer()
+        elif not _has_body(self._scope):
+            await self._begin()
+
+    async def receive(self, receive: Receive) -> Message:
+        """The next part of the body. Who sends it slowly keeps nobody waiting: a place is taken when it is here."""
+        message = await receive()
+        if self._place is None and message["type"] == "http.request" and not message.get("more_body", False):
+            try:
+                await self._begin()
+            except RateLimitError as error:  # FastAPI passes HTTPException through its body reader
+                raise HTTPException(error.status, error.message) from None
+        return message
+
+    def answer(self) -> None:
+        """The answer has begun."""
+        if self._place is not None:
+            self._place.answer()
+
+    async def _begin(self) -> Place:
+        hold = self._places.hold(self.what[0], most_unanswered=self._most_unanswered)
+        self._place = await self._held.enter_async_context(hold)
+        return self._place
+
+
 def credential_of(scope: Scope) -> str | None:
     """A digest of what the caller shows of itself: an API key, or a session's cookie."""
     headers = Headers(scope=scope)
     shown = headers.get("authorization") or cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE)
     return hashlib.sha256(shown.encode()).hexdigest() if shown else None
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 def _told_to_wait(message: Message) -> float | None:

@@ -159,6 +159,46 @@ def test_a_caller_that_ignores_refusals_costs_the_application_few_requests() -> 
     assert asked < 45
 
 
+def test_who_sends_a_body_slowly_keeps_nobody_waiting() -> None:
+    async def run() -> None:
+        begun = list[str]()
+
+        async def application(scope: Scope, receive: Receive, _send: Send) -> None:
+            while scope["method"] == "POST" and (await receive())["more_body"]:
+                pass
+            begun.append(scope["method"])
+
+        middleware = FairnessMiddleware(application, Callers())
+        head = {"type": "http", "path": "/v1/plans", "client": ("10.0.0.1", 1)}
+
+        async def send(_message: Message) -> None:
+            raise AssertionError("nothing is answered")
+
+        async def ask(method: str, *parts: bytes, is_whole: bool) -> None:
+            messages = iter(parts)
+
+            async def receive() -> Message:
+                part = next(messages, None)
+                if part is None:
+                    await asyncio.Event().wait()
+                return {"type": "http.request", "body": part, "more_body": not (is_whole and part == parts[-1])}
+
+            headers = [(b"content-length", b"9")] if parts else []
+            await middleware({**head, "method": method, "headers": headers}, receive, send)
+
+        slow = [asyncio.create_task(ask("POST", b"x", is_whole=False)) for _ in range(50)]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(ask("GET", is_whole=True), 30)
+        await asyncio.wait_for(ask("POST", b"x", b"y", is_whole=True), 30)
+        assert begun == ["GET", "POST"]
+        for one in slow:
+            one.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        assert middleware._places._lines == {}
+
+    asyncio.run(run())
+
+
 def test_keys_and_sessions_tell_callers_apart() -> None:
     def shown(**headers: str) -> str | None:
         return fairness.credential_of(
