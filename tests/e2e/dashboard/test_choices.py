@@ -55,7 +55,7 @@ def test_columns_of_any_name_become_any_shape(visitor: Visitor, tmp_path: Path) 
 def test_fields_of_the_adapter_hide_as_soon_as_none_is_trained(visitor: Visitor, service: Service) -> None:
     page = visitor.open(f"/new?model=tiny&file={service.upload(chat_rows())}")
     page.get_by_text("Adjust", exact=True).click()
-    rank, epochs, method = page.locator("[name=r]"), page.locator("[name=n_epochs]"), page.locator("[name=method]")
+    rank, epochs, method = (page.locator(f"#wishes [name={name}]") for name in ("r", "n_epochs", "method"))
     expect(rank).to_be_visible()
     method.select_option("full")
     expect(rank).to_be_hidden()
