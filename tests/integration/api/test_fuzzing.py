@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from api.app import create_app
 from core.accounts.models import Scope
 from core.settings import Settings
-from tests.conftest import empty_postgres
+from tests.databases import new_postgres
 from tests.integration.api.server import Service, running_application
 
 DOCUMENT = create_app(Settings()).openapi()
@@ -49,7 +49,7 @@ def target(
 ) -> Iterator[Target]:
     """An administrator's service with a finished job, a plan and a file, and no rates."""
     directory = tmp_path_factory.mktemp("fuzzed")
-    with empty_postgres(postgres_server) as postgres_url:
+    with new_postgres(postgres_server) as postgres_url:
         settings = Settings(
             data_dir=directory,
             models_dir=models_dir,
