@@ -110,6 +110,9 @@ def test_pause_and_resume_go_on_where_it_stopped(service: Service) -> None:
 def test_a_killed_trainer_is_started_again_from_its_checkpoint(service: Service) -> None:
     job_id = _start_training(service, steps=30)
     for trainer in trainers(service):
+        environment = trainer.environ()
+        assert "PATH" in environment
+        assert [name for name in environment if name.startswith("TUNEWRIGHT_")] == [], "passwords are among them"
         trainer.kill()
     service.wait(job_id, "succeeded")
     steps = _steps(service, job_id)

@@ -12,11 +12,11 @@ import importlib
 import logging
 
 from core.limited.lifetime import end_with_parent
-from worker.environment import forget_secrets
+from worker.environment import start_again_without_secrets
 from worker.training.unforked_cuda import cuda_untouched
 
 end_with_parent()  # a worker that is killed now should not leave its imports behind
-forget_secrets()  # here, as the worker's own environment may be read by its other threads while it starts this
+start_again_without_secrets()  # here, as a fork server is started with the environment that the worker itself needs
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it looks for optional kernels and complains
 
