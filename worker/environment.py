@@ -28,4 +28,4 @@ def start_again_without_secrets() -> None:
     """
     kept = without_secrets()
     if kept != dict(os.environ):
-        os.execve(sys.executable, sys.orig_argv, kept)
+        os.execve(sys.executable, sys.orig_argv, kept)  # noqa: S606 - this very program, as it was started
