@@ -8,8 +8,9 @@ from fastapi.routing import APIRoute
 
 from api.app import ROUTERS
 from api.dashboard import PAGES
+from api.deps import authenticate
 
-__all__ = ["filled_in", "form_fields", "routes_that_take"]
+__all__ = ["asks_who", "filled_in", "form_fields", "routes_that_take"]
 
 
 def routes_that_take(method: str) -> list[APIRoute]:
@@ -27,6 +28,15 @@ def filled_in(path: str, values: Mapping[str, str], otherwise: str) -> str:
 def form_fields(route: APIRoute) -> list[str]:
     """What a route declares of its body, by the names that are sent."""
     return sorted(set(_fields(route.dependant)))
+
+
+def asks_who(route: APIRoute) -> bool:
+    """Whether a route answers only those it knows."""
+    return _asks_who(route.dependant)
+
+
+def _asks_who(dependant: Dependant) -> bool:
+    return dependant.call is authenticate or any(map(_asks_who, dependant.dependencies))
 
 
 def _fields(dependant: Dependant) -> Iterable[str]:
