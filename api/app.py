@@ -89,7 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(HostMiddleware, allowed=settings.allowed_hosts, public_url=settings.public_url)
     app.add_middleware(HeadLimitMiddleware)
-    app.add_middleware(RequestMiddleware, metrics=RequestMetrics(registry))
+    app.add_middleware(RequestMiddleware, metrics=RequestMetrics(registry), unexpected=errors.unexpected)
     errors.register(app)
     browser.mount_assets(app)
     pages.mount_static(app)

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from api import frame, pages
-from api.middleware import UPLOAD_PATHS, finish_headers
+from api.middleware import UPLOAD_PATHS
 from api.schemas.errors import envelope
 from core.db.session import is_full
 from core.errors import (
@@ -50,7 +50,6 @@ def register(app: FastAPI) -> None:
     app.add_exception_handler(DataError, _unstorable)
     app.add_exception_handler(OverflowError, _unstorable)
     app.add_exception_handler(ClientDisconnect, _client_gone)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 def error_response(error: TunewrightError) -> JSONResponse:
@@ -67,6 +66,14 @@ def error_response(error: TunewrightError) -> JSONResponse:
     elif isinstance(error, ServiceUnavailableError):
         headers["retry-after"] = str(RETRY_AFTER_SECONDS)
     return JSONResponse(envelope(error.body), status_code=error.status, headers=headers)
+
+
+async def unexpected(request: Request, error: Exception) -> Response:
+    """The answer to what nobody foresaw: its request's id for the person, everything else for the log."""
+    log.error("unhandled_exception", exc_info=error)
+    request_id = request.scope["request_id"]
+    said = TunewrightError(f"Something went wrong on our side. The log has the details under request {request_id}.")
+    return await _answer(request, said)
 
 
 async def _answer(request: Request, error: TunewrightError) -> Response:
@@ -100,16 +107,6 @@ async def _unstorable(_request: Request, _error: Exception) -> JSONResponse:
 async def _client_gone(_request: Request, _error: Exception) -> JSONResponse:
     # Nobody reads this; the log shows the status.
     return error_response(InvalidRequestError("The client went away in the middle of its request."))
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    log.error("unhandled_exception", exc_info=error)
-    request_id = request.scope.get("request_id", "unknown")
-    said = TunewrightError(f"Something went wrong on our side. The log has the details under request {request_id}.")
-    response = await _answer(request, said)
-    # This handler sends past the middleware that finishes all other responses.
-    finish_headers(response.headers, request.scope)
-    return response
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -3,11 +3,13 @@
 import asyncio
 import re
 import time
+from collections.abc import Awaitable, Callable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import RequestMetrics
@@ -27,6 +29,8 @@ MULTIPART_OVERHEAD_BYTES = 64 * 1024  # boundaries, part headers and the small f
 # A page of this service may load nothing and be framed by no one; pages that need more say so themselves.
 _STRICT_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 _QUIET_PATHS = re.compile(r"/(healthz|readyz|metrics)")
+
+Unexpected = Callable[[Request, Exception], Awaitable[Response]]
 
 log = structlog.get_logger()
 
@@ -50,24 +54,29 @@ def finish_headers(headers: MutableHeaders, scope: Scope) -> None:
 
 
 class RequestMiddleware:
-    """Names the request, binds the name to its logs, measures it and finishes its response's headers."""
+    """Names the request, binds the name to its logs, measures it and finishes its response's headers.
 
-    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+    Any exception that nothing else has answered is answered here by `unexpected`. Were it raised on, the server would
+    close the connection behind the response, and whatever its client sends next on it would be lost.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, unexpected: Unexpected) -> None:
         self.app = app
         self.metrics = metrics
+        self.unexpected = unexpected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 500
+        status, is_answered = 500, False
         scope["request_id"] = new_id("req_")
 
         async def send_finished(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, is_answered = message["status"], True
                 finish_headers(MutableHeaders(scope=message), scope)
             await send(message)
 
@@ -78,6 +87,11 @@ class RequestMiddleware:
         ):
             try:
                 await self.app(scope, receive, send_finished)
+            except Exception as error:
+                if is_answered:  # half a response has no other end than the connection's
+                    raise
+                response = await self.unexpected(Request(scope), error)
+                await response(scope, receive, send_finished)
             finally:
                 seconds = time.perf_counter() - started
                 self.metrics.observe(scope["method"], _route(scope), status, seconds)

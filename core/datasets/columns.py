@@ -3,25 +3,32 @@
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-__all__ = ["MEDIA_COLUMNS", "USUAL_COLUMNS", "column_of", "columns_by_name", "listed", "plain_name", "shortened"]
+__all__ = ["USUAL_COLUMNS", "column_of", "columns_by_name", "is_media_column", "listed", "plain_name", "shortened"]
 
 # What rows of any shape may have beside it, and the columns that hold it in the data sets people share.
 USUAL_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "system": ("system", "system_prompt", "system_message"),
+    "system": ("system", "system_prompt", "system_message", "system_instruction", "systemInstruction"),
     "input": ("input",),
     "context": ("context",),
     "history": ("history",),
     "label": ("label", "kto_tag"),
 }
-MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
+_MEDIA = re.compile(r"(?:image|img|picture|photo|video|audio)s?(?:_?(?:data|bytes|base64))?")
 _SEPARATORS = re.compile(r"[\W_]+")
 
 
 def plain_name(name: str) -> str:
     """The name in small letters, with one underscore for whatever is neither letter nor digit."""
     return _SEPARATORS.sub("_", name.casefold()).strip("_")
+
+
+@lru_cache(maxsize=4096)
+def is_media_column(name: str) -> bool:
+    """Whether a column of this name holds images, sounds or films."""
+    return _MEDIA.fullmatch(plain_name(name)) is not None
 
 
 def columns_by_name(columns: Iterable[str]) -> dict[str, str]:

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from core.datasets.columns import shortened
+from core.datasets.columns import listed, shortened
 from core.datasets.examples import Message
 from core.datasets.numbers import load_json
 from core.datasets.row_errors import RowError
 from core.datasets.values import Parts, as_list, is_blank, kind_of, read_flag, read_parts
 
-__all__ = ["ROLES", "as_alternating", "as_turns", "is_turn", "read_history", "read_messages", "untrained"]
+__all__ = ["ROLES", "as_alternating", "as_exchanges", "as_turns", "is_turn", "read_history", "read_messages"]
+__all__ += ["untrained"]
 
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 _ROLE_ALIASES = {
@@ -19,6 +20,11 @@ _ROLE_ALIASES = {
     "prompter": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "claude": "assistant",
+    "gemini": "assistant",
+    "chatbot": "assistant",
     "bot": "assistant",
     "ai": "assistant",
     "model": "assistant",
@@ -29,10 +35,21 @@ _ROLE_ALIASES = {
     "ipython": "tool",
     "function_response": "tool",
     "tool_response": "tool",
+    "tool_result": "tool",
 }
 _CALLING_ROLES = ("function_call", "tool_call")
-_ROLE_KEYS = ("role", "from")
+_ROLE_KEYS = ("role", "from", "speaker")
 _CONTENT_KEYS = ("content", "value", "parts", "text")
+# The keys of objects that hold a question with its answer, a list of which is a conversation.
+_EXCHANGES = (
+    ("input", "output"),
+    ("human", "assistant"),
+    ("user", "assistant"),
+    ("question", "answer"),
+    ("prompt", "response"),
+    ("prompt", "completion"),
+    ("instruction", "output"),
+)
 _ASKING_FLAGS = ("train", "training", "trainable")  # say for any turn whether it is trained
 _FLAGS = ("weight", "loss", "loss_weight", *_ASKING_FLAGS)
 _READ_KEYS = frozenset({*_FLAGS, "function_call", "tool_calls"})
@@ -40,7 +57,7 @@ _READ_KEYS = frozenset({*_FLAGS, "function_call", "tool_calls"})
 
 def is_turn(value: object) -> bool:
     """Whether a value is a message: an object that says who speaks."""
-    return isinstance(value, Mapping) and ("role" in value or "from" in value)
+    return isinstance(value, Mapping) and any(key in value for key in _ROLE_KEYS)
 
 
 def as_turns(value: object) -> list[Any] | None:
@@ -55,6 +72,23 @@ def as_alternating(value: object) -> list[Any] | None:
     if not isinstance(value, list) or len(value) < 2 or not all(isinstance(text, str) for text in value):
         return None
     return [{"role": "user" if index % 2 == 0 else "assistant", "content": text} for index, text in enumerate(value)]
+
+
+def as_exchanges(value: object) -> list[Any] | None:
+    """The turns of a list of questions with their answers, as Capybara has them. What else they hold stays with the
+    answers.
+    """
+    if not isinstance(value, list) or not value or not all(isinstance(one, Mapping) for one in value):
+        return None
+    keys = next((pair for pair in _EXCHANGES if all(key in one for one in value for key in pair)), None)
+    if keys is None:
+        return None
+    asked, said = keys
+    turns: list[Any] = []
+    for one in value:
+        others = {key: held for key, held in one.items() if key not in keys}
+        turns += [{"role": "user", "content": one[asked]}, {**others, "role": "assistant", "content": one[said]}]
+    return turns
 
 
 def untrained(messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -101,7 +135,7 @@ def _message(turn: Any, number: int, param: str) -> Message:
     content_key = content_key if content_key in turn else next((key for key in _CONTENT_KEYS if key in turn), "content")
     role = said_role = turn.get(role_key)
     if not isinstance(role, str) or role not in ROLES:
-        role = _known_role(role, number, f"{param}.{role_key}")
+        role = _known_role(role, number, f"{param}.{role_key}", turn)
     calls = _calls(turn, number, param)
     if said_role in _CALLING_ROLES:
         parts = Parts("", calls=(turn.get(content_key),))
@@ -125,13 +159,15 @@ def _says_something(text: str, calls: list[Any]) -> bool:
     return not is_blank(text) or bool(calls)
 
 
-def _known_role(role: object, number: int, param: str) -> str:
+def _known_role(role: object, number: int, param: str, turn: Mapping[str, Any]) -> str:
     known = _ROLE_ALIASES.get(role) if isinstance(role, str) else None
     if known is None and isinstance(role, str):
         lowered = role.strip().lower()
         known = lowered if lowered in ROLES else _ROLE_ALIASES.get(lowered)
     if known is None:
-        problem = f"{param} is missing." if role is None else f"{param} is {shortened(str(role), 40)}."
+        problem = f"{param} is missing; the message has {listed(list(turn), 8)}."
+        if role is not None:
+            problem = f"{param} is {shortened(str(role), 40)}."
         raise RowError(number, problem, param, "Use system, user, assistant or tool.")
     return known
 

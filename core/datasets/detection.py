@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from core.datasets.columns import USUAL_COLUMNS, columns_by_name, listed, shortened
-from core.datasets.conversations import as_alternating, as_turns, is_turn
+from core.datasets.columns import USUAL_COLUMNS, columns_by_name, listed, plain_name
+from core.datasets.conversations import as_alternating, as_exchanges, as_turns, is_turn
 from core.datasets.examples import DataFormat, DataKind
+from core.datasets.known_shapes import problem_of_unread, problem_of_untrainable
 from core.datasets.pairs import PAIR_ROLES
 from core.datasets.preferences import PREFERENCE, detect_preferences
 from core.datasets.values import as_list, read_flag
@@ -18,10 +19,10 @@ __all__ = ["complete_format", "detect_format", "known_names"]
 _PAIRS: tuple[tuple[str, str, str], ...] = (
     ("prompt_completion", "prompt", "completion"),
     ("question_answer", "question", "answer"),
+    ("alpaca", "instruction", "output"),  # before a `prompt` beside it, which holds both, rendered
     ("prompt_completion", "prompt", "response"),
     ("prompt_completion", "prompt", "output"),
     ("prompt_completion", "prompt", "answer"),
-    ("alpaca", "instruction", "output"),
     ("prompt_completion", "instruction", "response"),
     ("prompt_completion", "instruction", "completion"),
     ("prompt_completion", "instruction", "answer"),
@@ -33,6 +34,7 @@ _PAIRS: tuple[tuple[str, str, str], ...] = (
     ("prompt_completion", "input", "response"),
     ("prompt_completion", "input", "completion"),
     ("prompt_completion", "input", "target"),
+    ("prompt_completion", "inputs", "targets"),
     ("prompt_completion", "user", "assistant"),
     ("prompt_completion", "human", "assistant"),
     ("prompt_completion", "source", "target"),
@@ -76,11 +78,15 @@ def detect_format(rows: Sequence[Mapping[str, Any]]) -> DataFormat:
     by_name = columns_by_name(name for name in columns if any(row.get(name) is not None for row in rows))
     found = detect_preferences(rows, by_name)
     if found is None:
-        _refuse_known(rows, by_name)
+        is_pair = any(first in by_name and second in by_name for _, first, second in _PAIRS)
+        if problem := problem_of_untrainable(rows, by_name, _ANSWERED, is_pair=is_pair):
+            raise _unknown(problem)
         found = _conversation_or_pair(rows, by_name)
     if found is None:
         found = _detect_text(by_name)
     if found is None:
+        if problem := problem_of_unread(rows, by_name, _CONVERSATIONS):
+            raise _unknown(problem)
         first, second = ([*columns, "", ""])[:2]
         how = _HELP % (f'"{first[:60]}"' if first else '"..."', f'"{second[:60]}"' if second else '"..."')
         raise _unknown(f"What the rows mean could not be told from their columns ({listed(columns)}). {how}")
@@ -129,13 +135,19 @@ def _conversation_or_pair(rows: Sequence[Mapping[str, Any]], by_name: Mapping[st
 def _detect_conversation(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> DataFormat | None:
     for column in columns:
         values = (as_list(row.get(column)) for row in rows)
-        turns = next((turns for turns in values if turns and is_turn(turns[0])), None)
+        is_named = plain_name(column) in _CONVERSATIONS
+        turns = next((turns for turns in values if turns and _are_turns(turns, is_named)), None)
         if turns is None:
             continue
-        if "role" in turns[0]:
+        if "from" not in turns[0]:
             return DataFormat("messages", DataKind.CHAT, {"messages": column})
         return DataFormat("sharegpt", DataKind.CHAT, {"conversations": column})
     return None
+
+
+def _are_turns(turns: list[Any], is_named: bool) -> bool:
+    """Whether a list is a conversation; one of questions with answers only where its column says so."""
+    return is_turn(turns[0]) or (is_named and as_exchanges(turns) is not None)
 
 
 def _detect_pair(rows: Sequence[Mapping[str, Any]], by_name: Mapping[str, str]) -> DataFormat | None:
@@ -170,49 +182,3 @@ def _detect_text(by_name: Mapping[str, str]) -> DataFormat | None:
 
 def _unknown(message: str) -> InvalidDatasetError:
     return InvalidDatasetError(message, code="unknown_format")
-
-
-def _refuse_known(rows: Sequence[Mapping[str, Any]], by_name: Mapping[str, str]) -> None:
-    """Refuse, by name, shapes that are known and hold no answers to train."""
-    names = set(by_name)
-    problem = ""
-    if {"message_id", "text", "role"} <= names or _is_tree(rows, by_name):
-        problem = (
-            "The rows are single messages of OpenAssistant's trees. Write each path from a prompt to a good answer as "
-            'one row: {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}.'
-        )
-    elif ("role" in names and names & {"content", "text"}) or {"from", "value"} <= names:
-        problem = 'Each row is a single message. Put the messages of each conversation in one row: {"messages": [...]}.'
-    elif {"prompt", "completions", "labels"} <= names:
-        problem = (
-            "The rows hold steps with a label for each, as process reward models use them. Supervised training needs "
-            'whole answers: {"prompt": "...", "completion": "..."}.'
-        )
-    elif several := _several(rows, by_name):
-        problem = (
-            f"{shortened(several)} holds several answers to each prompt, as ranked data do. Keep the best one of each "
-            'row: {"prompt": "...", "completion": "..."}, or two: {"prompt": ..., "chosen": ..., "rejected": ...}.'
-        )
-    elif "prompt" in names and not names & _ANSWERED:
-        problem = (
-            'The rows hold prompts without answers. Add what the model should answer: {"prompt": "...", '
-            '"completion": "..."}, or say with `format` which column holds it.'
-        )
-    if problem:
-        raise _unknown(problem)
-
-
-def _is_tree(rows: Sequence[Mapping[str, Any]], by_name: Mapping[str, str]) -> bool:
-    column = by_name.get("prompt", "")
-    return any(isinstance(row.get(column), Mapping) and "replies" in row[column] for row in rows)
-
-
-def _several(rows: Sequence[Mapping[str, Any]], by_name: Mapping[str, str]) -> str | None:
-    """The column of several answers, where there is no single one beside a prompt."""
-    if any(first in by_name and second in by_name for _, first, second in _PAIRS):
-        return None
-    for name in ("completions", "responses", "answers", "outputs", "candidates", "generations"):
-        column = by_name.get(name)
-        if column and any(isinstance(row.get(column), list) for row in rows):
-            return column
-    return None

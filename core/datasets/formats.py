@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from core.datasets.columns import MEDIA_COLUMNS, USUAL_COLUMNS, column_of, shortened
-from core.datasets.conversations import ROLES, as_alternating, is_turn, read_messages
+from core.datasets.columns import USUAL_COLUMNS, column_of, is_media_column, shortened
+from core.datasets.conversations import ROLES, as_alternating, as_exchanges, is_turn, read_messages
 from core.datasets.examples import DataFormat, DataKind, Example, Message
 from core.datasets.pairs import PAIR_ROLES, pair_messages
 from core.datasets.preferences import PREFERENCE, preferred_messages
@@ -18,7 +18,7 @@ __all__ = ["UNDESIRED", "RowError", "plain_conversation", "to_example"]
 UNDESIRED = "undesired_answers"
 _UNDESIRED_MESSAGE = "the answer is labelled as undesired, so supervised training leaves it out."
 # A row with one of these holds more than its conversation.
-_BESIDE = frozenset({*MEDIA_COLUMNS, "tools", "functions"}.union(*USUAL_COLUMNS.values()))
+_BESIDE = frozenset({"tools", "functions"}.union(*USUAL_COLUMNS.values()))
 
 
 def to_example(row: Mapping[str, Any], number: int, data_format: DataFormat) -> Example:
@@ -52,12 +52,13 @@ def _conversation(row: Mapping[str, Any], number: int, data_format: DataFormat) 
     turns = as_list(value) if not is_turn(value) else None
     if turns is None:
         raise missing_value(row, number, column, "a list of messages")
-    return read_messages(as_alternating(turns) or turns, number, column)
+    turns = as_alternating(turns) or as_exchanges(turns) or turns
+    return read_messages(turns, number, column)
 
 
 def _refuse_media(row: Mapping[str, Any], number: int, columns: Mapping[str, str]) -> None:
-    for name in MEDIA_COLUMNS:
-        if name in row and row[name] and name not in columns.values():
+    for name, value in row.items():
+        if value and is_media_column(name) and name not in columns.values():
             raise RowError(
                 number, f"{name!r} holds media.", name, "Only text can be trained: leave such rows, or the column, out."
             )
@@ -68,7 +69,7 @@ def _with_system(
 ) -> tuple[Message, ...]:
     """The messages after the system prompt of the row's own column, unless they begin with the same one."""
     column = column_of(row, columns, "system")
-    system = read_optional_text(row, number, column)
+    system = _system_text(row, number, column)
     if not system.strip():
         return messages
     said = next((message.content for message in messages if message.role == "system"), None)
@@ -78,6 +79,14 @@ def _with_system(
         return messages
     problem = f"{shortened(column)} and the system message differ: {shortened(system)} and {shortened(said)}."
     raise RowError(number, problem, column, "Keep one of them.")
+
+
+def _system_text(row: Mapping[str, Any], number: int, column: str | None) -> str:
+    """The text of a system column, also where it is a message or, as Gemini's, an object of parts. Raises RowError."""
+    value = row.get(column) if column else None
+    if column and isinstance(value, Mapping) and (is_turn(value) or "parts" in value):
+        return read_messages([{"role": "system", **value}], number, column)[0].content
+    return read_optional_text(row, number, column)
 
 
 def _is_undesired(row: Mapping[str, Any], number: int, columns: Mapping[str, str]) -> bool:
@@ -102,7 +111,7 @@ def plain_conversation(row: Mapping[str, Any], data_format: DataFormat) -> list[
     """
     if data_format.shape != "messages" or len(data_format.columns) > 1:
         return None
-    if len(row) > 1 and not _BESIDE.isdisjoint(row):
+    if len(row) > 1 and (not _BESIDE.isdisjoint(row) or any(map(is_media_column, row))):
         return None
     turns = row.get(data_format.columns.get("messages", "messages"))
     if type(turns) is not list or not turns:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from core.datasets import claims, in_child
 from core.datasets.inspection import Inspection
 from core.datasets.models import FileStatus, StoredFile
+from core.datasets.previews import without_nul
 from core.datasets.service import LONGEST_DETAILS
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidDatasetError, NotFoundError, RateLimitError, ServiceUnavailableError
@@ -112,6 +113,6 @@ def _record(session: Session, file_id: str, inspection: Inspection | None, detai
     file = session.get(StoredFile, file_id, with_for_update=True)
     if file is None or file.status is not FileStatus.UPLOADED:
         return
-    file.inspection = to_plain(inspection) if inspection else None
+    file.inspection = without_nul(to_plain(inspection)) if inspection else None
     file.status = FileStatus.ERROR if details is not None else FileStatus.PROCESSED
-    file.status_details = details[:LONGEST_DETAILS] if details is not None else None
+    file.status_details = without_nul(details[:LONGEST_DETAILS]) if details is not None else None

@@ -148,7 +148,7 @@ class _Survey:
         if plain is not None:
             self._look(row, number)
             answers = (text for role, text in zip(plain[::2], plain[1::2], strict=True) if role == "assistant")
-            self._count(number, hash((None, *plain)), any(text and not text.isspace() for text in answers))
+            self._count(number, hash((None, *plain)), not all(map(is_blank, answers)))
             return
         try:
             example = to_example(row, number, self.data_format)

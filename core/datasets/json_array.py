@@ -14,6 +14,7 @@ import orjson
 
 from core.datasets.nesting import MAX_DEPTH, MAX_KEYS, MAX_PARTS, has_too_many_parts, is_too_deep
 from core.datasets.numbers import DECODER
+from core.datasets.repeated_keys import TWICE_FIX, repeated_key, said_twice
 from core.datasets.row_errors import RowError, UnreadableRestError
 from core.datasets.sources import MAX_ROW_BYTES
 from core.errors import InvalidDatasetError
@@ -167,6 +168,8 @@ def _checked(element: object, piece: str, number: int) -> Mapping[str, Any] | Ro
     if len(element) > MAX_KEYS:
         problem = f"it has {len(element):,} columns, and {MAX_KEYS:,} are the most."
         return RowError(number, problem, None, "Nest what is not a column.")
+    if (key := repeated_key(element, piece)) is not None:
+        return RowError(number, f"it {said_twice(key)}", None, TWICE_FIX)
     if _SURROGATE.search(piece):
         try:
             orjson.loads(piece)

@@ -15,6 +15,8 @@ from core.errors import InvalidDatasetError
 __all__ = ["Container", "Layout", "detect_layout"]
 
 _HEAD_BYTES = 64 * 1024
+_LINES_LOOKED_AT = 20
+_OLD_MAC = re.compile(rb"\}[ \t]*\r\s*\{")
 _ARRAY = re.compile(rb'\[\s*(?:[\[{"\]]|$)')
 _PARAGRAPH = re.compile(r"\S[^\S\n]*\n[^\S\n]*\r?\n\s*\S")
 _FORMATS = "Upload JSON Lines, JSON, CSV, Parquet or plain text."
@@ -26,6 +28,8 @@ _FOREIGN = {
     b"BZh": "The file is packed with bzip2. Pack it with gzip or Zstandard, or upload it as it is.",
     b"\xfd7zXZ": "The file is packed with xz. Pack it with gzip or Zstandard, or upload it as it is.",
     b"SQLite format 3": f"The file is an SQLite database. {_FORMATS}",
+    b"\x1f\x8b": f"The file is packed twice. Unpack it once. {_FORMATS}",
+    b"\x28\xb5\x2f\xfd": f"The file is packed twice. Unpack it once. {_FORMATS}",
 }
 
 
@@ -66,6 +70,11 @@ def detect_layout(path: Path) -> Layout:
     if not start:
         raise InvalidDatasetError("The file holds only blanks. Upload one with at least 2 rows.", code="empty_file")
     if start.startswith(b"{"):
+        if b"\n" not in head and _OLD_MAC.search(head):
+            raise InvalidDatasetError(
+                "The lines of the file end in carriage returns alone, as on old Macs. Save it with line feeds.",
+                code="invalid_dataset",
+            )
         if start.split(b"\n", 1)[0].strip() == b"{":
             raise InvalidDatasetError(
                 "The file holds JSON objects that are spread over several lines. Write each object on one line "
@@ -82,6 +91,7 @@ def detect_layout(path: Path) -> Layout:
     table = detect_table(text, is_whole=len(head) < _HEAD_BYTES)
     if table is not None:
         return Layout(Container.CSV, table=table, encoding=encoding)
+    _refuse_commented_json(text)
     return Layout(Container.TEXT, by_paragraph=_PARAGRAPH.search(text) is not None, encoding=encoding)
 
 
@@ -91,6 +101,24 @@ def _refuse_binary(head: bytes) -> None:
         problem = f"The file is binary. {_FORMATS}"
     if problem:
         raise InvalidDatasetError(problem, code="unsupported_file")
+
+
+def _refuse_commented_json(text: str) -> None:
+    """Raise InvalidDatasetError for JSON below or between lines that are none, which would be trained as text."""
+    for number, line in enumerate(text.split("\n")[:_LINES_LOOKED_AT], 1):
+        stripped = line.strip().rstrip(",;")
+        if not stripped.startswith("{") or not stripped.endswith("}"):
+            continue
+        try:
+            row = load_json(stripped)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and row:
+            raise InvalidDatasetError(
+                f"Line {number} is a JSON object, and the file does not begin with one. Take out the lines that are no "
+                "JSON (comments, headings, code around them) and leave one object on each line.",
+                code="invalid_dataset",
+            )
 
 
 def _is_lines_of_conversations(start: bytes) -> bool:

@@ -9,7 +9,7 @@ import orjson
 
 from core.datasets.examples import Example, Message
 
-__all__ = ["ColumnSample", "ColumnSamples", "clipped", "excerpt"]
+__all__ = ["ColumnSample", "ColumnSamples", "clipped", "excerpt", "without_nul"]
 
 _TEXT_CHARACTERS = 2000
 _INNER_CHARACTERS = 200  # of a text within tools and calls
@@ -17,6 +17,8 @@ _ITEMS = 20
 _DEPTH = 6
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 80
 _COLUMNS, _NAME_CHARACTERS = 500, 200
+_LARGEST_NUMBER = 2**63  # that a JSON writer takes
+_NUL, _SHOWN_NUL = "\0", "\u2400"  # the symbol for it: PostgreSQL stores no NUL
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,15 @@ def _clipped_message(message: Message) -> Message:
     return replace(message, content=message.content[:_TEXT_CHARACTERS], extra=extra)
 
 
+def without_nul(value: Any) -> Any:
+    """Plain data as a database can store it: a symbol in place of each NUL character."""
+    if isinstance(value, str):
+        return value.replace(_NUL, _SHOWN_NUL)
+    if isinstance(value, Mapping):
+        return {without_nul(name): without_nul(inner) for name, inner in value.items()}
+    return [without_nul(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _cut(value: Any, characters: int, depth: int) -> Any:
     """The value with its texts cut, its lists and objects shortened, and nothing below a depth."""
     if isinstance(value, str):
@@ -94,4 +105,5 @@ def _cut(value: Any, characters: int, depth: int) -> Any:
         return {str(name)[:characters]: _cut(inner, characters, depth - 1) for name, inner in first}
     if isinstance(value, list | tuple):
         return [_cut(inner, characters, depth - 1) for inner in value[:_ITEMS]] if depth else "…"
-    return value if isinstance(value, int | float | None) else str(value)[:characters]
+    is_number = isinstance(value, int | float) and -_LARGEST_NUMBER < value < _LARGEST_NUMBER
+    return value if is_number or value is None else str(value)[:characters]

@@ -16,6 +16,7 @@ from core.datasets.layouts import Container, Layout, detect_layout
 from core.datasets.nesting import MAX_DEPTH, MAX_KEYS, MAX_PARTS, has_too_many_parts, is_too_deep
 from core.datasets.notices import NoticeCollector
 from core.datasets.numbers import is_respelled, load_json
+from core.datasets.repeated_keys import TWICE_FIX, repeated_key, said_twice
 from core.datasets.row_errors import RowError, UnreadableRestError
 from core.datasets.sources import MAX_ROW_BYTES, open_source
 from core.datasets.tables import parquet_rows
@@ -158,6 +159,8 @@ def _checked_line(row: Any, line: bytes, number: int) -> Row | RowError:
     if len(row) > MAX_KEYS:
         problem = f"line {number} has {len(row):,} columns, and {MAX_KEYS:,} are the most."
         return RowError(number, problem, None, "Nest what is not a column.")
+    if (key := repeated_key(row, line)) is not None:
+        return RowError(number, f"line {number} {said_twice(key)}", None, TWICE_FIX)
     if not _is_all_text(row) and is_respelled(row, line):
         try:
             return load_json(line.decode())  # type: ignore[no-any-return]

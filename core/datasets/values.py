@@ -16,6 +16,9 @@ __all__ += ["read_optional_text", "read_text"]
 
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _REASONING_TYPES = ("reasoning", "thinking")
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"  # zero-width spaces and joiners, byte order mark, soft hyphen
+_BLANKS = _INVISIBLE + " \t\r\n\u00a0"
+_NOTES = ("cache_control", "annotations", "citations", "logprobs", "id", "index", "thought", "thought_signature")
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -33,8 +36,8 @@ class Parts:
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing is written there."""
-    return not text or text.isspace()
+    """Whether nothing is written there that can be seen."""
+    return not text or text.isspace() or (text[0] in _BLANKS and not text.strip(_BLANKS))
 
 
 def kind_of(value: object) -> str:
@@ -130,6 +133,10 @@ def read_parts(parts: list[Any], number: int, param: str) -> Parts:
     texts, reasoning, calls = [], [], []
     for index, part in enumerate(parts):
         kind, text = _typed(part)
+        if unread := _unread(part):
+            where = f"{param}[{index}]"
+            problem = f"{where} has {listed(unread)} beside its text, which would be lost."
+            raise RowError(number, problem, where, "Write it into the text, or leave it out.")
         if kind == "tool_call" and text is not None:
             calls.append(text)
         elif isinstance(text, str) and kind in _REASONING_TYPES:
@@ -142,11 +149,21 @@ def read_parts(parts: list[Any], number: int, param: str) -> Parts:
     return Parts("".join(texts), "".join(reasoning), tuple(calls))
 
 
+def _unread(part: Any) -> list[str]:
+    """What a text part says beside its text, notes of the service that sent or caches it apart."""
+    if not isinstance(part, Mapping) or part.get("type") not in (None, *_TEXT_TYPES):
+        return []
+    texts = ("type", "text", "value", str(part.get("type")))
+    return [str(name) for name, value in part.items() if value not in (None, [], {}) and name not in (*texts, *_NOTES)]
+
+
 def _typed(part: Any) -> tuple[str, Any]:
     """The type of a part, and what it holds."""
     if not isinstance(part, Mapping):
         return ("text", part) if isinstance(part, str) else (kind_of(part), None)
     kind = part.get("type")
+    if kind is None and part.get("thought") is True:  # as Gemini marks them
+        return "thinking", part.get("text")
     if kind is None:
         named = [name for name, value in part.items() if value is not None]
         kind = "text" if "text" in named else str(named[0]) if named else "null"

@@ -98,6 +98,7 @@ def test_trouble_on_our_side_keeps_the_navigation(tmp_path: Path, models_dir: Pa
         broken = browser.get("/fleet", headers={"accept": "text/html"})
         database.run(lambda session: session.execute(text("DROP TABLE fine_tuned_models")))
         away = browser.get("/models", headers={"accept": "text/html"})
+        assert away.extensions["network_stream"] is broken.extensions["network_stream"]  # what follows a 500 arrives
     for shown, status, said in (
         (broken, 500, "Something went wrong on our side"), (away, 503, "The database does not answer"),
     ):  # fmt: skip

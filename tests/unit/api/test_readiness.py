@@ -21,9 +21,8 @@ def test_a_part_that_hangs_is_named_in_time_and_asked_once() -> None:
     assert first.startswith("the store has not answered for")
     assert len(asked) == 1
     hanging.set()
-    while part.begin()() is not None:  # the answer of the hung question, then a new one's
+    while part.begin()() is not None or len(asked) == 1:  # the answer of the hung question, then a new one's
         pass
-    assert len(asked) > 1
 
 
 def test_a_part_says_what_is_wrong_and_gets_well() -> None:

@@ -20,7 +20,9 @@ from core.datasets.inspection import (
     measure_tokens,
     overlap,
 )
+from core.datasets.previews import without_nul
 from core.datasets.reading import read_examples
+from core.db.plain import from_plain, to_plain
 from core.errors import InvalidDatasetError
 from tests.unit.datasets.template_shapes import CHATML, WORDS
 
@@ -114,6 +116,18 @@ def test_a_mapping_of_columns_overrides_detection(tmp_path: Path) -> None:
     found = inspect_file(path, data_format=mapping)
     assert (found.data_format, found.error_count) == (mapping, 0)
     assert [message.content for message in found.preview[0].messages] == ["1", "3"]
+
+
+def test_what_no_database_stores_is_shown_as_text(tmp_path: Path) -> None:
+    rows = '{"prompt": "a\\u0000b", "completion": 12345678901234567890123}\n{"prompt": "c", "completion": "d"}\n'
+    path = tmp_path / "x"
+    path.write_text(rows)
+    inspection = inspect_file(path)
+    assert inspection.preview[0].messages[1].content == "12345678901234567890123"
+    assert "\0" in inspection.preview[0].messages[0].content
+    stored = without_nul(to_plain(inspection))
+    assert "\\u0000" not in json.dumps(stored)
+    assert from_plain(Inspection, stored).preview[0].messages[0].content == "a\u2400b"
 
 
 def test_long_previews_are_clipped(tmp_path: Path) -> None:

@@ -166,6 +166,9 @@ def test_a_file_that_ends_inside_a_character_is_refused(tmp_path: Path) -> None:
         (b"PK\x03\x04\0\0", "unsupported_file", "spreadsheet"),
         (b"\x89PNG\0\0", "unsupported_file", "binary"),
         (b'{\n  "a": 1\n}\n', "invalid_dataset", "several lines"),
+        (b'{"a": 1}\r{"a": 2}\r', "invalid_dataset", "carriage returns"),
+        (b'// rows\n{"a": 1}\n{"a": 2}\n', "invalid_dataset", "Line 2 is a JSON object"),
+        (gzip.compress(gzip.compress(json_lines(ROWS))), "unsupported_file", "packed twice"),
         (b"PAR1 but not really", "damaged_file", "Parquet"),
         (as_parquet(ROWS)[:-20], "damaged_file", "Parquet"),
         (gzip.compress(json_lines(ROWS), mtime=0)[:-12], "damaged_file", "cut off"),
@@ -184,6 +187,9 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path, data: bytes, 
         (b'{"a": 1}\n{"a": 2\n{"a": 3}\n', 2, "line 2 is not valid JSON"),
         (b'{"a": 1}\n\n{"a": "x" "b": 1}\n', 3, "column 11"),
         (b'{"a": NaN}\n', 1, "NaN is not JSON"),
+        (b'{"a": 1, "a": 2}\n', 1, "'a' twice"),
+        (b'{"a": [{"b" : "\\":", "b": 2}]}\n', 1, "'b' twice"),
+        (b'[{"a": 1}, {"a": 1, "a": 2}]', 2, "'a' twice"),
         (b'{"a": "\\ud800"}\n', 1, "surrogate"),
         (b'{"a": 1}\n[1, 2]\n', 2, "list, not an object"),
         (b'{"a": 1}\n"text"\n', 2, "str, not an object"),
@@ -209,6 +215,12 @@ def test_a_broken_row_is_named(tmp_path: Path, data: bytes, row: int, said: str)
     assert error.row == row
     assert said in error.message
     assert error.fix
+
+
+def test_marks_of_keys_inside_texts_are_no_keys(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b'{"a": "{\\"a\\":1,\\"a\\":2}", "b" : [{"a": "b"}, {"a": "b"}]}\n')
+    assert [row for _, row in read_rows(path)] == [{"a": '{"a":1,"a":2}', "b": [{"a": "b"}, {"a": "b"}]}]
 
 
 def test_scanning_goes_on_after_a_broken_row(tmp_path: Path) -> None:

@@ -136,6 +136,30 @@ READ: list[tuple[str, dict[str, Any], list[tuple[str, str]]]] = [
         ASKED,
     ),
     ("spoken prompt", {"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": " a", "rejected": " z"}, ASKED),
+    (
+        "capybara",
+        {"conversation": [{"input": "q", "output": "a"}, {"input": "q2", "output": "a2"}]},
+        [*ASKED, ("user", "q2"), ("assistant*", "a2")],
+    ),
+    ("human and assistant in one object", {"conversations": [{"human": "q", "assistant": "a"}]}, ASKED),
+    ("other assistants", {"conversations": [{"from": "human", "value": "q"}, {"from": "bing", "value": "a"}]}, ASKED),
+    ("speakers", {"dialog": [{"speaker": "User", "text": "q"}, {"speaker": "Assistant", "text": "a"}]}, ASKED),
+    (
+        "gemini with an instruction",
+        {
+            "systemInstruction": {"role": "system", "parts": [{"text": "Be brief."}]},
+            "contents": [{"role": "user", "parts": [{"text": "q"}]}, {"role": "model", "parts": [{"text": "a"}]}],
+        },
+        BRIEF,
+    ),
+    ("flan", {"inputs": "q", "targets": "a", "task": "t"}, ASKED),
+    ("both in a rendered prompt", {"instruction": "q", "input": "", "output": "a", "prompt": "### q\n### a"}, ASKED),
+    (
+        "parts with notes of the service",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "q", "cache_control": {}}]}, ANSWER]},
+        ASKED,
+    ),
+    ("an answer of nothing to see", {"prompt": "q", "completion": "\u200b"}, [("user", "q"), ("assistant", "\u200b")]),
     ("numbers", {"question": 3, "answer": True}, [("user", "3"), ("assistant*", "true")]),
 ]
 
@@ -214,8 +238,9 @@ def test_calls_of_tools_are_read_from_every_way_of_writing_them(row: dict[str, A
     assert example.tools == ({"type": "function", "function": FUNCTION},)
 
 
-def test_reasoning_parts_are_kept_apart_from_the_answer() -> None:
-    parts = [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "a"}]
+@pytest.mark.parametrize("thought", [{"type": "thinking", "thinking": "Hm."}, {"text": "Hm.", "thought": True}])
+def test_reasoning_parts_are_kept_apart_from_the_answer(thought: dict[str, Any]) -> None:
+    parts = [thought, {"type": "text", "text": "a"}]
     row = {"messages": [USER, {"role": "assistant", "content": parts}]}
     answer = to_example(row, 1, detect_format([row])).messages[1]
     assert (answer.content, answer.extra) == ("a", {"reasoning_content": "Hm."})
@@ -237,6 +262,12 @@ def test_reasoning_parts_are_kept_apart_from_the_answer() -> None:
         ({"frage": "q", "antwort": "a"}, '"completion": "antwort"'),
         ({"content": "Once."}, "'content'"),
         ({"text": "I like it.", "label": "positive"}, "'label'"),
+        ({"dialog": ["q", "a"], "act": [1, 2]}, '"columns": {"messages": "dialog"}'),
+        ({"segments": [{"label": True, "text": "a"}]}, "segments"),
+        ({"context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}, "several answers"),
+        ({"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}, "multiple-choice"),
+        ({"question": "q", "options": ["a", "b"], "answer": "B"}, "multiple-choice"),
+        ({"custom_id": "1", "body": {"messages": [USER]}}, "recorded requests"),
     ],
 )
 def test_what_is_not_known_is_refused_with_what_to_do(row: dict[str, Any], said: str) -> None:
@@ -250,8 +281,28 @@ def test_what_is_not_known_is_refused_with_what_to_do(row: dict[str, Any], said:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
+        ({"data": [{"prompt": "q", "completion": "a"}]}, "its rows are in 'data'"),
+        ({"prompt": ["q", "q2"], "completion": ["a", "a2"]}, "whole columns"),
+        ({"prompt": {"0": "q"}, "completion": {"0": "a"}}, "whole columns"),
+    ],
+)
+def test_a_file_of_one_object_says_where_its_rows_are(row: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidDatasetError) as caught:
+        detect_format([row])
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
         ({"system": "Be brief.", "messages": [{"role": "system", "content": "Be long."}, USER, ANSWER]}, "differ"),
         ({"messages": [USER, ANSWER], "images": ["cat.png"]}, "media"),
+        ({"prompt": "q", "completion": "a", "Image": "cat.png"}, "media"),
+        ({"input": [{"label": False, "text": "q"}], "output": "a"}, "'label'"),
+        (
+            {"messages": [USER, {"Role": "assistant", "Content": "a"}]},
+            "the message has 'Role', 'Content'",
+        ),
         ({"text": "a cat", "image": {"bytes": "…", "path": None}}, "media"),
         ({"prompt": "q", "completion": ["a", "b"]}, "2 texts"),
         ({"prompt": " ", "completion": "a"}, "blank"),
