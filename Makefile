@@ -52,7 +52,7 @@ setup: $(VENV)/.dev $(VENV)/.browser $(VENV)/.node-dev $(ASSETS) ## Make the env
 
 .PHONY: test
 test: setup ## Lint, types, import contracts, migrations, container files and all tests
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest --durations=20 $(PYTEST_ARGS)
 
 .PHONY: assets
 assets: $(ASSETS) ## Build the dashboard's scripts and styles

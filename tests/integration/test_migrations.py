@@ -1,6 +1,7 @@
 """The migrations make the schema of the models, on both databases, and keep the books append-only."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -25,6 +26,14 @@ from migrations.schema import metadata
 from tests.integration.core.queueing import QUOTE_CREDITS, add_organization, queue_job
 
 OF_AN_EARLIER_RELEASE = "0017"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    return str(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the fork server imports once, so that a child starts with it: 5-6 s of imports, no CUDA, no threads.
+"""What the fork server imports once, so that a child starts with it: 5 s of imports, no CUDA, no threads.
 
 transformers imports a model's module when the model is first built; those of every family the planner knows are
 imported here.
@@ -10,6 +10,11 @@ objects for 0.4 s, and copy the pages they lie in.
 import gc
 import importlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import torch
 
 from core.limited.lifetime import end_with_parent
 from worker.environment import start_again_without_secrets
@@ -38,7 +43,24 @@ FAMILIES = (
     "smollm3",
 )
 
-with cuda_untouched():
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Within, torch.compile raises. bitsandbytes has it compile what it runs on devices other than CPUs and CUDA, and
+    does without where that fails: a second and 50 MB of imports, for none but the runs that are to be compiled."""
+    real = torch.compile
+    torch.compile = _refuse
+    try:
+        yield
+    finally:
+        torch.compile = real
+
+
+def _refuse(*_: object, **_options: object) -> NoReturn:
+    raise RuntimeError("Nothing is compiled before the fork.")
+
+
+with cuda_untouched(), _uncompiled():
     importlib.import_module("worker.training.child")  # the loop with torch, PEFT and bitsandbytes
     for _family in FAMILIES:
         importlib.import_module(f"transformers.models.{_family}.configuration_{_family}")

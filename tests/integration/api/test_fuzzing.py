@@ -22,7 +22,7 @@ from api.deps import SESSION_COOKIE
 from api.forms import form_token
 from core.accounts.models import Scope, User
 from core.settings import Settings
-from tests.conftest import empty_postgres
+from tests.databases import new_postgres
 from tests.integration.api.hostile_forms import hostile_bodies, hostile_values
 from tests.integration.api.routes import filled_in, form_fields, routes_that_take
 from tests.integration.api.server import Service, running_application
@@ -55,7 +55,7 @@ def target(
 ) -> Iterator[Target]:
     """An administrator's service with a finished job, a plan and a file, and no rates."""
     directory = tmp_path_factory.mktemp("fuzzed")
-    with empty_postgres(postgres_server) as postgres_url:
+    with new_postgres(postgres_server) as postgres_url:
         settings = Settings(
             data_dir=directory,
             models_dir=models_dir,

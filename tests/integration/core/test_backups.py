@@ -31,7 +31,7 @@ from core.ledger import service as ledger
 from core.ledger.proof.service import verify
 from core.runtime import Runtime, open_runtime
 from core.settings import Settings
-from tests.conftest import empty_postgres
+from tests.databases import new_postgres
 from tests.integration.api.server import running_application
 from tests.integration.core.queueing import add_organization, add_worker, queue_job
 
@@ -80,7 +80,7 @@ def places(
         data = tmp_path / name
         variables = {"TUNEWRIGHT_DATA_DIR": str(data), "TUNEWRIGHT_REDIS_URL": valkey_url}
         if database_kind == "postgresql":
-            database = empty_postgres(request.getfixturevalue("postgres_server"))
+            database = new_postgres(request.getfixturevalue("postgres_server"))
             open_databases.append(database)
             variables["TUNEWRIGHT_DATABASE_URL"] = database.__enter__()
         if store == "s3":

@@ -20,7 +20,6 @@ from core.datasets import service as files
 from core.datasets.models import StoredFile
 from core.datasets.retention import expire_files, file_kept_until
 from core.db.base import utc_now
-from core.db.migrate import upgrade
 from core.events.models import JobEvent
 from core.jobs import lease as leases
 from core.jobs import progress, retention
@@ -40,7 +39,6 @@ LONG_AGO = timedelta(days=100)
 @pytest.fixture
 def runtime(settings: Settings) -> Iterator[Runtime]:
     """What maintenance opens, on either database."""
-    upgrade(settings.resolved_database_url)
     opened = open_runtime(settings)
     yield opened
     opened.close()

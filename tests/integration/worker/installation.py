@@ -16,7 +16,6 @@ from core.artifacts.store import ArtifactStore
 from core.datasets import inspecting
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
-from core.db.migrate import upgrade
 from core.events import service as events
 from core.events.models import JobEvent
 from core.fleet import service as fleet
@@ -36,6 +35,7 @@ from core.runtime import Runtime, open_runtime
 from core.settings import Settings
 from planner.devices import Device, read_cpu
 from planner.plans import Wishes
+from tests.databases import migrated_sqlite
 from worker.protocol import RunRequest
 from worker.supervisor import Supervisor
 
@@ -160,8 +160,8 @@ def installation(directory: Path, models_dir: Path, redis_url: str, **settings: 
         "checkpoint_seconds": 0.0,
         "stop_grace_seconds": 5.0,
     }
+    migrated_sqlite(directory / "tunewright.db")
     runtime = open_runtime(Settings(**(values | settings)))
-    upgrade(runtime.settings.resolved_database_url)
     try:
         with runtime.database.transaction() as session:
             owner = accounts.ensure_owner(session)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from core.datasets.examples import DataFormat, DataKind
+from planner.devices import read_cpu
+from planner.precision import dtype_on
 from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup
 from worker.protocol import Report, RunRequest
 from worker.trainer import TrainingChild
@@ -71,6 +73,11 @@ def setup_for(method: Method, **changes: Any) -> TrainingSetup:
         method, quantization, per_device_train_batch_size=2, gradient_accumulation_steps=2, max_length=256, **adapter
     )
     return replace(base, **changes)
+
+
+def setup_here(method: Method, **changes: Any) -> TrainingSetup:
+    """The same in the format that plans choose for this machine: a CPU that widens bfloat16 is slow at it."""
+    return setup_for(method, **({"dtype": dtype_on(read_cpu())} | changes))
 
 
 def request_for(

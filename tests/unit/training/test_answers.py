@@ -16,7 +16,7 @@ from core.plans.service import PlanRequest
 from planner import constants
 from planner.setup import Method
 from tests.tiny_models import make_tiny_model
-from tests.unit.training.runs import request_for, run_child, setup_for
+from tests.unit.training.runs import request_for, run_child, setup_here
 from worker.protocol import ErrorReport, MessageReport, PhaseReport, ResultReport, RunRequest
 from worker.training import sampling
 from worker.training.answers import answer_length, answered_rows
@@ -54,7 +54,7 @@ def test_a_model_that_learned_is_right_and_stops(base_model: Path, sums: Path, t
         base_model,
         sums,
         tmp_path / "run",
-        setup_for(Method.FULL),
+        setup_here(Method.FULL),
         learning_rate=5e-3,
         data_format=QUESTIONS,
         chat_template="zephyr",
@@ -97,7 +97,7 @@ def test_answers_before_training_survive_a_kill(base_model: Path, sums: Path, tm
         base_model,
         sums,
         tmp_path,
-        setup_for(Method.LORA),
+        setup_here(Method.LORA),
         data_format=QUESTIONS,
         chat_template="zephyr",
         exact_match=ExactMatch(Extract.LAST_NUMBER, rows=3, max_new_tokens=8),
@@ -114,7 +114,7 @@ def test_answers_before_training_survive_a_kill(base_model: Path, sums: Path, tm
 
 @pytest.mark.parametrize("wanted", [None, ExactMatch(Extract.LAST_NUMBER, rows=2), ExactMatch(Extract.TEXT, rows=90)])
 def test_a_plan_counts_the_answers_that_its_run_gives(tmp_path: Path, wanted: ExactMatch | None) -> None:
-    request = request_for(tmp_path, tmp_path, tmp_path, setup_for(Method.LORA), exact_match=wanted)
+    request = request_for(tmp_path, tmp_path, tmp_path, setup_here(Method.LORA), exact_match=wanted)
     request = replace(request, sample_count=RunRequest.sample_count)
     planned = PlanRequest("model", "file", exact_match=wanted).answering
     assert (planned.rows, planned.tokens) == (answered_rows(request), answer_length(request))

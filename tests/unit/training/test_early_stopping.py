@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load
 
 from planner.setup import CheckpointSelection, Method
-from tests.unit.training.runs import Finished, request_for, run_child, setup_for
+from tests.unit.training.runs import Finished, request_for, run_child, setup_here
 from worker.protocol import CheckpointReport, ErrorReport, MessageReport, Phase, PhaseReport, ResultReport, RunRequest
 from worker.training.metrics import MetricsRow, best_evaluation, has_stopped_improving
 
@@ -54,7 +54,7 @@ def request_to_overfit(tiny_model: Path, conversations: Path, tmp_path: Path) ->
         tiny_model,
         conversations,
         tmp_path / "run",
-        setup_for(Method.LORA),
+        setup_here(Method.LORA),
         learning_rate=2e-2,
         hyperparameters={"n_epochs": 10, "early_stopping_patience": PATIENCE},
         validation_path=str(validation),

@@ -32,6 +32,8 @@ print(json.dumps({
     "secrets": [line for line in open("/proc/self/environ").read().split("\\0") if "hidden" in line],
     "modules": [name for name in ("bitsandbytes", "peft", "transformers.models.llama.modeling_llama",
         "transformers.generation.utils", "worker.training.child") if name not in sys.modules],
+    "needless": [name for name in ("torch._inductor.compile_fx",) if name in sys.modules],
+    "compiles": torch.compile(torch.neg, backend="eager")(torch.ones(1)).item(),
 }))
 """
 
@@ -97,7 +99,14 @@ def test_preload_can_be_forked_leaves_cuda_alone_knows_no_secret_and_misses_noth
     environment = os.environ | {"TUNEWRIGHT_DATABASE_URL": "hidden", "AWS_SECRET_ACCESS_KEY": "hidden"}
     command = [sys.executable, "-c", PROBE]
     finished = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
-    assert json.loads(finished.stdout) == {"forked": 0, "cuda": False, "secrets": [], "modules": []}
+    assert json.loads(finished.stdout) == {
+        "forked": 0,
+        "cuda": False,
+        "secrets": [],
+        "modules": [],
+        "needless": [],
+        "compiles": -1.0,
+    }
     assert finished.stderr == ""
 
 

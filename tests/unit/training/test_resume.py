@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from planner.setup import InitLoraWeights, Method
-from tests.unit.training.runs import Finished, request_for, run_child, setup_for
+from tests.unit.training.runs import Finished, request_for, run_child, setup_here
 from worker.protocol import (
     STOPPED_EXIT_CODE,
     CheckpointReport,
@@ -32,7 +32,7 @@ def make_request(model: Path, data: Path, directory: Path, method: Method) -> Ru
         model,
         data,
         directory,
-        setup_for(method, lora_dropout=dropout),
+        setup_here(method, lora_dropout=dropout),
         checkpoint_interval_seconds=0.0,
     )
 
@@ -128,7 +128,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_whole_step(
 def test_a_killed_run_of_a_variant_ends_as_one_that_was_not(
     tiny_model: Path, conversations: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    setup = setup_for(Method.QLORA, lora_dropout=0.1, **changes)
+    setup = setup_here(Method.QLORA, lora_dropout=0.1, **changes)
     results = []
     for name in ("undisturbed", "killed"):
         request = request_for(tiny_model, conversations, tmp_path / name, setup, checkpoint_interval_seconds=0.0)

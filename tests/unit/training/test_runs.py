@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from planner.setup import InitLoraWeights, Method
 from tests.tiny_models import make_tiny_model
-from tests.unit.training.runs import Finished, request_for, run_child, setup_for
+from tests.unit.training.runs import Finished, request_for, run_child, setup_for, setup_here
 from worker.protocol import (
     CheckpointReport,
     ErrorReport,
@@ -44,7 +44,8 @@ def succeed(request: RunRequest) -> tuple[Finished, ResultReport, Path]:
 def test_each_method_trains_exports_and_verifies(
     tiny_model: Path, conversations: Path, tmp_path: Path, method: Method
 ) -> None:
-    request = request_for(tiny_model, conversations, tmp_path, setup_for(method), learning_rate=5e-3)
+    setup = setup_for(method)  # in bfloat16, as GPUs do
+    request = request_for(tiny_model, conversations, tmp_path, setup, learning_rate=5e-3)
     finished, result, root = succeed(request)
     phases = [report.phase for report in finished.of(PhaseReport)]
     assert phases[:4] == [Phase.LOADING, Phase.PROBING, Phase.EVALUATING, Phase.SAMPLING]
@@ -88,7 +89,7 @@ def test_each_method_trains_exports_and_verifies(
 def test_an_adapter_loads_with_plain_peft_and_changes_the_answers(
     tiny_model: Path, conversations: Path, tmp_path: Path
 ) -> None:
-    request = request_for(tiny_model, conversations, tmp_path, setup_for(Method.LORA), learning_rate=2e-2)
+    request = request_for(tiny_model, conversations, tmp_path, setup_here(Method.LORA), learning_rate=2e-2)
     _, result, root = succeed(request)
     with zipfile.ZipFile(root / result.files["adapter.zip"]) as packed:
         packed.extractall(tmp_path / "unpacked")
@@ -117,7 +118,7 @@ def test_an_adapter_loads_with_plain_peft_and_changes_the_answers(
 def test_a_checkpoint_loads_as_the_export_does(
     tiny_model: Path, conversations: Path, tmp_path: Path, method: Method, changes: dict[str, Any]
 ) -> None:
-    setup = setup_for(method, **changes)
+    setup = setup_here(method, **changes)
     hyperparameters = {"n_epochs": 1, "held_out_rows": 0}
     request = request_for(
         tiny_model, conversations, tmp_path, setup, learning_rate=2e-2, hyperparameters=hyperparameters
@@ -141,7 +142,7 @@ def test_a_checkpoint_loads_as_the_export_does(
 
 
 def test_equal_requests_give_equal_bytes(tiny_model: Path, conversations: Path, tmp_path: Path) -> None:
-    setup = setup_for(Method.LORA, lora_dropout=0.1)
+    setup = setup_here(Method.LORA, lora_dropout=0.1)
     archives = []
     for name in ("first", "second"):
         request = request_for(tiny_model, conversations, tmp_path / name, setup, hyperparameters={"n_epochs": 1})
@@ -153,7 +154,7 @@ def test_equal_requests_give_equal_bytes(tiny_model: Path, conversations: Path, 
 def test_a_smaller_micro_batch_trains_the_same(tiny_model: Path, conversations: Path, tmp_path: Path) -> None:
     losses = []
     for micro, accumulation in ((4, 1), (1, 4)):
-        setup = setup_for(
+        setup = setup_here(
             Method.FULL,
             dtype="float32",
             per_device_train_batch_size=micro,
@@ -166,9 +167,9 @@ def test_a_smaller_micro_batch_trains_the_same(tiny_model: Path, conversations: 
 
 
 def test_packing_trains_every_row(tiny_model: Path, conversations: Path, tmp_path: Path) -> None:
-    setup = setup_for(Method.LORA, packing=True, gradient_checkpointing=True, per_device_train_batch_size=1)
+    setup = setup_here(Method.LORA, packing=True, gradient_checkpointing=True, per_device_train_batch_size=1)
     finished, result, _ = succeed(request_for(tiny_model, conversations, tmp_path / "packed", setup))
-    plain = setup_for(Method.LORA)
+    plain = setup_here(Method.LORA)
     _, unpacked, _ = succeed(request_for(tiny_model, conversations, tmp_path / "plain", plain))
     assert result.processed_tokens == unpacked.processed_tokens
     assert finished.of(MetricsReport)[-1].total_steps < 18
@@ -177,13 +178,13 @@ def test_packing_trains_every_row(tiny_model: Path, conversations: Path, tmp_pat
 @pytest.mark.parametrize(("family", "attention"), [("gemma2", "eager"), ("granite", "sdpa"), ("mixtral", "sdpa")])
 def test_other_families_train_and_verify(tmp_path: Path, conversations: Path, family: str, attention: str) -> None:
     model = make_tiny_model(tmp_path / "model", family=family)
-    setup = setup_for(Method.QLORA, attn_implementation=attention)
+    setup = setup_here(Method.QLORA, attn_implementation=attention)
     succeed(request_for(model, conversations, tmp_path / "run", setup, hyperparameters={"n_epochs": 1}))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"])
 def test_other_optimizers_train(tiny_model: Path, conversations: Path, tmp_path: Path, optimizer: str) -> None:
-    setup = setup_for(Method.FULL, optimizer=optimizer)
+    setup = setup_here(Method.FULL, optimizer=optimizer)
     request = request_for(tiny_model, conversations, tmp_path, setup, hyperparameters={"n_epochs": 1})
     finished, _, _ = succeed(request)
     losses = [step.train_loss for step in finished.of(MetricsReport) if step.train_loss is not None]
@@ -206,7 +207,7 @@ def test_other_optimizers_train(tiny_model: Path, conversations: Path, tmp_path:
 def test_each_variant_learns_and_its_export_is_proven(
     tiny_model: Path, conversations: Path, tmp_path: Path, method: Method, changes: dict[str, Any]
 ) -> None:
-    request = request_for(tiny_model, conversations, tmp_path, setup_for(method, **changes), learning_rate=5e-3)
+    request = request_for(tiny_model, conversations, tmp_path, setup_here(method, **changes), learning_rate=5e-3)
     finished, result, root = succeed(request)
     losses = [report.train_loss for report in finished.of(MetricsReport) if report.train_loss is not None]
     assert losses[-1] < 0.98 * losses[0]
@@ -230,7 +231,7 @@ def fail(request: RunRequest) -> ErrorReport:
 
 
 def test_running_out_of_memory_names_the_phase(tiny_model: Path, conversations: Path, tmp_path: Path) -> None:
-    request = request_for(tiny_model, conversations, tmp_path, setup_for(Method.LORA), memory_limit_bytes=50 * 2**20)
+    request = request_for(tiny_model, conversations, tmp_path, setup_here(Method.LORA), memory_limit_bytes=50 * 2**20)
     error = fail(request)
     assert (error.code, error.phase) == ("out_of_memory", Phase.LOADING)
     assert "50 MiB" in error.message
@@ -241,8 +242,8 @@ def test_a_probe_that_does_not_fit_is_out_of_memory_there(tmp_path: Path, conver
     long_row = {"messages": [{"role": "user", "content": "glow"}, {"role": "assistant", "content": "lamp " * 1500}]}
     data = tmp_path / "long.jsonl"
     data.write_text((json.dumps(long_row) + "\n") * 16)
-    setup = setup_for(Method.FULL, max_length=1024, per_device_train_batch_size=12, attn_implementation="sdpa")
-    loaded = run_child(request_for(model, conversations, tmp_path / "small", setup_for(Method.FULL)))
+    setup = setup_here(Method.FULL, max_length=1024, per_device_train_batch_size=12, attn_implementation="sdpa")
+    loaded = run_child(request_for(model, conversations, tmp_path / "small", setup_here(Method.FULL)))
     used = next(report.device_bytes for report in loaded.of(MemoryReport))
     error = fail(request_for(model, data, tmp_path / "run", setup, memory_limit_bytes=used + 20 * 2**20))
     assert (error.code, error.phase) == ("out_of_memory", Phase.PROBING)
@@ -256,7 +257,7 @@ def test_a_diverging_run_ends_after_a_few_skipped_steps_or_at_an_evaluation(
         tiny_model,
         conversations,
         tmp_path,
-        setup_for(Method.FULL),
+        setup_here(Method.FULL),
         learning_rate=1e38,
         hyperparameters={"held_out_rows": held_out},
     )
@@ -277,7 +278,7 @@ def test_pickle_weights_are_refused(tiny_model: Path, conversations: Path, tmp_p
         if file.suffix != ".safetensors":
             (model / file.name).write_bytes(file.read_bytes())
     torch.save({}, model / "pytorch_model.bin")
-    error = fail(request_for(model, conversations, tmp_path / "run", setup_for(Method.LORA)))
+    error = fail(request_for(model, conversations, tmp_path / "run", setup_here(Method.LORA)))
     assert error.code == "invalid_model"
     assert "safetensors" in error.message
 
@@ -287,12 +288,12 @@ def test_damaged_weights_are_an_invalid_model(tiny_model: Path, conversations: P
     model.mkdir()
     for file in tiny_model.iterdir():
         (model / file.name).write_bytes(file.read_bytes()[: 1000 if file.suffix == ".safetensors" else None])
-    error = fail(request_for(model, conversations, tmp_path / "run", setup_for(Method.LORA)))
+    error = fail(request_for(model, conversations, tmp_path / "run", setup_here(Method.LORA)))
     assert error.code == "invalid_model"
 
 
 def test_a_target_that_no_layer_has_is_refused(tiny_model: Path, conversations: Path, tmp_path: Path) -> None:
-    setup = setup_for(Method.LORA, lora_target_modules=("q_proj", "no_such_proj"))
+    setup = setup_here(Method.LORA, lora_target_modules=("q_proj", "no_such_proj"))
     error = fail(request_for(tiny_model, conversations, tmp_path, setup))
     assert error.code == "unsupported_setup"
     assert "no_such_proj" in error.message
@@ -302,13 +303,13 @@ def test_one_row_trains_without_evaluation(tiny_model: Path, tmp_path: Path) -> 
     data = tmp_path / "one.jsonl"
     row = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "glow glow"}]}
     data.write_text(json.dumps(row) + "\n")
-    _, result, _ = succeed(request_for(tiny_model, data, tmp_path / "run", setup_for(Method.LORA)))
+    _, result, _ = succeed(request_for(tiny_model, data, tmp_path / "run", setup_here(Method.LORA)))
     assert result.steps == 2
     assert result.initial_valid_loss is None
 
 
 def test_a_single_step_changes_the_adapter(tiny_model: Path, conversations: Path, tmp_path: Path) -> None:
-    setup = setup_for(Method.LORA, gradient_accumulation_steps=16)
+    setup = setup_here(Method.LORA, gradient_accumulation_steps=16)
     hyperparameters = {"n_epochs": 1, "warmup_ratio": 0.1}
     request = request_for(tiny_model, conversations, tmp_path, setup, hyperparameters=hyperparameters)
     _, result, root = succeed(request)
@@ -321,7 +322,7 @@ def test_a_single_step_changes_the_adapter(tiny_model: Path, conversations: Path
 
 def test_a_validation_file_is_what_is_evaluated(tiny_model: Path, conversations: Path, tmp_path: Path) -> None:
     request = request_for(
-        tiny_model, conversations, tmp_path, setup_for(Method.LORA), validation_path=str(conversations)
+        tiny_model, conversations, tmp_path, setup_here(Method.LORA), validation_path=str(conversations)
     )
     _, result, _ = succeed(request)
     assert result.steps == 12  # all 24 rows are trained
@@ -335,7 +336,7 @@ def test_a_run_that_learns_nothing_ends_with_a_word_of_it(tmp_path: Path, conver
     weights = load_file(model / "model.safetensors")
     weights["lm_head.weight"].zero_()
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    finished = run_child(request_for(model, conversations, tmp_path / "run", setup_for(Method.LORA)))
+    finished = run_child(request_for(model, conversations, tmp_path / "run", setup_here(Method.LORA)))
     (error,) = finished.of(ErrorReport)
     assert error.code == "no_gradient"
     assert "exactly 0 in 2 steps in a row, up to step 2" in error.message
