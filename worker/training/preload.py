@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-import torch
-
 from core.limited.lifetime import end_with_parent
 from worker.environment import start_again_without_secrets
 from worker.training.unforked_cuda import cuda_untouched
@@ -48,6 +46,7 @@ FAMILIES = (
 def _uncompiled() -> Iterator[None]:
     """Within, torch.compile raises. bitsandbytes has it compile what it runs on devices other than CPUs and CUDA, and
     does without where that fails: a second and 50 MB of imports, for none but the runs that are to be compiled."""
+    torch = importlib.import_module("torch")  # not before this program has started again
     real = torch.compile
     torch.compile = _refuse
     try:
