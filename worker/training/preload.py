@@ -12,7 +12,7 @@ import importlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from core.limited.lifetime import end_with_parent
 from worker.environment import start_again_without_secrets
@@ -46,7 +46,7 @@ FAMILIES = (
 def _uncompiled() -> Iterator[None]:
     """Within, torch.compile raises. bitsandbytes has it compile what it runs on devices other than CPUs and CUDA, and
     does without where that fails: a second and 50 MB of imports, for none but the runs that are to be compiled."""
-    torch = importlib.import_module("torch")  # not before this program has started again
+    torch: Any = importlib.import_module("torch")  # not before this program has started again
     real = torch.compile
     torch.compile = _refuse
     try:
