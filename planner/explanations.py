@@ -32,6 +32,10 @@ _COMPILED = (
     "Decoder layers are compiled with torch.compile, as you asked. Memory, time and price are those of the run without "
     "it; compiling takes a few minutes of device time at the start, which a long run earns back."
 )
+_LIGER = (
+    "Liger's kernels compute {what} on {name}; before the first step the run proves that its loss and gradient are the "
+    "same with them, and goes on without one where they are not."
+)
 NAMES = {Method.FULL: "Full fine-tuning", Method.LORA: "LoRA", Method.QLORA: "QLoRA"}
 
 
@@ -65,6 +69,8 @@ def explain(question: Question, candidates: Sequence[Candidate], chosen: Candida
         sentences.append(_FLOAT32.format(name=chosen.device.name))
     if chosen.setup.torch_compile:
         sentences.append(_COMPILED)
+    if what := _by_liger(question.spec, chosen.setup):
+        sentences.append(_LIGER.format(what=what, name=chosen.device.name))
     if chosen.hyperparameters.early_stopping_patience is not None:
         sentences.append(_early_stop(chosen.hyperparameters.early_stopping_patience))
     if question.spec.is_surveyed:
@@ -269,6 +275,17 @@ def _held_out(question: Question, chosen: Candidate) -> str:
     if chosen.hyperparameters.checkpoint_selection is CheckpointSelection.LAST:
         return f"{sentence}{few}. The last step's model is published, as you asked, whatever its loss."
     return f"{sentence}{few}. The model of the lowest loss among the evaluations is published."
+
+
+def _by_liger(spec: ModelSpec, setup: TrainingSetup) -> str:
+    """What Liger's kernels do in this run, in words; empty where they do nothing."""
+    parts = {
+        "norms": setup.fused_norms and spec.family.float32_norm_weight,
+        "the rotary embedding": setup.fused_rotary,
+        "the MLP's activation": setup.fused_activation,
+    }
+    *first, last = [part for part, is_fused in parts.items() if is_fused] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _early_stop(patience: int) -> str:

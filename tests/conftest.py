@@ -5,11 +5,13 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import boto3
 import httpx
+import httpx2
 import pytest
 from moto.server import ThreadedMotoServer
 from sqlalchemy import make_url
@@ -34,6 +36,16 @@ def patient_clients() -> None:
     """A busy machine answers late: clients that are told no timeout wait as long as the tests do, not httpx's 5 s."""
     default: httpx.Timeout = inspect.signature(httpx.Client).parameters["timeout"].default
     default.connect = default.read = default.write = default.pool = PATIENCE_SECONDS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_authorities() -> Iterator[None]:
+    """Every new client reads the certificates of all authorities, for 30 ms of a core, which a test that polls would
+    take from what it waits for: here they are read once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for transports in (httpx._transports.default, httpx2._transports.default):
+            patch.setattr(transports, "create_ssl_context", cache(transports.create_ssl_context))
+        yield
 
 
 @pytest.fixture(scope="session")
