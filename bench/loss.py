@@ -1,4 +1,4 @@
-"""The loss of a micro-batch, forward and backward, in every implementation that is installed, beside one another.
+"""The loss of a micro-batch, forward and backward: ours, torch's and Liger's beside one another.
 
 Ours counts right predictions too, which the others do not. Without a GPU the times are a CPU's, and say nothing about
 one.
@@ -49,15 +49,17 @@ def main() -> None:
     print(f"{options.tokens} x {spec.vocab_size} ({options.model}), bfloat16, on {name}\n")
     print("| loss | value | gradient norm | ms | peak, MiB |\n|---|---|---|---|---|")
     for title, function in contenders().items():
-        print(measured(title, function, hidden, head, labels), flush=True)
+        row = measured(title, function, hidden, head, labels) if function else f"| {title} | not here | | | |"
+        print(row, flush=True)
 
 
-def contenders() -> dict[str, LossFunction]:
-    """What is installed, by name: each a mean over the tokens."""
-    found: dict[str, LossFunction] = {
+def contenders() -> dict[str, LossFunction | None]:
+    """By name, each a mean over the tokens; None for what cannot run here: Liger's without its package or a GPU."""
+    found: dict[str, LossFunction | None] = {
         "ours, chunked": lambda x, head, y: linear_cross_entropy(x, head, y, len(y), LogitTransform())[0],
         "torch, F.linear_cross_entropy": lambda x, head, y: functional.linear_cross_entropy(x, head.weight, y),
         "torch, whole logits": lambda x, head, y: functional.cross_entropy(head(x).float(), y),
+        "Liger, fused linear": None,
     }
     if torch.cuda.is_available() and importlib.util.find_spec("liger_kernel"):
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy

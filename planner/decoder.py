@@ -235,6 +235,8 @@ class DecoderLayer:
     def rotary(self, x: Tensor) -> Tensor:
         """`x * cos + rotate_half(x) * sin`; cos and sin are shared by all layers and counted once per model."""
         size = self.tape.sizes[x]
+        if self.stack.fused_rotary:  # in place both ways: LigerRopeFunction of liger_kernel/ops/rope.py
+            return x
         return self.tape.apply((x,), size, workspace_bytes=0 if self.stack.compiled else 2 * size)
 
     def eager_scores(self, query: Tensor, key: Tensor, value: Tensor, query_width: int) -> Tensor:
@@ -269,7 +271,12 @@ class DecoderLayer:
     def gated(self, x: Tensor, linears: tuple[Linear, ...]) -> Tensor:
         """`down(act(gate(x)) * up(x))`."""
         projected = [self.linear(x, linear) for linear in linears[:-1]]
-        product = self.activation(projected[0], projected[-1], self.bytes_of(linears[-1].in_features))
+        size = self.bytes_of(linears[-1].in_features)
+        if self.stack.fused_activation:
+            # Gradients are written over what was kept: swiglu_backward, geglu_backward of liger_kernel/ops
+            kept = tuple(dict.fromkeys(projected))
+            return self.linear(self.tape.apply(kept, size, kept, overwrites_saved=True), linears[-1])
+        product = self.activation(projected[0], projected[-1], size)
         return self.linear(product, linears[-1])
 
     def activation(self, gate: Tensor, up: Tensor, size: int) -> Tensor:

@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from planner.catalogue import GIB, CatalogueGpu, find_gpu, gpus, match_driver_name
@@ -37,6 +38,7 @@ class Device:
     device_class: str  # stable slug for prices and queues, e.g. "nvidia-a100-80gb" or "cpu"
     cores: int | None = None  # of a CPU
     multiplies_bfloat16: bool = True  # of a CPU: it has kernels for that, no slower than those for float32
+    has_liger: bool = False  # of a GPU: Liger's kernels are installed where its jobs run
 
     # Of a MIG slice: its place on its card, the card's own device class, and the share of its compute.
     slice: int | None = None
@@ -151,7 +153,13 @@ def _device(place: int, gpu: Gpu) -> Device:
         card_class=card_class if profile else None,
         card_share=gpu.card_share,
         problem=gpu.problem or without_kernels(gpu.compute_capability),
+        has_liger=has_liger(),
     )
+
+
+def has_liger() -> bool:
+    """Whether Liger's kernels, and the Triton that compiles them, are installed beside this process."""
+    return all(find_spec(name) is not None for name in ("liger_kernel", "triton"))
 
 
 def without_kernels(capability: tuple[int, int] | None) -> str | None:

@@ -40,6 +40,8 @@ def explain(
         reasons.append(reason(chosen.setup.dtype, device=chosen.device.name))
     if chosen.setup.torch_compile:
         reasons.append(reason("compiled"))
+    if what := _by_liger(question.spec, chosen.setup):
+        reasons.append(reason("liger", what=what, device=chosen.device.name))
     if (patience := chosen.hyperparameters.early_stopping_patience) is not None:
         evaluations = reason("one_evaluation") if patience == 1 else reason("evaluations_in_a_row", patience=patience)
         reasons.append(reason("early_stopping", evaluations=(evaluations,)))
@@ -217,6 +219,16 @@ def _held_out(question: Question, chosen: Candidate) -> Reason:
         return reason("measured_on_file", rows=rows, few=few, then=then)
     are = (reason("one_is" if rows == 1 else "many_are"),)
     return reason("held_out", rows=rows, examples=statistics.examples, rows_are=are, few=few, then=then)
+
+
+def _by_liger(spec: ModelSpec, setup: TrainingSetup) -> tuple[Reason, ...]:
+    """What Liger's kernels do in this run."""
+    fused = (
+        (reason("liger_norms"), setup.fused_norms and spec.family.float32_norm_weight),
+        (reason("liger_rotary"), setup.fused_rotary),
+        (reason("liger_activation"), setup.fused_activation),
+    )
+    return tuple(part for part, is_fused in fused if is_fused)
 
 
 def _memory(chosen: Candidate) -> Reason:

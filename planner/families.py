@@ -38,6 +38,9 @@ class Family:
     query_bias: bool = False  # q, k, v always biased
     mlp_bias_key: str | None = None
     fused_projections: bool = False  # one qkv_proj and one gate_up_proj
+    activation_key: str = "hidden_act"  # config key of the gated MLP's activation
+    tanh_gelu: bool = False  # the configuration class takes "gelu" for its tanh approximation
+    own_rotary: bool = False  # the rotary embedding is computed otherwise than Llama's
     float32_norm_weight: bool = False  # the norm multiplies by its weight before it casts back
     scaled_embedding: bool = False  # embeddings are multiplied before the first layer
     scaled_logits: bool = False  # logits are divided or soft-capped
@@ -53,6 +56,7 @@ class Family:
 
 
 _LLAMA = {
+    "hidden_act": "silu",
     "vocab_size": 32000,
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -73,6 +77,8 @@ _QWEN2 = {
     "max_position_embeddings": 32768,
 }
 _GEMMA = {
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
     "vocab_size": 256000,
     "hidden_size": 3072,
     "intermediate_size": 24576,
@@ -161,6 +167,7 @@ _ALL = (
         "gemma",
         _GEMMA,
         attention_bias_key="attention_bias",
+        tanh_gelu=True,
         float32_norm_weight=True,
         scaled_embedding=True,
         outgrows_float16=True,
@@ -170,6 +177,7 @@ _ALL = (
         {**_GEMMA2, "sliding_window": 4096, "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0},
         norm_placement=NormPlacement.SANDWICH,
         attention_bias_key="attention_bias",
+        activation_key="hidden_activation",
         float32_norm_weight=True,
         scaled_embedding=True,
         scaled_logits=True,
@@ -185,6 +193,7 @@ _ALL = (
         norm_placement=NormPlacement.SANDWICH,
         query_norm=QueryNorm.HEAD,
         attention_bias_key="attention_bias",
+        activation_key="hidden_activation",
         float32_norm_weight=True,
         scaled_embedding=True,
         windows=True,
@@ -201,6 +210,7 @@ _ALL = (
             "max_position_embeddings": 4096,
         },
         fused_projections=True,
+        own_rotary=True,
         windows=True,
     ),
     Family(
@@ -219,6 +229,7 @@ _ALL = (
         query_norm=QueryNorm.FULL,
         attention_bias_key="attention_bias",
         float32_norm_weight=True,
+        own_rotary=True,
     ),
     Family(
         "qwen2_moe",

@@ -8,6 +8,8 @@ from planner.model_spec import ModelSpec
 from planner.precision import dtype_on
 from planner.setup import VARLEN_FLASH, TrainingSetup
 
+# What Liger has a gated kernel for: LigerSiLUMulFunction and LigerGELUMulFunction of liger_kernel/ops.
+LIGER_ACTIVATIONS = frozenset({"silu", "swish", "gelu_pytorch_tanh"})
 FLASH_CAPABILITY = (8, 0)  # that torch's flash attention wants: check_sm_version<sm80, sm121> of sdp_utils.cpp
 
 
@@ -25,10 +27,19 @@ def attention_on(spec: ModelSpec, device: Device | None) -> str:
 
 
 def with_kernels(setup: TrainingSetup, spec: ModelSpec, device: Device) -> TrainingSetup:
-    """The setup in the number format that the device computes in, with what can be fused there."""
-    return replace(setup, dtype=dtype_on(device), fused_norms=_fuses_norms(spec, device))
+    """The setup in the number format that the device computes in, with what can be fused there.
 
-
-def _fuses_norms(spec: ModelSpec, device: Device) -> bool:
-    """Whether the family's norm is what torch has one kernel for, on CUDA: scaled after it is cast back."""
-    return device.kind == "cuda" and not spec.is_surveyed and not spec.family.float32_norm_weight
+    Of a family's norm, rotary embedding and activation each has its kernel, torch's or Liger's, where its code is what
+    that kernel computes. Compiled layers fuse rotary embedding and activation by themselves: it is either of the two.
+    """
+    setup = replace(setup, dtype=dtype_on(device), fused_norms=False, fused_rotary=False, fused_activation=False)
+    if device.kind != "cuda" or spec.is_surveyed:
+        return setup
+    by_hand = device.has_liger and not setup.torch_compile
+    return replace(
+        setup,
+        # torch's kernel is for norms that are scaled after they are cast back, Liger's for the others too.
+        fused_norms=by_hand or not spec.family.float32_norm_weight,
+        fused_rotary=by_hand and not spec.family.own_rotary,
+        fused_activation=by_hand and spec.activation in LIGER_ACTIVATIONS and spec.has_gated_mlp,
+    )

@@ -98,6 +98,7 @@ class ModelSpec:
     sliding_window: int | None
     tie_word_embeddings: bool
     groups: tuple[LayerGroup, ...]
+    activation: str = ""  # of the gated MLP, by transformers' name; empty where it was surveyed
     other_parameters: int = 0  # outside of layers, embeddings and the final norm, in a model that was surveyed
 
     @property
@@ -136,6 +137,11 @@ class ModelSpec:
     def router_parameters(self) -> int:
         """Gates of experts."""
         return sum(group.count * group.router_parameters for group in self.groups)
+
+    @property
+    def has_gated_mlp(self) -> bool:
+        """Whether any layer has an MLP that all tokens pass, beside experts or without."""
+        return any(linear.name == "down_proj" for group in self.groups for linear in group.linears)
 
     @cached_property
     def expert_parameters(self) -> int:
@@ -284,7 +290,13 @@ def _build(family: Family, values: Mapping[str, object]) -> ModelSpec:
         sliding_window=window if has_window and isinstance(window, int) else None,
         tie_word_embeddings=bool(values["tie_word_embeddings"]),
         groups=groups,
+        activation=_activation(family, values),
     )
+
+
+def _activation(family: Family, values: Mapping[str, object]) -> str:
+    name = str(values.get(family.activation_key, ""))
+    return "gelu_pytorch_tanh" if name == "gelu" and family.tanh_gelu else name
 
 
 def _layer_groups(

@@ -476,4 +476,12 @@ def decisive(setup: TrainingSetup, hyperparameters: Hyperparameters) -> dict[str
     return found
 
 
-_KERNELS = {"attn_implementation", "fused_norms", "gradient_accumulation_steps", "loss", "stack"}
+_KERNELS = {
+    "attn_implementation",
+    "fused_activation",
+    "fused_norms",
+    "fused_rotary",
+    "gradient_accumulation_steps",
+    "loss",
+    "stack",
+}

@@ -91,6 +91,8 @@ class TrainingSetup:
     gradient_checkpointing: bool = False
     attn_implementation: str = "sdpa"  # "eager", "sdpa", "varlen_flash" or "flash_attention_2"
     fused_norms: bool = False  # RMSNorm in one kernel that keeps its 16-bit input; on CUDA
+    fused_rotary: bool = False  # rotary embedding by Liger's kernel, in place; on CUDA, and not in compiled layers
+    fused_activation: bool = False  # the same of the gated MLP's activation, which keeps no output of its own
     loss: Loss = Loss.FUSED_LINEAR_CE
     optimizer: str = "adamw_torch_fused"
     torch_compile: bool = False  # decoder layers through torch.compile, on CUDA; estimated as if they were not

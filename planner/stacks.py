@@ -26,6 +26,8 @@ class StackProfile:
 
     adapter_compute: AdapterCompute
     fused_norm: bool = False  # the norm keeps its bf16 input instead of a float32 copy
+    fused_rotary: bool = False  # the rotary embedding writes over queries and keys, and over their gradients
+    fused_activation: bool = False  # the gated activation keeps gate and up alone, and writes their gradients over them
     repeats_key_values: bool = False  # key/value heads are copied up to the number of query heads before attention
     lora_dropout: float = 0.0
     keeps_bf16_logits: bool = False  # the 16-bit logits outlive their float32 copy
@@ -64,6 +66,8 @@ def _tunewright(setup: TrainingSetup, on_cpu: bool) -> StackProfile:
     return StackProfile(
         AdapterCompute.FUSED,
         fused_norm=setup.fused_norms,
+        fused_rotary=setup.fused_rotary,
+        fused_activation=setup.fused_activation,
         lora_dropout=setup.lora_dropout,
         repeats_key_values=masked,
         materialises_attention_mask=masked,

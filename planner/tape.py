@@ -23,6 +23,7 @@ class Operation(NamedTuple):
     weight_workspace_bytes: int  # the same of its weight, whatever the number of rows
     parameter_gradient_bytes: int  # gradient of this operation's own weight, kept after it
     shares_gradient: bool  # the gradient of the output is passed on to the inputs without a copy
+    overwrites_saved: bool  # the inputs' gradients take the place of what was saved
 
 
 class Moment(NamedTuple):
@@ -62,6 +63,7 @@ class Tape:
         weight_workspace_bytes: int = 0,
         parameter_gradient_bytes: int = 0,
         shares_gradient: bool = False,
+        overwrites_saved: bool = False,
         saves_output: bool = False,
     ) -> Tensor:
         """Record an operation that returns a new tensor of `size_bytes`."""
@@ -77,6 +79,7 @@ class Tape:
                 weight_workspace_bytes,
                 parameter_gradient_bytes,
                 shares_gradient,
+                overwrites_saved,
             )
         )
         return output
@@ -146,6 +149,8 @@ class _Backward:
     def _step(self, operation: Operation) -> None:
         incoming = self.gradients.pop(operation.output)
         self.weights += operation.parameter_gradient_bytes
+        if operation.overwrites_saved:
+            self._let_go(operation)
         produced = []
         for tensor in operation.inputs:
             if operation.shares_gradient and self.tape.sizes[tensor] == self.storages[incoming][0]:
@@ -161,8 +166,8 @@ class _Backward:
             )
         )
         self._release(incoming)
-        for tensor in operation.saves:
-            self._let_go(tensor)
+        if not operation.overwrites_saved:
+            self._let_go(operation)
         for tensor, storage in produced:
             self._accumulate(tensor, storage)
 
@@ -196,13 +201,14 @@ class _Backward:
             self._count(tensor, self.tape.sizes[tensor])
         self.holders[tensor] = count + 1
 
-    def _let_go(self, tensor: Tensor) -> None:
-        self.holders[tensor] -= 1
-        if self.holders[tensor] == 0:
-            size = self.tape.sizes[tensor]
-            self._count(tensor, -size)
-            if tensor in self.kept:
-                self.only_kept += size
+    def _let_go(self, operation: Operation) -> None:
+        for tensor in operation.saves:
+            self.holders[tensor] -= 1
+            if self.holders[tensor] == 0:
+                size = self.tape.sizes[tensor]
+                self._count(tensor, -size)
+                if tensor in self.kept:
+                    self.only_kept += size
 
     def _count(self, tensor: Tensor, size_bytes: int) -> None:
         if tensor in self.tape.weights:

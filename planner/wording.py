@@ -162,6 +162,11 @@ SENTENCES: Mapping[str, str] = {
     "takes twice the memory.",
     "compiled": "Decoder layers are compiled with torch.compile, as you asked. Memory, time and price are those of the "
     "run without it; compiling takes a few minutes of device time at the start, which a long run earns back.",
+    "liger": "Liger's kernels compute {what: and } on {device}; before the first step the run proves that its loss and "
+    "gradient are the same with them, and goes on without one where they are not.",
+    "liger_norms": "norms",
+    "liger_rotary": "the rotary embedding",
+    "liger_activation": "the MLP's activation",
     "rehearsed": "The planner has no formula for {model_type}: its parameters were counted on the built model, and its "
     "memory read off training steps rehearsed without weights.",
     # Data

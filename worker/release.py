@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psutil
 import structlog
 
-from planner.devices import Device, read_devices
+from planner.devices import Device, read_all_devices
 from planner.errors import DriverError
 from worker.outages import delays
 
@@ -25,12 +25,12 @@ def wait_until_released(device: Device, group_id: int, seconds: float) -> bool:
     """Whether, within `seconds`, the group has no living process and a GPU as much free memory as `device` says.
 
     `device` is as it was read before the child started. What is not free then is logged with its figures: on a card
-    that other programs use it may be theirs.
+    that other programs use it may be theirs. A card that is sick or lost gives nothing back, and is not waited for.
     """
     deadline = time.monotonic() + seconds
     for delay in delays(FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS):
         living = list(members(group_id))
-        missing_bytes = 0 if device.kind == "cpu" else device.free_bytes - _free_bytes(device)
+        missing_bytes = 0 if device.kind == "cpu" else _missing_bytes(device)
         if not living and missing_bytes <= SLACK_BYTES:
             return True
         if time.monotonic() + delay > deadline:
@@ -50,9 +50,14 @@ def members(group_id: int) -> Iterator[int]:
             continue
 
 
-def _free_bytes(device: Device) -> int:
-    """Free memory of the same device now; none where the driver does not answer or has lost the card."""
+def _missing_bytes(device: Device) -> int:
+    """How much less memory of a GPU is free than was: all of it while the driver does not answer, none where the driver
+    answers that the card is sick or does not know it any more."""
     try:
-        return next((found.free_bytes for found in read_devices() if found.uuid == device.uuid), 0)
+        now = next((found for found in read_all_devices() if found.uuid == device.uuid), None)
     except DriverError:
+        return device.free_bytes
+    if now is None or now.problem is not None:
+        log.error("device_lost", device=device.name, problem=None if now is None else now.problem)
         return 0
+    return device.free_bytes - now.free_bytes

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench.gpu_check.session import Session, clear_device
-from bench.gpu_check.shapes import config_of, fitted, setup_of, variants
+from bench.gpu_check.shapes import config_of, fitted, missing_library, setup_of, variants
 from bench.gpu_check.speed import planning_device
 from bench.gpu_check.training import Trainer
 from planner.devices import Device
@@ -68,7 +68,11 @@ def grid(device: Device, *, small: bool = False) -> Iterator[tuple[str, Training
         yield from dict.fromkeys((model, replace(setup, **_SMALL)) for model, setup in telling)
         return
     model, setup = telling[0]
-    others = [(model, other) for _, other in variants(setup) if not other.torch_compile]
+    others = [
+        (model, other)
+        for _, other in variants(setup)
+        if not other.torch_compile and missing_library(other, device) is None
+    ]
     everything = [
         case(model, method, rows, length, gradient_checkpointing=checkpointed)
         for model, method, (rows, length), checkpointed in product(GRID_MODELS, Method, GRID_SHAPES, (False, True))

@@ -120,7 +120,7 @@ def attention(session: Session, tokens: int, length: int, heads: int, kv_heads: 
 
 
 def losses(session: Session, tokens: int, hidden: int, vocabulary: int) -> None:
-    """The loss over a vocabulary, forward and backward, by rows of a chunk; Liger's beside it where it is installed."""
+    """The loss over a vocabulary, forward and backward, by rows of a chunk; torch's and Liger's, where installed."""
     device = session.device
     head = torch.nn.Linear(hidden, vocabulary, bias=False, device=device, dtype=torch.bfloat16).requires_grad_(False)
     states = torch.randn(tokens, hidden, device=device, dtype=torch.bfloat16, requires_grad=True)
@@ -141,6 +141,8 @@ def losses(session: Session, tokens: int, hidden: int, vocabulary: int) -> None:
             return linear_cross_entropy(states, head, labels, tokens, LogitTransform(), rows)[0]
 
         timed("as the loop chunks it" if rows is None else f"chunks of {rows} rows", ours)
+    if hasattr(functional, "linear_cross_entropy"):  # from torch 2.13 on
+        timed("torch's", lambda: functional.linear_cross_entropy(states, head.weight, labels))
     if session.rehearsing:
         return
     try:

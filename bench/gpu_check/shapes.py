@@ -117,7 +117,16 @@ def variants(setup: TrainingSetup) -> Iterator[tuple[str, TrainingSetup]]:
         for value in _choices(hints[field.name]):
             if value != current:
                 shown = value.value if isinstance(value, Enum) else value
-                yield f"{field.name}={shown}", replace(setup, **{field.name: value})
+                other = replace(setup, **{field.name: value})
+                if other.torch_compile:  # fuses by itself what Liger's kernels do
+                    other = replace(other, fused_rotary=False, fused_activation=False)
+                yield f"{field.name}={shown}", other
+
+
+def missing_library(setup: TrainingSetup, device: Device) -> str | None:
+    """What the setup needs and is not installed; None where nothing is missing."""
+    takes_liger = setup.fused_rotary or setup.fused_activation
+    return "liger-kernel is not installed" if takes_liger and not device.has_liger else None
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:

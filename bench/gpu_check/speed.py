@@ -14,7 +14,7 @@ import torch
 from bench.gpu_check.kernels import write_kernels
 from bench.gpu_check.report import AS_PLANNED, utilisation
 from bench.gpu_check.session import Session, clear_device
-from bench.gpu_check.shapes import Workload, config_of, planned_setup, variants
+from bench.gpu_check.shapes import Workload, config_of, missing_library, planned_setup, variants
 from bench.gpu_check.training import Trainer, random_examples
 from planner.devices import Device, parse_gpu, read_devices
 from planner.errors import PlannerError
@@ -101,8 +101,9 @@ def _measure(session: Session, case: Case, device: Device, figures: dict[str, An
         "predicted_gib": round(predicted.peak_allocated_bytes / GIB, 2),
         "predicted_tokens_per_second": round(tokens_per_second(spec, setup, device, setup.max_length)),
     }  # fmt: skip
-    if predicted.required_bytes > device.free_bytes:
-        figures["skipped"] = "the planner says that it does not fit"
+    too_large = "the planner says that it does not fit" if predicted.required_bytes > device.free_bytes else None
+    if reason := missing_library(setup, device) or too_large:
+        figures["skipped"] = reason
         return
     clear_device()
     torch.compiler.reset()

@@ -18,10 +18,10 @@ from worker.training.batches import Layout, Step, TokenizedSet, choose_layout, m
 from worker.training.compiling import compile_layers
 from worker.training.flash import proved_attention
 from worker.training.forward import score
+from worker.training.fused import proved_kernels
 from worker.training.libraries import quiet
 from worker.training.loading import LoadedModel
 from worker.training.loss_scale import LossScale, unscaled_norm
-from worker.training.norms import proved_norms
 from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
 from worker.training.rehearsal import longest_batch
 from worker.training.reporting import Reporter
@@ -76,7 +76,7 @@ class Trainer:
         complaints = Complaints()
         proved = proved_attention(setup, config, device, complaints)
         loaded = load_random(config, setup, device)
-        proved = proved_norms(loaded.causal_model, proved, complaints)
+        proved = proved_kernels(loaded, proved, complaints)
         if proved != setup:
             raise UnfitKernelError(" ".join(complaints.messages))
         for _, parameter in loaded.parameters:

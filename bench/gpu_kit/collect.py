@@ -27,7 +27,6 @@ WHEELS, SCRIPTS = ROOT / ".whl", ROOT / ".kit"
 PINNED = ("transformers", "peft", "bitsandbytes", "orjson", "zstandard", "trl", "liger-kernel")
 # What those need beyond the image; datasets wants an older dill and multiprocess than are newest.
 NEEDED = ("pydantic", "annotated-types", "typing-inspection", "datasets", "dill<0.4.2", "multiprocess<0.70.20")
-LIGER = "liger-kernel==0.8.5"  # where the project does not pin it
 PLATFORMS = (
     *(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)),
     "manylinux2014_x86_64",
@@ -65,7 +64,7 @@ def pins(pyproject: str) -> list[str]:
         *(line for group in project["optional-dependencies"].values() for line in group),
     ]
     found = {re.split(r"[=<>\[;]", line)[0]: line for line in wanted}
-    return [found.get(name, LIGER) if name == "liger-kernel" else found[name] for name in PINNED]
+    return [found[name] for name in PINNED]
 
 
 def download(python: str, requirements: list[str]) -> None:

@@ -1,19 +1,19 @@
 """The kernels that CUDA would choose where a CPU has others, for fake tensors that stand on a CPU."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch.nn import functional
 
-from worker.training import attention, loss
+from worker.training import attention, liger, loss
 
 
 @contextmanager
 def cuda_kernels() -> Iterator[None]:
-    """Within, attention, norms, dropout and the loss keep what they keep on CUDA.
+    """Within, attention, fused kernels, dropout and the loss keep what they keep on CUDA.
 
     `scaled_dot_product_attention` runs FlashAttention without a mask, the memory-efficient kernel with one, as torch
     chooses on Ampere and later for bfloat16 (sdp_utils.cpp, `select_sdp_backend`); a CPU's kernel copies shared key
@@ -22,11 +22,21 @@ def cuda_kernels() -> Iterator[None]:
     names are replaced rather than intercepted by a mode of torch's, since modes do not reach what checkpointing
     recomputes during a backward pass.
     """
-    products = patch.object(functional, "scaled_dot_product_attention", _attention)
-    rows = patch.object(attention, "takes_flash", lambda _query: True)
-    chunks = patch.object(loss, "runs_on_cuda", lambda _weight: True)
-    norms = patch.object(functional, "rms_norm", _rms_norm)
-    with products, rows, chunks, norms, patch.object(functional, "dropout", _dropout):
+    replaced = (
+        (functional, "scaled_dot_product_attention", _attention),
+        (attention, "takes_flash", lambda _query: True),
+        (loss, "runs_on_cuda", lambda _weight: True),
+        (functional, "dropout", _dropout),
+        (functional, "rms_norm", _rms_norm),
+        (liger, "late_cast_norm", lambda inputs, weight, _epsilon, _offset: _FusedNorm.apply(inputs, weight)),
+        (liger, "rotate", _Rotation.apply),
+        (liger, "silu_and_multiply", _GatedActivation.apply),
+        (liger, "gelu_and_multiply", _GatedActivation.apply),
+        (liger, "silu_and_multiply_halves", _GatedHalves.apply),
+    )
+    with ExitStack() as stack:
+        for module, name, stand_in in replaced:
+            stack.enter_context(patch.object(module, name, stand_in))
         yield
 
 
@@ -51,6 +61,53 @@ class _FusedNorm(torch.autograd.Function):
     def backward(ctx: Any, _gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         inputs, weight, _scales = ctx.saved_tensors
         return torch.empty_like(inputs), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+
+
+class _Rotation(torch.autograd.Function):
+    """What `LigerRopeFunction` does: everything in place, where heads lie side by side (liger_kernel/ops/rope.py)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.save_for_backward(cos, sin)
+        return tuple(_side_by_side(heads) for heads in (query, key))
+
+    @staticmethod
+    def backward(_ctx: Any, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return _side_by_side(query), _side_by_side(key), None, None
+
+
+def _side_by_side(heads: torch.Tensor) -> torch.Tensor:
+    return heads.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+class _GatedActivation(torch.autograd.Function):
+    """What `LigerSiLUMulFunction` and `LigerGELUMulFunction` keep: gate and up, written over with their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        return torch.empty_like(gate)
+
+    @staticmethod
+    def backward(ctx: Any, _gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        gate, up = ctx.saved_tensors
+        return gate.view_as(gate), up.view_as(up)
+
+
+class _GatedHalves(torch.autograd.Function):
+    """The same of `LigerFusedGateUpSiLUMulFunction`, whose gate and up are one tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate_up)
+        return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
+
+    @staticmethod
+    def backward(ctx: Any, _gradient: torch.Tensor) -> torch.Tensor:
+        (gate_up,) = ctx.saved_tensors
+        return gate_up.view_as(gate_up)
 
 
 def _dropout(inputs: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:

@@ -34,12 +34,12 @@ from worker.training.evaluation import evaluate
 from worker.training.export import Exported, export, pack
 from worker.training.flash import proved_attention
 from worker.training.forward import score
+from worker.training.fused import proved_kernels
 from worker.training.loading import load_for_training
 from worker.training.loss_scale import LossScale, unscaled_norm
 from worker.training.memory import MemoryWatch, release
 from worker.training.metrics import MetricsRow
 from worker.training.model_card import model_card
-from worker.training.norms import proved_norms
 from worker.training.optimizer import (
     NoGradientError,
     build_optimizer,
@@ -128,7 +128,7 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     setup = proved_attention(request.setup, config, device, reporter)
     loaded = load_for_training(directory, setup, request.seed, device)
-    setup = proved_norms(loaded.causal_model, setup, reporter)
+    setup = proved_kernels(loaded, setup, reporter)
     watch.check()
     if setup.torch_compile:
         compile_layers(loaded, Path(request.run_directory) / "compiled")

@@ -24,10 +24,10 @@ from worker.training.batches import Layout, MicroBatch, TokenizedSet, choose_lay
 from worker.training.cuda_kernels import cuda_kernels
 from worker.training.fake_model import build_base, fake, make_fake, read_config
 from worker.training.forward import score
+from worker.training.fused import fuse
 from worker.training.live_memory import Category, LiveMemory, Moment
 from worker.training.loading import LoadedModel, cut_attention, cuts_rows, decoder_layers, make_trainable
 from worker.training.lora import cast_tensors
-from worker.training.norms import fuse_norms
 from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
 from worker.training.variants import started_tensors
 
@@ -99,8 +99,7 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
         statistics = make_fake(loaded.model, getattr(torch, setup.dtype))
         trained = [(name, parameter) for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
         loaded = replace(loaded, parameters=trained)
-        if setup.fused_norms:
-            fuse_norms(loaded.causal_model)
+        fuse(loaded.causal_model, setup)
         if cuts_rows(setup, kind):
             loaded = cut_attention(loaded)
         memory.assign([*loaded.model.parameters(), *loaded.model.buffers(), *statistics], Category.BASE)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -83,6 +84,7 @@ def test_every_gpu_is_read_with_its_free_memory(tmp_path):
         "device_class": "nvidia-a100-80gb",
         "cores": None,
         "multiplies_bfloat16": True,
+        "has_liger": find_spec("liger_kernel") is not None and find_spec("triton") is not None,
         "slice": None,
         "card_class": None,
         "card_share": 1.0,

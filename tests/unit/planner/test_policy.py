@@ -140,6 +140,34 @@ def test_norms_are_fused_on_a_gpu_where_the_familys_code_is_what_the_kernel_comp
     assert ours < eager
 
 
+def test_a_plan_takes_ligers_kernels_where_the_worker_has_them_and_says_so():
+    device = replace(parse_gpu("H100-80GB"), has_liger=True)
+    wishes = Wishes(method=Method.LORA)
+    found = {
+        has: plan(
+            Question(SPECS["llama-3.1-8b"], rows(20_000, 100), [replace(device, has_liger=has)], wishes, {"default": 1})
+        )
+        for has in (True, False)
+    }
+    assert (found[True].setup.fused_rotary, found[True].setup.fused_activation) == (True, True)
+    assert (found[False].setup.fused_rotary, found[False].setup.fused_activation) == (False, False)
+    assert ["Liger's kernels compute the rotary" in " ".join(sentences(found[has].reasons)) for has in found] == [
+        True,
+        False,
+    ]
+    ours, plain = (
+        estimate_memory(SPECS["llama-3.1-8b"], replace(found[True].setup, fused_activation=fused))
+        for fused in (True, False)
+    )
+    assert ours.peak_allocated_bytes < plain.peak_allocated_bytes
+    compiled = plan(
+        Question(
+            SPECS["llama-3.1-8b"], rows(20_000, 100), [device], replace(wishes, torch_compile=True), {"default": 1}
+        )
+    )
+    assert (compiled.setup.fused_rotary, compiled.setup.fused_activation) == (False, False)
+
+
 def test_a_card_without_bfloat16_computes_in_float16_and_trains_adapters():
     chosen = planned("qwen2.5-0.5b-instruct", "T4", rows(20_000, 100), priority=Priority.QUALITY)
     assert (chosen.setup.method, chosen.setup.dtype, chosen.setup.adapter_dtype) == (Method.LORA, "float16", "float32")

@@ -43,6 +43,7 @@ def setup_of(method: Method, rows: int, length: int, *, checkpointed: bool, **ch
 EAGER = {"attn_implementation": "eager"}
 VARLEN = {"packing": True, "attn_implementation": VARLEN_FLASH}
 FUSED = {"fused_norms": True}
+LIGER = FUSED | {"fused_rotary": True, "fused_activation": True}
 UNPACKED = {"attn_implementation": VARLEN_FLASH}
 PISSA, OLORA = InitLoraWeights.PISSA, InitLoraWeights.OLORA
 BOTH = ("embed_tokens", "lm_head")
@@ -102,6 +103,19 @@ COMBINATIONS: list[tuple[str, Method, int, int, bool, dict[str, Any]]] = [
     ("qwen3-8b", FULL, 1, 2048, True, VARLEN | FUSED),  # norms of heads too
     ("qwen3-0.6b", QLORA, 4, 512, False, UNPACKED | FUSED),
     ("olmoe-1b-7b-0924-instruct", QLORA, 2, 1024, True, FUSED),
+    ("llama-3.1-8b", LORA, 2, 4096, False, VARLEN | LIGER),
+    ("llama-3.1-8b", LORA, 4, 4096, True, VARLEN | LIGER),
+    ("llama-3.1-8b", QLORA, 2, 1024, False, LIGER | {"lora_dropout": 0.1}),
+    ("llama-3.1-8b", LORA, 1, 2048, False, VARLEN | LIGER | {"use_dora": True}),
+    ("llama-3.1-8b", LORA, 2, 1024, False, LIGER | ATTENTION_ONLY),
+    ("qwen3-8b", FULL, 1, 2048, True, VARLEN | LIGER),
+    ("qwen3-0.6b", QLORA, 4, 512, False, UNPACKED | LIGER),
+    ("gemma-2b-it", LORA, 2, 2048, False, VARLEN | LIGER),
+    ("gemma-2-2b-it", LORA, 1, 1024, False, EAGER | LIGER),
+    ("phi-4", LORA, 2, 1024, False, FUSED | {"fused_activation": True}),  # gate and up in one tensor
+    ("olmo-2-1124-7b-instruct", LORA, 2, 1024, False, FUSED | {"fused_activation": True}),
+    ("granite-3.1-8b-instruct", QLORA, 1, 1024, False, {"fused_rotary": True}),
+    ("mixtral-8x7b-instruct-v0.1", QLORA, 1, 1024, True, VARLEN | FUSED | {"fused_rotary": True}),
     ("qwen2.5-0.5b-instruct", LORA, 8, 1024, True, UNPACKED),
     ("mistral-7b-v0.1", QLORA, 1, 8192, True, UNPACKED),  # beyond its sliding window
     ("llama-3.1-8b", LORA, 1, 1024, True, {"lora_target_modules": ("all-linear", "lm_head")}),

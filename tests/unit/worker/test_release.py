@@ -55,19 +55,28 @@ def test_a_group_lives_as_long_as_any_of_its_processes(leader: subprocess.Popen[
 def test_a_gpu_is_waited_for_until_its_memory_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter([10 * GIB, DriverError("reset"), 30 * GIB, 40 * GIB - release.SLACK_BYTES])
 
-    def read_devices() -> list[Device]:
+    def read_all_devices() -> list[Device]:
         said = next(free)
         if isinstance(said, DriverError):
             raise said
         return [replace(GPU, index=1, uuid="GPU-0"), replace(GPU, free_bytes=said)]
 
-    monkeypatch.setattr(release, "read_devices", read_devices)
+    monkeypatch.setattr(release, "read_all_devices", read_all_devices)
     assert wait_until_released(GPU, NO_GROUP, seconds=60)
     assert next(free, None) is None
 
 
 def test_memory_that_stays_taken_is_logged_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(release, "read_devices", lambda: [replace(GPU, free_bytes=15 * GIB)])
+    monkeypatch.setattr(release, "read_all_devices", lambda: [replace(GPU, free_bytes=15 * GIB)])
     with capture_logs() as logs:
         assert not wait_until_released(GPU, NO_GROUP, seconds=0.05)
     assert [(entry["device"], entry["missing_bytes"]) for entry in logs] == [("Test GPU", 25 * GIB)]
+
+
+@pytest.mark.parametrize("listed", [[], [replace(GPU, free_bytes=0, problem="it has fallen off the bus")]])
+def test_a_lost_card_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, listed: list[Device]) -> None:
+    looks = iter([listed])  # a second look would find nothing to read
+    monkeypatch.setattr(release, "read_all_devices", lambda: [replace(GPU, uuid="GPU-0"), *next(looks)])
+    with capture_logs() as logs:
+        assert wait_until_released(GPU, NO_GROUP, seconds=60)
+    assert [(entry["event"], entry["device"]) for entry in logs] == [("device_lost", "Test GPU")]
