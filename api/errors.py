@@ -23,6 +23,7 @@ from core.errors import (
     FileTooLargeError,
     InvalidRequestError,
     LimitReachedError,
+    MethodNotAllowedError,
     NotFoundError,
     NotYetError,
     RateLimitError,
@@ -100,8 +101,9 @@ async def _database_away(request: Request, error: Exception) -> Response:
     return await _answer(request, away)
 
 
-async def _unstorable(_request: Request, _error: Exception) -> JSONResponse:
-    return error_response(InvalidRequestError("A value cannot be stored: it holds a NUL character or is out of range."))
+async def _unstorable(request: Request, _error: Exception) -> Response:
+    said = InvalidRequestError("A value cannot be stored: it holds a NUL character or is out of range.")
+    return await _answer(request, said)
 
 
 async def _client_gone(_request: Request, _error: Exception) -> JSONResponse:
@@ -118,9 +120,11 @@ async def _http(request: Request, error: Exception) -> Response:
                 said = f"There is no page at {request.url.path}. Its address may be mistyped, or its subject deleted."
             found: TunewrightError = NotFoundError(said, code="unknown_route")
         case 405:
-            return _method_not_allowed(request)
+            return await _method_not_allowed(request)
         case 408:
             found = SlowRequestError(str(error.detail))
+        case 429:
+            found = RateLimitError(str(error.detail))
         case 413:
             is_upload = request.url.path in UPLOAD_PATHS
             found = FileTooLargeError(str(error.detail), code=None if is_upload else "request_too_large")
@@ -129,12 +133,14 @@ async def _http(request: Request, error: Exception) -> Response:
     return await _answer(request, found)
 
 
-def _method_not_allowed(request: Request) -> JSONResponse:
+async def _method_not_allowed(request: Request) -> Response:
     allowed = ", ".join(method for method in _METHODS if _is_routed(request, method))
-    error = InvalidRequestError(
-        f"{request.url.path} does not take {request.method}; it takes {allowed}.", code="method_not_allowed"
-    )
-    return JSONResponse(envelope(error.body), status_code=405, headers={"allow": allowed})
+    said = f"{request.url.path} does not take {request.method}; it takes {allowed}."
+    if pages.wants_page(request):
+        said = f"There is no page at {request.url.path}: it only takes what a form sends. Nothing was sent again."
+    response = await _answer(request, MethodNotAllowedError(said))
+    response.headers["allow"] = allowed
+    return response
 
 
 def _is_routed(request: Request, method: str) -> bool:
@@ -143,9 +149,9 @@ def _is_routed(request: Request, method: str) -> bool:
     return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(describe(error.errors(), request.headers.get("content-type", "")))
+    return await _answer(request, describe(error.errors(), request.headers.get("content-type", "")))
 
 
 def describe(problems: Sequence[Mapping[str, Any]], content_type: str) -> TunewrightError:

@@ -12,7 +12,7 @@ from api.forms import form_token
 from core.accounts import service as accounts
 from core.accounts.models import Scope
 from core.accounts.service import Actor
-from core.errors import AuthenticationError, PermissionDeniedError, TunewrightError
+from core.errors import AuthenticationError, MethodNotAllowedError, PermissionDeniedError, TunewrightError
 from core.ledger import service as ledger
 from core.runtime import Runtime
 
@@ -58,7 +58,8 @@ async def problem_page(request: Request, error: TunewrightError) -> Response:
     known = await run_sync(_known_frame, request, error)
     if known is None:
         return pages.problem_page(request, error)
-    back = None if request.method == "GET" else page_behind(request)
+    is_form = request.method != "GET" or isinstance(error, MethodNotAllowedError)
+    back = page_behind(request) if is_form else None
     values = {"csrf_token": token_of(request), "current": None, "back": back, **known}
     return pages.problem_page(request, error, "dashboard/problem.html", **values)
 

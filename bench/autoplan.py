@@ -221,7 +221,7 @@ def run(task: Task, point: Point, seed: int) -> dict[str, Any]:
             said = [f"{error.code}: {error.message}" for error in done.of(ErrorReport)]
             return {"error": "; ".join(said) or f"exit code {done.exit_code}"}
         [said] = result
-        loss = held_out_loss(task, Path(directory) / "adapter")
+        loss = held_out_loss(task, Path(directory) / "export" / "adapter")
     speeds = [each.tokens_per_second for each in done.of(MetricsReport) if each.valid_loss is None]
     return {
         "loss": round(loss, 5),

@@ -217,7 +217,7 @@ def _view(model: str, data: DatasetStatistics, chosen: TrainingPlan) -> PlanView
             checkpointing=setup.gradient_checkpointing,
         ),
         data=f"{data.examples:,} examples, {about}{data.tokens:,} tokens, {data.trained_tokens:,} scored",
-        training=f"{chosen.n_epochs} epochs, {chosen.total_steps:,} steps, learning rate "
+        training=f"{counted(chosen.n_epochs, 'epoch')}, {counted(chosen.total_steps, 'step')}, learning rate "
         f"{chosen.hyperparameters.learning_rate:g}, up to {setup.max_length:,} tokens",
         device=_device_line(chosen.device),
         predicted_bytes=chosen.memory.device_bytes,

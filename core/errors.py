@@ -13,6 +13,7 @@
     ├── NotFoundError                    404  not_found
     │   ├── ModelNotFoundError           404  model_not_found
     │   └── UnknownCodeError             404  code_unknown
+    ├── MethodNotAllowedError            405  method_not_allowed
     ├── SlowRequestError                 408  request_too_slow
     ├── ConflictError                    409  conflict
     │   └── NotYetError                  409  not_yet
@@ -49,6 +50,7 @@ __all__ = [
     "InvalidRequestError",
     "InvalidSettingsError",
     "LimitReachedError",
+    "MethodNotAllowedError",
     "ModelNotFoundError",
     "NotFoundError",
     "NotYetError",
@@ -180,6 +182,14 @@ class UnknownCodeError(NotFoundError):
     """Raised when there is no such credit code. Counted: codes can be guessed."""
 
     code = "code_unknown"
+
+
+class MethodNotAllowedError(TunewrightError):
+    """Raised when an address is asked in a way that it does not answer."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
 
 
 class SlowRequestError(TunewrightError):

@@ -17,6 +17,7 @@ from rich.table import Table
 from cli.plan_view import AlternativeView, PlanView, batch_line, method_line
 from planner.devices import read_cpu
 from planner.precision import dtype_on
+from planner.wording import counted
 
 ANSWER_TOKENS = 96
 SHOWN_CHARACTERS = 320
@@ -37,7 +38,8 @@ def plan_view(plan: dict[str, Any]) -> PlanView:
             checkpointing=plan["gradient_checkpointing"],
         ),
         data=f"{data['examples']:,} examples, {data['tokens']:,} tokens, {data['trained_tokens']:,} trained",
-        training=f"{epochs} epochs, {plan['total_steps']:,} steps, learning rate {plan['learning_rate']:g}",
+        training=f"{counted(epochs, 'epoch')}, {counted(plan['total_steps'], 'step')}, "
+        f"learning rate {plan['learning_rate']:g}",
         device=device["name"],
         predicted_bytes=memory["device_bytes"],
         bound_bytes=memory["bound_bytes"],

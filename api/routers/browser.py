@@ -143,8 +143,6 @@ def sign_up(
     registration = passwords.Registration(email, password, name)
     try:
         session_token = passwords.sign_up(runtime, registration, address)
-    except PermissionDeniedError:
-        raise
     except TunewrightError as error:
         return flash.carry_problem(request, "/sign-up", error, email=email, name=name)
     return forms.signed_in(request, runtime, session_token)

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.dashboard.test_paths import choose, write_rows
+from tests.e2e.dashboard.test_quality import SHOTS
 from tests.e2e.dashboard.visitor import Visitor
 from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service
@@ -49,6 +50,24 @@ def test_columns_of_any_name_become_any_shape(visitor: Visitor, tmp_path: Path) 
     page.get_by_text("What the model will read").click()
     expect(page.locator("mark").first).to_contain_text("Bis 0.")
     expect(page.locator(".rendered").first).to_contain_text("Zahlen")
+
+
+def test_fields_of_the_adapter_hide_as_soon_as_none_is_trained(visitor: Visitor, service: Service) -> None:
+    page = visitor.open(f"/new?model=tiny&file={service.upload(chat_rows())}")
+    page.get_by_text("Adjust", exact=True).click()
+    rank, epochs, method = (page.locator(f"#wishes [name={name}]") for name in ("r", "n_epochs", "method"))
+    expect(rank).to_be_visible()
+    method.select_option("full")
+    expect(rank).to_be_hidden()
+    expect(page.locator("#plan .verdict")).to_have_text("Full fine-tuning")
+    expect(epochs).to_be_visible()
+    page.screenshot(path=SHOTS / "new-full-light-desktop.png", full_page=True)
+    method.select_option("lora")
+    expect(rank).to_be_visible()
+    rank.fill("4")
+    method.select_option("full")
+    expect(rank).to_be_visible()  # it is what the plan refuses
+    expect(page.locator("main")).to_contain_text("Full fine-tuning trains no adapter")
 
 
 def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service) -> None:

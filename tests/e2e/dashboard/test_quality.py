@@ -11,7 +11,10 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from playwright.sync_api import Browser, Page, expect
 
+from api.wording import VERDICTS
 from core.events.series import MOST_POINTS
+from core.jobs.models import Job
+from core.jobs.verdict import VerdictKind
 from tests.architecture.sources import ROOT
 from tests.e2e.dashboard.visitor import DESKTOP, PHONE, Visitor, owner_of
 from tests.e2e.long_run import add_steps
@@ -137,6 +140,62 @@ def test_a_running_job_is_accessible(service: Service, visitor: Visitor) -> None
     assert found == []
 
 
+def test_every_verdict_is_shown_and_leads_to_what_to_try(
+    service: Service, visitor: Visitor, finished: FineTuningJob
+) -> None:
+    true = say(service, finished, None)
+    for kind in VerdictKind:
+        step = None if kind is VerdictKind.NOT_MEASURED else 7
+        say(service, finished, {"kind": kind, "step": step, "message": "What the losses say."})
+        page = visitor.open(f"/jobs/{finished.id}")
+        expect(page.locator("#job-live .notice").filter(has_text=VERDICTS[kind][0])).to_contain_text("the losses say")
+        page.screenshot(path=SHOTS / f"job-{kind}-light-desktop.png", full_page=True)
+        page.get_by_role("link", name="What to try next").click()
+        page.wait_for_url("**/guide/what-to-try-next#*")
+        expect(page.locator(f"#{page.url.partition('#')[2]}")).to_be_in_viewport()
+        row = visitor.open("/jobs").get_by_role("row").filter(has=page.locator(f"[href='/jobs/{finished.id}']"))
+        expect(row).to_contain_text(VERDICTS[kind][0])
+        page.screenshot(path=SHOTS / f"jobs-{kind}-light-desktop.png")
+    say(service, finished, true)
+
+
+def say(service: Service, finished: FineTuningJob, verdict: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Give a job another verdict; returns the one it had."""
+    with service.database.transaction() as session:
+        job = session.get_one(Job, finished.id)
+        before, job.verdict = job.verdict, verdict
+    return before
+
+
+def test_the_button_that_copies_covers_nothing(visitor: Visitor, finished: FineTuningJob) -> None:
+    page = visitor.open(f"/jobs/{finished.id}")
+    page.evaluate("document.querySelectorAll('main details').forEach(one => { one.open = true; })")
+    overlapping = page.evaluate(
+        """[...document.querySelectorAll(".snippet")].filter(one => {
+            const text = one.querySelector("pre").getBoundingClientRect();
+            const button = one.querySelector("button").getBoundingClientRect();
+            const isBeside = button.left >= text.right || button.top >= text.bottom || button.bottom <= text.top;
+            return button.width === 0 || !isBeside;
+        }).length"""
+    )
+    assert page.locator(".snippet").count() > 0
+    assert overlapping == 0
+    page.locator(".snippet").first.scroll_into_view_if_needed()
+    page.screenshot(path=SHOTS / "snippets-light-desktop.png")
+    page.set_viewport_size(PHONE)
+    page.screenshot(path=SHOTS / "snippets-light-phone.png")
+
+
+def test_a_forms_own_address_is_a_page_that_leads_on(visitor: Visitor) -> None:
+    page = visitor.open("/settings/keys")
+    expect(page.get_by_role("navigation").get_by_role("link", name="Settings")).to_be_visible()
+    expect(page.locator("main")).to_contain_text("it only takes what a form sends")
+    expect(page.get_by_role("link", name="Back to the page")).to_have_attribute("href", "/settings")
+    page.screenshot(path=SHOTS / "forms-address-light-desktop.png")
+    page = visitor.open("/settings?changed=" + "x" * 30)  # an address that says what cannot be
+    expect(page.locator("h1")).to_be_visible()
+
+
 def test_without_scripts_everything_can_be_read_and_forms_work(
     service: Service, chromium: Browser, screens: Screens, finished: FineTuningJob
 ) -> None:
@@ -156,6 +215,7 @@ def test_without_scripts_everything_can_be_read_and_forms_work(
         expect(page.locator("#job-live")).to_be_visible()
 
 
+@pytest.mark.usefixtures("finished")  # which was paid for: there are credits
 def test_the_keyboard_alone_gets_from_a_file_to_an_adapter(service: Service, visitor: Visitor) -> None:
     file = service.upload(chat_rows())
     page = visitor.open(f"/new?file={file}")

@@ -200,4 +200,6 @@ def test_signing_up_can_be_closed(tmp_path: Path, models_dir: Path, valkey_url: 
         token = re.search(r'value="(\w{64})"', browser.get("/sign-in").text)
         assert token is not None
         fields = {"csrf_token": token[1], "email": "a@example.org", "password": PASSWORD, "name": "A"}
-        assert browser.post("/sign-up", data=fields).status_code == 403
+        refused = browser.post("/sign-up", data=fields)
+        assert (refused.status_code, refused.headers["location"]) == (303, "/sign-up")
+        assert browser.get("/sign-up").text.count("Signing up is closed here.") == 1
