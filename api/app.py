@@ -16,6 +16,7 @@ from api import errors, pages
 from api.dashboard import PAGES
 from api.deps import KeyUses
 from api.document import DESCRIPTION, TAGS, build_document
+from api.fairness import Callers, FairnessMiddleware
 from api.hosts import HostMiddleware
 from api.metrics import RequestMetrics, ServiceCollector
 from api.middleware import BodyLimitMiddleware, RequestMiddleware
@@ -80,6 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.metrics_registry = registry
     app.state.key_uses = KeyUses()
+    app.state.callers = Callers()
     # The last one added is the outermost.
     app.add_middleware(
         BodyLimitMiddleware,
@@ -87,6 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_upload_bytes=settings.max_upload_bytes,
         patience_seconds=settings.body_patience_seconds,
     )
+    app.add_middleware(FairnessMiddleware, callers=app.state.callers)
     app.add_middleware(HostMiddleware, allowed=settings.allowed_hosts, public_url=settings.public_url)
     app.add_middleware(HeadLimitMiddleware)
     app.add_middleware(RequestMiddleware, metrics=RequestMetrics(registry), unexpected=errors.unexpected)

@@ -85,6 +85,7 @@ def authenticate(
     who.user_id = actor.user_id
     who.kind, who.key_id = (ActorKind.API_KEY, actor.credential) if bearer is not None else (ActorKind.SESSION, None)
     request.state.actor = actor
+    request.app.state.callers.know(request.state.credential, actor.organization_id)
     rate = Rate("requests of this key or session", runtime.settings.key_requests_per_minute, MINUTE)
     request.state.allowance = runtime.throttle.take(rate, actor.credential)
     accounts.require_scope(actor, Scope.READ if request.method in _SAFE_METHODS else Scope.WRITE)

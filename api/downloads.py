@@ -65,8 +65,9 @@ def send_checkpoint(
     runtime: Runtime, request: Request, organization_id: str, job_id: str, checkpoint_id: str
 ) -> Response:
     """A checkpoint that is still stored. Raises NotFoundError, StoreError."""
-    with runtime.database.read() as session:
-        checkpoint = jobs.get_checkpoint(session, organization_id, job_id, checkpoint_id)
+    checkpoint = runtime.database.run(
+        lambda session: jobs.take_checkpoint(session, organization_id, job_id, checkpoint_id)
+    )
     assert checkpoint.storage_key is not None, "a checkpoint that is found is stored"
     assert checkpoint.size_bytes is not None, "its size with it"
     assert checkpoint.sha256 is not None, "and its hash"

@@ -123,6 +123,8 @@ async def _http(request: Request, error: Exception) -> Response:
             return await _method_not_allowed(request)
         case 408:
             found = SlowRequestError(str(error.detail))
+        case 429:
+            found = RateLimitError(str(error.detail))
         case 413:
             is_upload = request.url.path in UPLOAD_PATHS
             found = FileTooLargeError(str(error.detail), code=None if is_upload else "request_too_large")

@@ -15,7 +15,7 @@ from fastapi.responses import RedirectResponse
 
 from api import pages
 from api.deps import SESSION_COOKIE, RuntimeDep, refuse_other_sites
-from core.errors import PermissionDeniedError
+from core.errors import InvalidRequestError, PermissionDeniedError
 from core.runtime import Runtime
 
 VISITOR_COOKIE = "tunewright_visitor"
@@ -32,6 +32,24 @@ def form_token(secret: str) -> str:
 def secret_of(request: Request) -> str | None:
     """The cookie that the browser's forms are bound to: its session's, or a visitor's."""
     return request.cookies.get(SESSION_COOKIE) or request.cookies.get(VISITOR_COOKIE)
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The texts of a form, for a route that does not declare its fields. Raises InvalidRequestError."""
+    fields = {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
+    for name, value in fields.items():
+        if _has_half_characters(name + value):
+            raise InvalidRequestError("The form is not UTF-8: a field of it holds half a surrogate pair.")
+    return fields
+
+
+def _has_half_characters(text: str) -> bool:
+    """Whether it holds what some of the charsets make that a form may name, and UTF-8 cannot say."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def check_form(request: Request, runtime: RuntimeDep, csrf_token: Annotated[str, Form(max_length=64)] = "") -> None:

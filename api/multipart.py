@@ -66,19 +66,22 @@ class _Form:
     _header_value: bytes = b""
 
     def parser(self, boundary: bytes) -> MultipartParser:
-        return MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._on_part_begin,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_headers_finished": self._on_headers_finished,
-                "on_part_data": self._on_part_data,
-                "on_part_end": self._on_part_end,
-                "on_end": self._on_end,
-            },
-        )
+        try:
+            return MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_part_data,
+                    "on_part_end": self._on_part_end,
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError as error:  # a boundary that is too long
+            raise _malformed(error) from None
 
     def _on_part_begin(self) -> None:
         self._part = _Part()
@@ -197,7 +200,7 @@ async def _events(parser: MultipartParser, form: _Form, body: AsyncIterator[byte
         try:
             parser.write(chunk)
         except FormParserError as error:
-            raise InvalidRequestError(f"The multipart body is malformed: {error}.", code="invalid_multipart") from None
+            raise _malformed(error) from None
         events, form.events = form.events, []
         for event in events:
             yield event
@@ -268,6 +271,10 @@ def _boundary(content_type: str) -> bytes:
             f"Upload files as multipart/form-data with a boundary; got {content_type or 'no content type'!r}."
         )
     return boundary
+
+
+def _malformed(error: FormParserError) -> InvalidRequestError:
+    return InvalidRequestError(f"The multipart body is malformed: {error}.", code="invalid_multipart")
 
 
 def _cut_off() -> InvalidRequestError:

@@ -31,7 +31,9 @@ class Place:
         return self._received_bytes / seconds if seconds > FIRST_SECONDS else float("inf")
 
     def take_away(self) -> None:
-        """End the upload, now if it waits for its client."""
+        """End the upload, now if it waits for its client. Several that wait may want the same place."""
+        if self._is_lost:
+            return
         self._is_lost = True
         if self._receiving is not None:
             self._receiving.reschedule(asyncio.get_running_loop().time())

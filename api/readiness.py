@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import DBAPIError
 
 from core.db.base import utc_now
@@ -133,7 +133,7 @@ class Readiness:
         self._swept_at: int | None = None
         self._parts = (
             Part("database", self._ask_database, DBAPIError),
-            Part("broker", runtime.publisher.ping, RedisError),
+            Part("broker", self._ask_broker, RedisError),
             Part("store", runtime.store.check, StoreError),
         )
 
@@ -147,6 +147,13 @@ class Readiness:
         """How every part answers, asked side by side."""
         answers = [part.begin_measuring() for part in self._parts]
         return [answer() for answer in answers]
+
+    def _ask_broker(self) -> str | None:
+        try:
+            self._runtime.publisher.ping()
+        except ResponseError as error:  # it answers, and has no room on its disk
+            return f"the broker takes no messages ({error})"
+        return None
 
     def _ask_database(self) -> str | None:
         problem = schema_problem(self._runtime.database)

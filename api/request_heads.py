@@ -17,6 +17,7 @@ LONGEST_LINE_BYTES = 16 * 1024
 LONGEST_HEADERS_BYTES = 32 * 1024
 LONGEST_UNFINISHED_BYTES = 256 * 1024  # so that most of what is too long gets an answer that says so
 HEAD_SECONDS = 30.0
+REFUSED_AFTER_SECONDS = 0.5  # nobody sends these by mistake, and whoever sends many is to send fewer
 
 log = structlog.get_logger()
 
@@ -33,6 +34,7 @@ class HeadLimitMiddleware:
             await self.app(scope, receive, send)
         else:
             refusal = HeadTooLargeError(problem)
+            await asyncio.sleep(REFUSED_AFTER_SECONDS)
             response = JSONResponse(envelope(refusal.body), status_code=refusal.status, headers={"connection": "close"})
             await response(scope, receive, send)
 

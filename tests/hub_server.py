@@ -44,6 +44,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
     is_broken: bool = False
+    stuck: str = ""  # files with this ending begin to come, and never end
     accounts: dict[str, str] = field(default_factory=dict)  # names by token; other tokens are refused
     tokens: set[str | None] = field(default_factory=set)  # that requests came with
 
@@ -169,15 +170,27 @@ class _Handler(BaseHTTPRequestHandler):
         if asked:
             first, _, last = asked.removeprefix("bytes=").partition("-")
             content = content[int(first) : int(last or len(content)) + 1]
-        self._send(206 if asked else 200, {"ETag": etag, "X-Repo-Commit": found[0]}, content)
+        headers = {"ETag": etag, "X-Repo-Commit": found[0]}
+        if self.command == "GET" and self.served.stuck and path.endswith(self.served.stuck):
+            self._begin(headers, content)
+            return
+        self._send(206 if asked else 200, headers, content)
 
-    def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
+    def _send(self, status: int, headers: dict[str, str], content: bytes, *, length: int | None = None) -> None:
         self.send_response(status)
-        for name, value in {"content-type": "application/json", **headers, "content-length": str(len(content))}.items():
+        size = len(content) if length is None else length
+        for name, value in {"content-type": "application/json", **headers, "content-length": str(size)}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content)
+
+    def _begin(self, headers: dict[str, str], content: bytes) -> None:
+        """Send half of it, and then nothing until the client goes away."""
+        self._send(200, {**headers, "content-type": "application/octet-stream"}, b"", length=len(content))
+        self.wfile.write(content[: len(content) // 2])
+        self.wfile.flush()
+        self.connection.recv(1)
 
     def log_message(self, *_arguments: Any) -> None:
         """Be quiet."""

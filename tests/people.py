@@ -5,6 +5,7 @@ import re
 import httpx
 from sqlalchemy.orm import Session
 
+from core.accounts import service as accounts
 from core.accounts.models import Organization, User
 from core.ids import new_id
 
@@ -18,6 +19,12 @@ def add_user(session: Session, name: str = "Tester", *, is_admin: bool = False) 
     session.add(user)
     session.flush()
     return user
+
+
+def session_token(session: Session, user_id: str) -> str:
+    """What the cookie of a browser holds that this user has signed in with."""
+    link = accounts.create_sign_in_link(session, session.get_one(User, user_id), 60)
+    return accounts.sign_in_with_link(session, link, 3600)
 
 
 def follow_link(browser: httpx.Client, link: str) -> httpx.Response:

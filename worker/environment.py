@@ -2,21 +2,30 @@
 
 import os
 import re
+import sys
 
-__all__ = ["forget_secrets", "without_secrets"]
+__all__ = ["start_again_without_secrets", "without_secrets"]
 
 _SECRET = re.compile(
     r"(TUNEWRIGHT|AWS|PG|S3|BOTO)_?.*|.*(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_KEY|DATABASE_URL|REDIS_URL)"
 )
+_SIGNED_IN = re.compile(r"://[^/@]+@")  # a proxy's or an index's address with a name and a password
 
 
 def without_secrets() -> dict[str, str]:
     """This process's environment without what training needs no part of."""
-    return {name: value for name, value in os.environ.items() if not _SECRET.fullmatch(name.upper())}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not _SECRET.fullmatch(name.upper()) and not _SIGNED_IN.search(value)
+    }
 
 
-def forget_secrets() -> None:
-    """Take what training needs no part of out of this process's environment, for it and all that it starts."""
+def start_again_without_secrets() -> None:
+    """Run this process's program anew, as the same process, unless its environment is free of secrets already.
+
+    Deleting variables would not do: /proc shows the environment that a program was started with, of its forks too.
+    """
     kept = without_secrets()
-    for name in set(os.environ) - set(kept):
-        del os.environ[name]
+    if kept != dict(os.environ):
+        os.execve(sys.executable, sys.orig_argv, kept)  # noqa: S606 - this very program, as it was started

@@ -26,8 +26,8 @@ Result = TypeVar("Result")
 _context = multiprocessing.get_context("forkserver")
 
 
-class FetchStoppedError(Exception):
-    """Raised when the job was to stop while something was fetched for it."""
+class TransferStoppedError(Exception):
+    """Raised when the job was to stop while something was fetched or stored for it."""
 
 
 class Fetcher:
@@ -48,7 +48,7 @@ class Fetcher:
 class InterruptibleFetcher(Fetcher):
     """Fetches in a child wherever that goes over a network; the child is ended as soon as `is_stopped` says so.
 
-    Its methods also raise FetchStoppedError, and ServiceUnavailableError where the child died.
+    Its methods also raise TransferStoppedError, and ServiceUnavailableError where the child died.
     """
 
     def __init__(self, runtime: Runtime, is_stopped: Callable[[], bool]) -> None:
@@ -77,7 +77,7 @@ class InterruptibleFetcher(Fetcher):
             try:
                 while not reader.poll(POLL_SECONDS):
                     if self._is_stopped():
-                        raise FetchStoppedError
+                        raise TransferStoppedError
                 answer: Result | TunewrightError = reader.recv()
             except EOFError:
                 raise ServiceUnavailableError("The process that fetched what the job needs died.") from None

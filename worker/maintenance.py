@@ -4,6 +4,7 @@ import os
 import platform
 import signal
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 
 import structlog
@@ -14,10 +15,12 @@ from core.datasets import hub_files, inspecting
 from core.datasets.retention import expire_files
 from core.db.base import utc_now
 from core.db.migrate import schema_problem
+from core.fleet import service as fleet
 from core.fleet.programs import report_sweep
 from core.hang_guard import end_when_silent
 from core.jobs import lease, queries
 from core.jobs.retention import expire_checkpoints, expire_events, expire_models
+from core.limited import Shares
 from core.plans import idle, rehearsals
 from core.queue.messages import (
     FETCH_FILE,
@@ -36,8 +39,7 @@ from worker.lanes import Lane, Periodic
 from worker.rehearsals import end_all, rehearsed_memory
 from worker.tidying import remove_old_logs
 
-INSPECTIONS_AT_ONCE = 2
-FETCHES_AT_ONCE = 2
+FETCHES_AT_ONCE = 3
 STORAGE_SECONDS = 3600.0  # between two looks at what organizations store
 ENDING_SECONDS = 3.0  # for what was cut short to be written down
 
@@ -51,9 +53,12 @@ def run(runtime: Runtime) -> None:
     its own, so that no kind waits for another, and so has each sweep: lost jobs are taken back whatever else goes on.
     """
     app = create_app(runtime.settings)
+    reads = runtime.settings.files_read_at_once
     lanes = {
-        INSPECT_FILE: Lane("inspections", lambda: inspecting.inspect_next(runtime), INSPECTIONS_AT_ONCE),
-        FETCH_FILE: Lane("fetches", lambda: hub_files.fetch_next(runtime), FETCHES_AT_ONCE),
+        INSPECT_FILE: Lane("inspections", partial(inspecting.inspect_next, runtime, all_but_one(reads)), reads),
+        FETCH_FILE: Lane(
+            "fetches", partial(hub_files.fetch_next, runtime, all_but_one(FETCHES_AT_ONCE)), FETCHES_AT_ONCE
+        ),
         REHEARSE: Lane("rehearsals", lambda: rehearsals.answer_next(runtime, rehearsed_memory), 1),
     }
     for name, lane in lanes.items():
@@ -96,6 +101,11 @@ def run(runtime: Runtime) -> None:
     )
 
 
+def all_but_one(at_once: int) -> Shares:
+    """The shares of a lane where nobody gets the last of several threads."""
+    return Shares(max(1, at_once - 1))
+
+
 def sweep(runtime: Runtime) -> None:
     """Take jobs back from lost workers, and send again what the broker has lost."""
     problem = schema_problem(runtime.database)
@@ -118,6 +128,7 @@ def tidy(runtime: Runtime) -> None:
     oldest = utc_now() - timedelta(seconds=settings.retry_window_seconds)
     runtime.database.run(lambda session: forget_before(session, oldest))
     runtime.database.run(lambda session: rehearsals.forget_old(session, utc_now()))
+    runtime.database.run(fleet.forget_workers)
     while runtime.database.run(lambda session: idle.forget_idle(session, settings)):
         pass
     while runtime.database.run(lambda session: audit.forget_old(session, settings)):

@@ -41,7 +41,7 @@ from planner.memory import Correction
 from planner.policy import step_down
 from planner.setup import TrainingSetup
 from worker import prepare, publish
-from worker.fetching import FetchStoppedError, InterruptibleFetcher
+from worker.fetching import InterruptibleFetcher, TransferStoppedError
 from worker.lease_keeper import LeaseKeeper
 from worker.machine import device_again
 from worker.outages import delays, outlast
@@ -121,7 +121,7 @@ class Supervisor:
         self._restart_delays = delays(FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS)  # anew with each checkpoint
         self._store_is_away = False
         self._database = OutageLog("database_away", "database_back")
-        self._fetcher = InterruptibleFetcher(runtime, lambda: self._stopping.is_set() or self._lost.is_set())
+        self._fetcher = InterruptibleFetcher(runtime, self._is_stopped)
         self._keeper = LeaseKeeper(runtime, lease, on_stop=self._stop, on_lost=self._lose)
 
     @property
@@ -152,10 +152,8 @@ class Supervisor:
         try:
             prepared = self._outlast(lambda: prepare.prepare(self._runtime, self._lease, self._job, self._fetcher))
             setup = self._fit(memory_source(self._job.plan, prepared.base_model.config))
-        except FetchStoppedError:
-            if self._lost.is_set():
-                raise StaleLeaseError(f"The lease on {self.job_id} was lost while it was prepared.") from None
-            self._let_go()
+        except TransferStoppedError:
+            self._let_go_unless_lost("prepared")
         except ServiceUnavailableError as error:
             self._let_go(f"{error.message} Moved back to the queue")
         except TunewrightError as error:
@@ -205,7 +203,7 @@ class Supervisor:
             prepare.restore_checkpoint(self._runtime, self._fetcher, self._job, prepared.run_directory)
         except StoreError as error:
             log.warning("checkpoint_unreadable", job_id=self.job_id, error=error.message)
-        except FetchStoppedError:
+        except TransferStoppedError:
             log.info("checkpoint_not_needed", job_id=self.job_id)  # the next thing is to stop
 
     def _attempt(self, request: RunRequest) -> Ending:
@@ -384,8 +382,13 @@ class Supervisor:
     def _succeed(self, prepared: Prepared, result: ResultReport) -> None:
         try:
             outcome = self._outlast(
-                lambda: publish.publish(self._runtime, self._lease, self._job, prepared.run_directory, result)
+                lambda: publish.publish(
+                    self._runtime, self._lease, self._job, prepared.run_directory, result, self._is_stopped
+                )
             )
+        except TransferStoppedError:
+            self._let_go_unless_lost("published")
+            return
         except ServiceUnavailableError as error:
             self._let_go(f"The result could not be stored: {error.message} Moved back to the queue")
             return
@@ -413,6 +416,14 @@ class Supervisor:
 
     def _let_go(self, reason: str = "The worker shuts down; moved back to the queue") -> None:
         self._write(partial(leases.let_go, lease=self._lease, reason=reason))
+
+    def _let_go_unless_lost(self, doing: str) -> None:
+        if self._lost.is_set():
+            raise StaleLeaseError(f"The lease on {self.job_id} was lost while it was {doing}.") from None
+        self._let_go()
+
+    def _is_stopped(self) -> bool:
+        return self._stopping.is_set() or self._lost.is_set()
 
     def _fail(self, error: ErrorBody) -> None:
         self._write(partial(leases.fail, lease=self._lease, error=error))

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.db.base import utc_now
 from core.errors import StoreError
-from core.jobs.leftovers import of_leases, unrecorded
+from core.jobs.leftovers import recorded_later, unrecorded
 from core.jobs.models import Job
 from core.runtime import Runtime
 
@@ -50,11 +50,11 @@ def remove_old_logs(directory: Path, seconds: float) -> None:
 
 
 def tidy_store(runtime: Runtime) -> None:
-    """Remove streams that never became objects, and what a lease stored and nobody recorded, both a day old."""
+    """Remove streams that never became objects, and objects that nobody recorded or whose row is gone, a day old."""
     moment = utc_now() - DAY
     incomplete = runtime.store.discard_incomplete(moment)
     removed = 0
-    for keys in of_leases(runtime.store.keys_before(moment)):
+    for keys in recorded_later(runtime.store.keys_before(moment)):
         with runtime.database.read() as session:
             leftovers = unrecorded(session, keys)
         for key in leftovers:

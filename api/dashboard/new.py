@@ -25,7 +25,7 @@ from api.dashboard.wishes import (
 )
 from api.deps import ActorDep, RuntimeDep, identify
 from api.flash import carry_problem, read
-from api.forms import check_form
+from api.forms import check_form, read_form
 from api.planning import job_request, plan_request
 from core.accounts import hub_tokens
 from core.accounts.service import Actor
@@ -33,6 +33,7 @@ from core.db.plain import to_plain
 from core.errors import (
     AuthenticationError,
     ConflictError,
+    InvalidRequestError,
     NotYetError,
     PermissionDeniedError,
     TunewrightError,
@@ -44,6 +45,8 @@ from core.plans.preview import PlanPreview, preview_plan
 from core.registry.choices import find_choice, model_choices
 from core.runtime import Runtime
 from planner.plans import TrainingPlan
+
+LONGEST_ADDRESS = 8000  # characters: browsers and proxies pass that many on
 
 router = page_router()
 
@@ -157,12 +160,16 @@ def _fingerprint(plan: TrainingPlan) -> str:
 @router.post("/new", dependencies=[Depends(check_form)])
 async def start_job(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
     """Start exactly what was shown; where that has changed, show what it is now instead."""
-    form = {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
-    return await run_sync(_start, request, runtime, actor, form)
+    return await run_sync(_start, request, runtime, actor, await read_form(request))
 
 
 def _start(request: Request, runtime: Runtime, actor: Actor, form: dict[str, str]) -> Response:
     fields = kept_fields(form)
+    if (characters := len(new_address(fields))) > LONGEST_ADDRESS:
+        raise InvalidRequestError(
+            f"The fields of this form have {characters:,} characters together; at most {LONGEST_ADDRESS:,} fit into "
+            "the address of its page."
+        )
     start = {"credit_code": form.get("credit_code", "").strip(), "suffix": suffix_of(form.get("suffix", ""))}
     try:
         body = body_of({**fields, **{name: value for name, value in start.items() if value}})

@@ -9,7 +9,8 @@ from pydantic.config import JsonDict
 from api.schemas.base import IdentifiedBody, ResponseBody, unix_seconds
 from core.acting import ActorKind
 from core.audit.models import AuditLog
-from core.usage.service import Usage
+from core.usage import service as usage
+from core.usage.service import Cost, Usage, Width
 
 _ID = "01JDZ5T0Q6W2N8V4K7R3M9X1YB"
 _USER: JsonDict = {"id": f"user-{_ID}", "email": "ada@example.org"}
@@ -185,4 +186,94 @@ def _show(row: Usage) -> FineTuningUsage:
         charged_credits=row.charged_credits,
         refunded_credits=row.refunded_credits,
         storage_bytes=row.storage_bytes,
+    )
+
+
+class CostAmount(ResponseBody):
+    """How much it was."""
+
+    value: int = Field(description="Credits; below zero where more was given back than charged.")
+    currency: Literal["credits"] = "credits"
+
+
+class CostResult(ResponseBody):
+    """What was charged, less what was given back."""
+
+    object: Literal["organization.costs.result"] = "organization.costs.result"
+    amount: CostAmount
+    line_item: str | None = Field(
+        description="The base model and what was done with it, where costs are grouped by it."
+    )
+    user_id: str | None = Field(description="Who made the job, where costs are grouped by that.")
+    project_id: None = Field(description="An organization has no projects.")
+    api_key_id: None = Field(description="Costs are not told apart by key.")
+
+
+class CostBucket(ResponseBody):
+    """A day and what was charged on it."""
+
+    object: Literal["bucket"] = "bucket"
+    start_time: int
+    end_time: int
+    results: list[CostResult]
+
+
+class CostsPage(ResponseBody):
+    """A page of days, oldest first. Ask for the next with `page` set to `next_page`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "page",
+                    "data": [
+                        {
+                            "object": "bucket",
+                            "start_time": 1795219200,
+                            "end_time": 1795305600,
+                            "results": [
+                                {
+                                    "object": "organization.costs.result",
+                                    "amount": {"value": 71, "currency": "credits"},
+                                    "line_item": "smollm2-135m-instruct, fine-tuning",
+                                    "user_id": None,
+                                    "project_id": None,
+                                    "api_key_id": None,
+                                }
+                            ],
+                        }
+                    ],
+                    "has_more": False,
+                    "next_page": None,
+                }
+            ]
+        }
+    )
+
+    object: Literal["page"] = "page"
+    data: list[CostBucket]
+    has_more: bool
+    next_page: str | None
+
+
+def show_costs(costs: list[Cost], starts: list[datetime], end: datetime, next_page: str | None) -> CostsPage:
+    """The costs as buckets, of which the last ends with what was asked for."""
+    buckets = [
+        CostBucket(
+            start_time=unix_seconds(start),
+            end_time=unix_seconds(min(usage.after(start, Width.DAY), end)),
+            results=[_show_cost(cost) for cost in costs if cost.start == start],
+        )
+        for start in starts
+    ]
+    return CostsPage(data=buckets, has_more=next_page is not None, next_page=next_page)
+
+
+def _show_cost(cost: Cost) -> CostResult:
+    return CostResult(
+        amount=CostAmount(value=cost.credits),
+        line_item=cost.line_item,
+        user_id=cost.user_id,
+        project_id=None,
+        api_key_id=None,
     )

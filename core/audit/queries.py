@@ -35,8 +35,10 @@ def prefix_of(session: Session, key_id: str) -> str | None:
     return session.scalar(select(ApiKey.prefix).where(ApiKey.id == key_id))
 
 
-def page(session: Session, wanted: AuditFilter, *, after: str | None, limit: int) -> Sequence[AuditLog]:
-    """A page of the log, newest first, from just behind `after`."""
+def page(
+    session: Session, wanted: AuditFilter, *, after: str | None, limit: int, before: str | None = None
+) -> Sequence[AuditLog]:
+    """A page of the log from just behind `after`, newest first; or else from just ahead of `before`, oldest first."""
     query = select(AuditLog)
     if wanted.organization_id is not None:
         query = query.where(AuditLog.organization_id == wanted.organization_id)
@@ -54,7 +56,10 @@ def page(session: Session, wanted: AuditFilter, *, after: str | None, limit: int
         query = query.where(AuditLog.effective_at < wanted.before)
     if after is not None:
         query = query.where(AuditLog.id < after)
-    return session.scalars(query.order_by(AuditLog.id.desc()).limit(limit)).all()
+    if before is not None:
+        query = query.where(AuditLog.id > before)
+    order = AuditLog.id if before is not None and after is None else AuditLog.id.desc()
+    return session.scalars(query.order_by(order).limit(limit)).all()
 
 
 def delete_before(session: Session, moment: datetime, limit: int) -> int:

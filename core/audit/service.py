@@ -1,5 +1,6 @@
 """Writing down a deed within its own transaction, reading the log, and forgetting what is older than it is kept."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -53,9 +54,12 @@ def record(
     )
 
 
-def list_audit_logs(session: Session, wanted: AuditFilter, *, after: str | None, limit: int) -> Page[AuditLog]:
-    """A page of the log, newest first."""
-    return Page.of(queries.page(session, wanted, after=after, limit=limit + 1), limit)
+def list_audit_logs(
+    session: Session, wanted: AuditFilter, *, after: str | None, limit: int, before: str | None = None
+) -> Page[AuditLog]:
+    """A page of the log, newest first: from just behind `after`, or else up to just ahead of `before`."""
+    found = Page.of(queries.page(session, wanted, after=after, before=before, limit=limit + 1), limit)
+    return replace(found, rows=found.rows[::-1]) if before is not None and after is None else found
 
 
 def forget_old(session: Session, settings: Settings) -> int:

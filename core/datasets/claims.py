@@ -3,7 +3,7 @@
 Each claim counts: a file whose work has ended several times without a result ends its processes, and is given up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.orm import Session
@@ -27,9 +27,14 @@ def claim(session: Session, file_id: str, status: FileStatus) -> StoredFile | No
     return session.get_one(StoredFile, file_id, populate_existing=True)
 
 
-def claim_next(session: Session, status: FileStatus) -> StoredFile | None:
+def claim_next_of(database: Database, status: FileStatus, passed_over: Collection[str] = ()) -> StoredFile | None:
+    """As `claim_next`, in a transaction of its own."""
+    return database.run(lambda session: claim_next(session, status, passed_over))
+
+
+def claim_next(session: Session, status: FileStatus, passed_over: Collection[str] = ()) -> StoredFile | None:
     """As `claim`, for the oldest file of the organization whose turn it is; None where nothing waits."""
-    for file_id in queries.waiting(session, status, database_now(session)):
+    for file_id in queries.waiting(session, status, database_now(session), passed_over):
         file = claim(session, file_id, status)
         if file is not None:
             return file

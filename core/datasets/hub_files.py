@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -22,6 +23,7 @@ from core.db.session import database_now
 from core.errors import FileTooLargeError, InvalidDatasetError, ServiceUnavailableError, TunewrightError
 from core.hub_access import HubAccess
 from core.ids import new_id
+from core.limited import Shares
 from core.queue.messages import FETCH_FILE, INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, collect
 from core.runtime import Runtime
 
@@ -85,10 +87,13 @@ def source_of(file: StoredFile) -> HubSource | None:
     return from_plain(HubSource, file.hub_source) if file.hub_source is not None else None
 
 
-def fetch_next(runtime: Runtime) -> bool:
-    """Fetch the next file that waits for it, each organization in turn; False where none does, or the hub is away."""
-    file = runtime.database.run(lambda session: claims.claim_next(session, FileStatus.FETCHING))
-    return file is not None and _fetch(runtime, file)
+def fetch_next(runtime: Runtime, shares: Shares) -> bool:
+    """Fetch the next file that waits for it, each organization in turn and within its share.
+
+    False where none waits, or the hub is away.
+    """
+    with shares.next(partial(claims.claim_next_of, runtime.database, FileStatus.FETCHING)) as file:
+        return file is not None and _fetch(runtime, file)
 
 
 def fetch(runtime: Runtime, file_id: str) -> None:

@@ -1,9 +1,8 @@
 """What is done with a stranger's file in a limited child: it is inspected, its tokens are counted, rows are compared.
 
-Arguments and results are plain data. These processes give way to the ones that answer requests.
+Arguments and results are plain data.
 """
 
-import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,12 +16,9 @@ from core.db.plain import from_plain, to_plain
 
 __all__ = ["inspect", "measure", "overlap"]
 
-_NICENESS = 10
-
 
 def inspect(path: Path) -> dict[str, Any]:
     """A plain Inspection of the file. Raises InvalidDatasetError."""
-    _give_way()
     return to_plain(inspection.inspect_file(path))
 
 
@@ -38,7 +34,6 @@ def measure(
 
     Raises InvalidDatasetError, InvalidModelError, InvalidRequestError.
     """
-    _give_way()
     mapping = from_plain(DataFormat, data_format)
     encoder = _encoder(tokenizer, files, resolve_template(tokenizer, mapping, chat_template))
     return to_plain(inspection.measure_tokens(path, mapping, encoder, max_length=max_length))
@@ -48,7 +43,6 @@ def overlap(
     training: Path, training_format: Mapping[str, Any], validation: Path, validation_format: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A plain Overlap of the files. Raises InvalidDatasetError."""
-    _give_way()
     rows = [
         read_examples(path, from_plain(DataFormat, plain))
         for path, plain in ((training, training_format), (validation, validation_format))
@@ -60,7 +54,3 @@ def overlap(
 def _encoder(tokenizer: Path, _files: tuple[tuple[str, int], ...], chat_template: str | None) -> Encoder:
     """Reading a large vocabulary takes longer than most files. `_files`: when the model's were written."""
     return load_encoder(tokenizer, chat_template)
-
-
-def _give_way() -> None:
-    os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -14,12 +15,13 @@ from core.datasets.previews import without_nul
 from core.datasets.service import LONGEST_DETAILS
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidDatasetError, NotFoundError, RateLimitError, ServiceUnavailableError
-from core.limited import ChildDiedError, LimitExceededError
+from core.limited import ChildDiedError, LimitExceededError, Shares
 from core.runtime import Runtime
 
 __all__ = ["ensure_inspected", "inspect_next", "unreadable"]
 
 ELSEWHERE_SECONDS = 20.0  # how long another process is waited for that inspects the file already
+UNLIMITED = Shares()
 POLL_SECONDS = 0.1  # the database has no events to wait for
 
 log = structlog.get_logger()
@@ -48,18 +50,18 @@ def ensure_inspected(runtime: Runtime, file_id: str) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def inspect_next(runtime: Runtime) -> bool:
-    """Inspect the next file that waits, each organization in turn; False where none does."""
-    file = runtime.database.run(lambda session: claims.claim_next(session, FileStatus.UPLOADED))
-    if file is None:
-        return False
-    try:
-        with runtime.children.turns.turn(file.organization_id):
-            _inspect(runtime, file)
-    except RateLimitError:  # the sweep asks again
-        runtime.database.run(lambda session: claims.give_back(session, file.id, counts=False))
-        return False
-    return True
+def inspect_next(runtime: Runtime, shares: Shares = UNLIMITED) -> bool:
+    """Inspect the next file that waits, each organization in turn and within its share; False where none does."""
+    with shares.next(partial(claims.claim_next_of, runtime.database, FileStatus.UPLOADED)) as file:
+        if file is None:
+            return False
+        try:
+            with runtime.children.turns.turn(file.organization_id):
+                _inspect(runtime, file)
+        except RateLimitError:  # the sweep asks again
+            runtime.database.run(lambda session: claims.give_back(session, file.id, counts=False))
+            return False
+        return True
 
 
 def _inspect(runtime: Runtime, file: StoredFile) -> None:

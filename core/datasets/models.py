@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.base import Base, EnumText, Id, utc_now
+from core.db.base import EnumText, utc_now
+from core.db.claims import Claimable
 
 
 class FilePurpose(StrEnum):
@@ -26,7 +27,7 @@ class FileStatus(StrEnum):
     ERROR = "error"  # inspected: `status_details` says what is wrong with which row
 
 
-class StoredFile(Base):
+class StoredFile(Claimable):
     """A file of an organization; its bytes are in the artifact store."""
 
     __tablename__ = "files"
@@ -35,7 +36,6 @@ class StoredFile(Base):
         Index("ix_files_organization_id_hub_key", "organization_id", "hub_key", unique=True),
     )
 
-    id: Mapped[str] = mapped_column(Id, primary_key=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
     filename: Mapped[str] = mapped_column(String(255))
     purpose: Mapped[FilePurpose] = mapped_column(EnumText(FilePurpose, 30))
@@ -48,5 +48,4 @@ class StoredFile(Base):
     hub_source: Mapped[dict[str, Any] | None]  # core.datasets.hub.HubSource, of a data set of the hub
     hub_key: Mapped[str | None] = mapped_column(String(64))  # a hash of it: one file for each source
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # to fetch it, then to inspect it
-    claimed_until: Mapped[datetime | None]  # who works on it has it until then
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

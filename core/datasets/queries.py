@@ -1,13 +1,13 @@
 """SQL of files."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any, cast
 
-from sqlalchemy import ColumnElement, CursorResult, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
+from core.db import claims
 from core.db.base import utc_now
 from core.jobs.models import Checkpoint, Job, JobArtifact
 from core.jobs.states import JobStatus
@@ -40,8 +40,11 @@ def file_from_hub(session: Session, organization_id: str, hub_key: str) -> Store
     return session.scalars(query).first()
 
 
-def waiting(session: Session, status: FileStatus, now: datetime) -> Sequence[str]:
-    """Ids of files in this status that nobody works on: of the organization that was served longest ago, the oldest."""
+def waiting(session: Session, status: FileStatus, now: datetime, passed_over: Collection[str]) -> Sequence[str]:
+    """Ids of files in this status that nobody works on: of the organization that was served longest ago, the oldest.
+
+    `passed_over`: organizations whose turn it is not.
+    """
     served = (
         select(StoredFile.organization_id, func.max(StoredFile.claimed_until).label("last"))
         .where(StoredFile.organization_id.in_(select(StoredFile.organization_id).where(StoredFile.status == status)))
@@ -51,7 +54,11 @@ def waiting(session: Session, status: FileStatus, now: datetime) -> Sequence[str
     query = (
         select(StoredFile.id)
         .join(served, served.c.organization_id == StoredFile.organization_id)
-        .where(StoredFile.status == status, or_(StoredFile.claimed_until.is_(None), StoredFile.claimed_until <= now))
+        .where(
+            StoredFile.status == status,
+            claims.is_free(StoredFile, now),
+            StoredFile.organization_id.not_in(passed_over),
+        )
         .order_by(served.c.last.asc().nulls_first(), StoredFile.id)
     )
     return session.scalars(query.limit(CANDIDATES)).all()
@@ -59,24 +66,13 @@ def waiting(session: Session, status: FileStatus, now: datetime) -> Sequence[str
 
 def claim(session: Session, file_id: str, status: FileStatus, now: datetime, until: datetime) -> bool:
     """Take the file for work, unless another has it or its status is another by now."""
-    free = or_(StoredFile.claimed_until.is_(None), StoredFile.claimed_until <= now)
-    taken = session.execute(
-        update(StoredFile)
-        .where(StoredFile.id == file_id, StoredFile.status == status, free)
-        .values(claimed_until=until, attempts=StoredFile.attempts + 1)
-        .execution_options(synchronize_session=False)
-    )
-    return cast(CursorResult[Any], taken).rowcount == 1
+    is_wanted, attempts = StoredFile.status == status, StoredFile.attempts + 1
+    return claims.claim(session, StoredFile, file_id, now, until, is_wanted, attempts=attempts)
 
 
 def extend_claim(session: Session, file_id: str, until: datetime) -> None:
     """Keep the file for longer."""
-    session.execute(
-        update(StoredFile)
-        .where(StoredFile.id == file_id)
-        .values(claimed_until=until)
-        .execution_options(synchronize_session=False)
-    )
+    claims.extend(session, StoredFile, file_id, until)
 
 
 def unfinished_job_using(session: Session, file_id: str) -> str | None:

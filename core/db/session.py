@@ -109,7 +109,8 @@ def is_away(error: DBAPIError) -> bool:
 def is_full(error: DBAPIError) -> bool:
     """Whether the database has no room on its disk; the transaction has changed nothing."""
     if isinstance(error.orig, sqlite3.Error):
-        return error.orig.sqlite_errorcode == sqlite3.SQLITE_FULL
+        # The second: without room for its index of the log, SQLite cannot even open the file.
+        return error.orig.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
     return getattr(error.orig, "sqlstate", None) == _DISK_FULL_SQLSTATE
 
 

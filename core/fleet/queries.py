@@ -48,6 +48,13 @@ def forget_programs(session: Session, hostname: str) -> None:
     session.execute(delete(ProgramRow).where(ProgramRow.hostname == hostname))
 
 
+def delete_workers(session: Session, heard_before: datetime) -> None:
+    """Drop workers not heard of since then: a job names its worker only as long as that holds it."""
+    session.execute(
+        delete(WorkerRow).where(WorkerRow.heartbeat_at < heard_before).execution_options(synchronize_session=False)
+    )
+
+
 def last_sweep(session: Session) -> SweepRow | None:
     """The newest finished sweep."""
     return session.scalars(select(SweepRow).order_by(SweepRow.finished_at.desc()).limit(1)).first()

@@ -19,6 +19,7 @@ from planner.devices import Device
 HEARTBEATS_MISSED = 4  # a worker is taken for gone after this many
 REMEMBERED = timedelta(days=1)  # a worker that is gone is still one that should be there
 MOST_REMEMBERED = 1000
+FORGOTTEN_AFTER = timedelta(days=30)
 DRAINED_EXIT_CODE = 3  # of a worker that was asked to drain: whoever keeps workers running leaves it down
 
 
@@ -91,6 +92,11 @@ def stop(session: Session, worker_id: str) -> None:
     if row is not None:
         row.stopped_at = database_now(session)
         row.job_id = None
+
+
+def forget_workers(session: Session) -> None:
+    """Drop workers that have been gone for long, of which there is one for each start of a process."""
+    queries.delete_workers(session, database_now(session) - FORGOTTEN_AFTER)
 
 
 def workers(session: Session, settings: Settings) -> Sequence[WorkerRow]:

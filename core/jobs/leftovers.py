@@ -1,4 +1,8 @@
-"""What jobs left in the store without a record: a worker lost the job, or died, before it could write it down."""
+"""What lies in the store without a record.
+
+A worker lost its job, or died, before it could write down what it had stored; a file was deleted while the store was
+away, or its upload was killed before it was written down.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,13 +12,14 @@ from sqlalchemy.orm import Session
 
 from core.jobs import queries
 
-_OF_A_LEASE = re.compile(r"[^/]+/jobs/[^/]+/lease_[^/]+/.+")  # as core.jobs.lease.Lease.storage_prefix
+# As core.jobs.lease.Lease.storage_prefix, and uploads: nothing else is stored before it is written down.
+_RECORDED_LATER = re.compile(r"[^/]+/(jobs/[^/]+/lease_[^/]+|files)/.+")
 KEYS_AT_ONCE = 500
 
 
-def of_leases(keys: Iterable[str]) -> Iterator[Sequence[str]]:
-    """Those of the store's keys that leases wrote, some at a time."""
-    written = (key for key in keys if _OF_A_LEASE.fullmatch(key))
+def recorded_later(keys: Iterable[str]) -> Iterator[Sequence[str]]:
+    """Those of the store's keys that leases and uploads wrote, some at a time."""
+    written = (key for key in keys if _RECORDED_LATER.fullmatch(key))
     while some := list(islice(written, KEYS_AT_ONCE)):
         yield some
 

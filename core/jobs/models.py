@@ -59,6 +59,7 @@ class Job(Base):
     step_seconds: Mapped[float | None] = mapped_column(Float)  # of one optimizer step, as measured
     memory_measured: Mapped[dict[str, Any] | None]  # worker.protocol.MemoryReport without its type
     error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody
+    taken_step: Mapped[int | None]  # the newest that its owner took a checkpoint of before the end; not all was paid
     fine_tuned_model: Mapped[str | None] = mapped_column(String(500))
     result_file_id: Mapped[str | None] = mapped_column(Id)
     held_out: Mapped[dict[str, Any] | None]  # core.jobs.evaluation.HeldOut, once its rows are read
@@ -73,10 +74,11 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None]
     worker_id: Mapped[str | None] = mapped_column(Id)
 
-    @property
-    def withholds_checkpoints(self) -> bool:
-        """Whether it failed free of charge: what it kept is not given out then, which would be training for free."""
-        return self.status is JobStatus.FAILED and self.quote_credits > 0 and not self.charged_credits
+    def withholds(self, step: int) -> bool:
+        """Whether it failed without a charge for what led to this step: given out, that would be training for free."""
+        if self.status is not JobStatus.FAILED or not self.quote_credits:
+            return False
+        return step > self.taken_step if self.taken_step is not None else not self.charged_credits
 
 
 class Checkpoint(Base):

@@ -8,17 +8,17 @@ from core.db.base import utc_now
 from core.events import service as events
 from core.jobs.models import Checkpoint, Job
 from core.jobs.progress import model_name
-from core.jobs.service import get_checkpoint, hold_own_job
+from core.jobs.service import hold_own_job, take_checkpoint
 from core.registry.models import FineTunedModel
 
 
 def publish_checkpoint(session: Session, organization_id: str, job_id: str, checkpoint_id: str) -> FineTunedModel:
     """Publish a stored checkpoint under a model id of its own; it is kept until that model is deleted.
 
-    Publishing twice is no error. Raises what `get_checkpoint` raises.
+    Publishing twice is no error. Raises what `take_checkpoint` raises.
     """
     job = hold_own_job(session, organization_id, job_id)
-    checkpoint = get_checkpoint(session, organization_id, job_id, checkpoint_id)
+    checkpoint = take_checkpoint(session, organization_id, job_id, checkpoint_id)
     model_id = checkpoint_model_name(job, checkpoint)
     model = session.get(FineTunedModel, model_id)
     if model is not None and model.deleted_at is None:

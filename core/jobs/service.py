@@ -215,7 +215,7 @@ def list_checkpoints(
 
 
 def get_checkpoint(session: Session, organization_id: str, job_id: str, checkpoint_id: str) -> Checkpoint:
-    """A checkpoint that is still stored. Raises NotFoundError, ConflictError of a job that failed free of charge."""
+    """A checkpoint that is still stored. Raises NotFoundError, ConflictError where what led to it was not charged."""
     job = get_job(session, organization_id, job_id)
     checkpoint = session.get(Checkpoint, checkpoint_id)
     if checkpoint is None or checkpoint.job_id != job_id:
@@ -229,12 +229,22 @@ def get_checkpoint(session: Session, organization_id: str, job_id: str, checkpoi
             code="checkpoint_not_found",
             param="checkpoint_id",
         )
-    if job.withholds_checkpoints:
+    if job.withholds(checkpoint.step):
         raise ConflictError(
-            f"The job {job_id} has failed and cost nothing, so nothing of it is given out. Run it again.",
+            f"The job {job_id} has failed, and what led to its checkpoint of step {checkpoint.step:,} was not charged, "
+            "so that is not given out. Run it again.",
             code="invalid_job_state",
             param="fine_tuning_job_id",
         )
+    return checkpoint
+
+
+def take_checkpoint(session: Session, organization_id: str, job_id: str, checkpoint_id: str) -> Checkpoint:
+    """As `get_checkpoint`, for one that is given out: what led to it is charged, however the job fails later."""
+    job = hold_own_job(session, organization_id, job_id)
+    checkpoint = get_checkpoint(session, organization_id, job_id, checkpoint_id)
+    if not job.status.is_finished:
+        job.taken_step = max(job.taken_step or 0, checkpoint.step)
     return checkpoint
 
 

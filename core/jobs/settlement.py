@@ -32,6 +32,14 @@ def due_credits(job: Job, quote: Quote) -> int:
     return min(job.quote_credits, used_credits(job, quote))
 
 
+def taken_credits(job: Job, quote: Quote) -> int:
+    """What led to the newest checkpoint that its owner took comes to; its share of the time until the newest step."""
+    if not job.taken_step or not job.step:
+        return 0
+    seconds = min(job.used_seconds, job.useful_seconds * min(1.0, job.taken_step / job.step))
+    return min(job.quote_credits, math.ceil(seconds * quote.credits_per_hour / SECONDS_PER_HOUR))
+
+
 def released_credits(job: Job) -> int | None:
     """What came back of the quote when the job ended; None until then."""
     return None if job.charged_credits is None else job.quote_credits - job.charged_credits
@@ -55,14 +63,17 @@ def is_charged(session: Session, job: Job, error: ErrorBody) -> bool:
 def end(session: Session, job: Job, status: JobStatus, message: str, *, level: EventLevel = EventLevel.INFO) -> None:
     """End a job, whose row the caller holds, and settle its credits.
 
-    It costs what it used, never above the quote, and nothing for a failure that is not its owner's. Raises
-    ConflictError for a job that cannot end so.
+    It costs what it used, never above the quote; for a failure that is not its owner's only what led to the checkpoints
+    that its owner took before. Raises ConflictError for a job that cannot end so.
     """
     worker = job.worker_id
     move(session, job, status, message, level=level)
     error = from_plain(ErrorBody, job.error) if job.error else None
     is_free = status is JobStatus.FAILED and not (error and is_charged(session, job, error))
-    due = 0 if is_free else due_credits(job, training_plan(job.plan).quote)
+    quote = training_plan(job.plan).quote
+    due = taken_credits(job, quote) if is_free else due_credits(job, quote)
+    if not is_free:
+        job.taken_step = None
     job.charged_credits = ledger.settle(session, job.organization_id, job.id, due)
     tallies.ended(session, job, (error.code or error.type) if error else "")
     trail.say(

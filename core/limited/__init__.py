@@ -4,6 +4,7 @@ from core.limited.limits import ChildDiedError, Limit, LimitExceededError, Limit
 from core.limited.pool import ChildPool
 from core.limited.process import LimitedChild, run_limited
 from core.limited.refusals import Refusals
+from core.limited.shares import Shares
 from core.limited.turns import Turns
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "LimitedChild",
     "Limits",
     "Refusals",
+    "Shares",
     "Turns",
     "run_limited",
 ]

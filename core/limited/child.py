@@ -23,6 +23,7 @@ from core.limited.lifetime import end_with_parent
 from core.limited.limits import Limit
 from core.limited.wire import HEADER, Kind
 
+_NICENESS = 10  # it gives way to the processes that answer requests
 _PR_SET_DUMPABLE = 4  # prctl(2): others of the same user cannot attach, and no core dump holds data
 
 
@@ -30,6 +31,7 @@ def main() -> None:
     """Serve calls on standard input; answers go to what was standard output, which prints cannot reach."""
     parent_id, cpu_seconds, memory_bytes, reply_bytes = map(int, sys.argv[1:5])
     end_with_parent(parent_id)
+    os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "wb")

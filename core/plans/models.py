@@ -7,6 +7,7 @@ from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base, Id, utc_now
+from core.db.claims import Claimable
 
 
 class Plan(Base):
@@ -35,16 +36,14 @@ class Plan(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class Rehearsal(Base):
+class Rehearsal(Claimable):
     """Training steps that a worker is to rehearse, or has; its id is a hash of the question."""
 
     __tablename__ = "rehearsals"
 
-    id: Mapped[str] = mapped_column(Id, primary_key=True)
     organization_id: Mapped[str | None] = mapped_column(Id)  # who asked first
     question: Mapped[dict[str, Any]]  # planner.rehearsed.RehearsalQuestion
     memory: Mapped[dict[str, Any] | None]  # planner.rehearsed.RehearsedMemory
     error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody
     created_at: Mapped[datetime] = mapped_column(index=True)
-    claimed_until: Mapped[datetime | None]  # by the worker that rehearses it
     finished_at: Mapped[datetime | None]

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, cast
 
-from sqlalchemy import ColumnElement, CursorResult, and_, delete, exists, func, or_, select, update
+from sqlalchemy import and_, delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
+from core.db import claims
 from core.jobs.models import Job
 from core.plans.models import Plan, Rehearsal
 
@@ -44,7 +44,7 @@ def next_rehearsal(session: Session, now: datetime) -> str | None:
     query = (
         select(Rehearsal.id)
         .outerjoin(answered, answered.c.organization_id == Rehearsal.organization_id)
-        .where(*_free(now))
+        .where(Rehearsal.finished_at.is_(None), claims.is_free(Rehearsal, now))
         .order_by(answered.c.last.asc().nulls_first(), Rehearsal.created_at)
     )
     return session.scalars(query.limit(1)).first()
@@ -52,30 +52,12 @@ def next_rehearsal(session: Session, now: datetime) -> str | None:
 
 def claim_rehearsal(session: Session, rehearsal_id: str, now: datetime, until: datetime) -> bool:
     """Take an unanswered rehearsal until a time; False where it is another's, or answered."""
-    taken = session.execute(
-        update(Rehearsal)
-        .where(Rehearsal.id == rehearsal_id, *_free(now))
-        .values(claimed_until=until)
-        .execution_options(synchronize_session=False)
-    )
-    return cast(CursorResult[Any], taken).rowcount == 1
+    return claims.claim(session, Rehearsal, rehearsal_id, now, until, Rehearsal.finished_at.is_(None))
 
 
 def extend_rehearsal(session: Session, rehearsal_id: str, until: datetime) -> None:
     """Keep a claimed rehearsal until a time."""
-    session.execute(
-        update(Rehearsal)
-        .where(Rehearsal.id == rehearsal_id)
-        .values(claimed_until=until)
-        .execution_options(synchronize_session=False)
-    )
-
-
-def _free(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    return (
-        Rehearsal.finished_at.is_(None),
-        or_(Rehearsal.claimed_until.is_(None), Rehearsal.claimed_until <= now),
-    )
+    claims.extend(session, Rehearsal, rehearsal_id, until)
 
 
 def delete_rehearsals(session: Session, *, before: datetime, refused_before: datetime) -> None:

@@ -22,6 +22,8 @@ def celery_client(redis_url: str) -> Celery:
         result_backend=None,
         task_ignore_result=True,
         broker_connection_retry_on_startup=True,
+        broker_channel_error_retry=True,  # a broker whose disk is full answers, with an error: it is waited for
+        broker_connection_max_retries=None,  # for as long as it takes: jobs run on without it
         broker_transport_options=_TIMEOUTS,
     )
     return app

@@ -56,6 +56,26 @@ def charges(session: Session, span: Span) -> Iterator[tuple[str, datetime, Trans
         yield organization_id, created_at, kind, int(amount)
 
 
+def job_costs(session: Session, span: Span) -> Iterator[tuple[datetime, str | None, str | None, TransactionKind, int]]:
+    """Moment, base model, user, kind and credits of every charge and refund of a job in the books, oldest first."""
+    query = (
+        select(
+            LedgerTransaction.created_at,
+            Job.model,
+            Job.user_id,
+            LedgerTransaction.kind,
+            LedgerTransaction.amount_credits,
+        )
+        .outerjoin(Job, Job.id == LedgerTransaction.job_id)
+        .where(LedgerTransaction.kind.in_((TransactionKind.CAPTURE, TransactionKind.REFUND)))
+        .order_by(LedgerTransaction.id)
+    )
+    for created_at, model, user_id, kind, amount in session.execute(
+        _within(query, span, LedgerTransaction.organization_id, LedgerTransaction.created_at)
+    ):
+        yield created_at, model, user_id, kind, int(amount)
+
+
 def storage_days(session: Session, span: Span) -> Iterator[tuple[str, datetime, int]]:
     """Organization, day and the most bytes it stored."""
     query = select(StorageDay.organization_id, StorageDay.day, StorageDay.most_bytes)

@@ -1,6 +1,7 @@
 """The usage report, whose credits are the books' own rows, and the daily look at what is stored."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -14,7 +15,7 @@ from core.usage import queries
 from core.usage.models import StorageDay
 from core.usage.queries import Span
 
-__all__ = ["Usage", "Width", "begin", "note_storage", "report", "steps"]
+__all__ = ["Cost", "CostGroup", "Usage", "Width", "after", "begin", "costs", "note_storage", "report", "steps"]
 
 
 class Width(StrEnum):
@@ -22,6 +23,23 @@ class Width(StrEnum):
 
     DAY = "1d"
     MONTH = "1mo"
+
+
+class CostGroup(StrEnum):
+    """What costs are told apart by."""
+
+    LINE_ITEM = "line_item"
+    USER = "user_id"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an organization was charged within a bucket, less what it was given back. None: of all."""
+
+    start: datetime
+    line_item: str | None
+    user_id: str | None
+    credits: int
 
 
 @dataclass
@@ -69,6 +87,16 @@ def report(session: Session, span: Span, width: Width) -> list[Usage]:
         row = rows[organization_id, _bucket(day, span, width)]
         row.storage_bytes = max(row.storage_bytes, most_bytes)
     return list(rows.values())
+
+
+def costs(session: Session, span: Span, groups: Collection[CostGroup]) -> list[Cost]:
+    """What was charged on each day and in each group, as the books have it; the first day begins with the span."""
+    sums: Counter[tuple[datetime, str | None, str | None]] = Counter()
+    for moment, model, user_id, kind, amount in queries.job_costs(session, span):
+        line_item = f"{model}, fine-tuning" if CostGroup.LINE_ITEM in groups else None
+        key = (_bucket(moment, span, Width.DAY), line_item, user_id if CostGroup.USER in groups else None)
+        sums[key] += amount if kind is TransactionKind.CAPTURE else -amount
+    return [Cost(*key, credits) for key, credits in sums.items()]
 
 
 def begin(moment: datetime, width: Width) -> datetime:

@@ -2,6 +2,8 @@
 
 import configparser
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tests.architecture.sources import ROOT
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if "build" in service]
+UNITS = sorted((ROOT / "ops" / "systemd").glob("*.service"))
 SECRET_NAMES = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|_AUTH$")
 
 
@@ -49,7 +52,17 @@ def test_service_is_started_again_and_keeps_its_name(name: str) -> None:
     assert SERVICES[name]["hostname"] == name
 
 
-@pytest.mark.parametrize("unit", sorted((ROOT / "ops" / "systemd").glob("*.service")), ids=lambda path: path.name)
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    for unit in UNITS:
+        there = unit.read_text().replace("/opt/tunewright/bin/tunewright", "/bin/true")
+        (tmp_path / unit.name).write_text(there)
+        command = ["systemd-analyze", "verify", str(tmp_path / unit.name)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), unit.name
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
 def test_unit_runs_a_command_of_ours_and_is_started_again(unit: Path) -> None:
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # theirs lowers names
@@ -61,6 +74,7 @@ def test_unit_runs_a_command_of_ours_and_is_started_again(unit: Path) -> None:
     known = {option for parameter in declared.params for option in parameter.opts}
     assert {option for option in options if option.startswith("--")} <= known
     assert service["Restart"] == "always"
+    assert service["KillMode"] == "mixed", "a fork server that is sent a SIGTERM takes its training child with it"
     if "--device" in options:
         assert service["RestartPreventExitStatus"] == str(DRAINED_EXIT_CODE)
 

@@ -25,6 +25,7 @@ from tests.ports import free_port
 from tests.waiting import PATIENCE_SECONDS, wait_for
 
 CREDIT_CODE = "TESTING"
+# Times only, so that what is lost is missed sooner; limits are as they ship: tests/architecture/test_shipped_limits.py.
 QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "CHECKPOINT_SECONDS": "2"}
 
 
@@ -59,6 +60,13 @@ class Service:
         self.processes[name] = process
         return process
 
+    def start_api(self) -> None:
+        """Start the API and wait until all that it needs answers."""
+        port = str(httpx.URL(self.base_url).port)
+        application = ("uvicorn", "api.app:create_app", "--factory", "--port", port, "--log-level", "warning")
+        self.start("api", *application)
+        wait_for(lambda: _is_ready(self), what="the API", context=self.logs)
+
     def start_worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
         """Start a training worker and wait until it has reported for duty."""
         process = self.launch_worker(name)
@@ -87,8 +95,9 @@ class Service:
     def create_job(self, rows: list[dict[str, Any]], **extra: Any) -> FineTuningJob:
         """Upload rows and start a job on the tiny model."""
         hyperparameters = extra.pop("hyperparameters", {"n_epochs": 2})
-        return self.client.fine_tuning.jobs.create(
-            model="tiny",
+        patient = self.client.with_options(max_retries=20)  # a busy machine's worker may be late to report its device
+        return patient.fine_tuning.jobs.create(
+            model=extra.pop("model", "tiny"),
             training_file=self.upload(rows),
             seed=7,
             hyperparameters=hyperparameters,
@@ -159,11 +168,8 @@ def running_service(
         codes.create_code(session, CREDIT_CODE, 100_000)
     service = Service(directory, environment, f"http://127.0.0.1:{port}", api_key, database)
     try:
-        service.start(
-            "api", "uvicorn", "api.app:create_app", "--factory", "--port", str(port), "--log-level", "warning"
-        )
         service.start("maintenance", "worker", "--maintenance")
-        wait_for(lambda: _is_ready(service), what="the API", context=service.logs)
+        service.start_api()
         if worker:
             service.start_worker()
         yield service

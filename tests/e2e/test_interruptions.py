@@ -2,30 +2,39 @@
 
 import hashlib
 import io
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 from sqlalchemy import make_url
 
+from core.artifacts.local import LocalStore
 from core.fleet.service import DRAINED_EXIT_CODE
 from core.hang_guard import HUNG_EXIT_CODE
 from core.jobs import queries
+from core.runtime import open_runtime
+from core.settings import Settings
 from tests.e2e.chaos import trainers
 from tests.e2e.rows import chat_rows
 from tests.e2e.service import Service, running_service
+from tests.held_requests import HeldRequests
 from tests.waiting import PATIENCE_SECONDS, wait_for
+from worker.tidying import tidy_store
 
-HANG_SECONDS = 8  # above what a report takes on a busy machine
+HANG_SECONDS = 8  # of 180, so that the end comes soon; above what a report takes on a busy machine
 LONG = {"n_epochs": 80, "batch_size": 8}  # 300 steps or so
 
 
@@ -110,6 +119,9 @@ def test_pause_and_resume_go_on_where_it_stopped(service: Service) -> None:
 def test_a_killed_trainer_is_started_again_from_its_checkpoint(service: Service) -> None:
     job_id = _start_training(service, steps=30)
     for trainer in trainers(service):
+        environment = trainer.environ()
+        assert "PATH" in environment
+        assert [name for name in environment if name.startswith("TUNEWRIGHT_")] == [], "passwords are among them"
         trainer.kill()
     service.wait(job_id, "succeeded")
     steps = _steps(service, job_id)
@@ -185,28 +197,94 @@ def test_a_worker_that_hangs_ends_itself_and_its_job_goes_on_elsewhere(service: 
     assert steps == list(range(1, len(steps) + 1))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_another_worker_takes_over(
+def test_an_api_that_is_killed_in_the_middle_of_an_upload_keeps_nothing_of_it(service: Service) -> None:
+    incoming = service.directory / "data" / "artifacts" / ".incoming"
+
+    def begin() -> Iterator[bytes]:
+        yield b'--edge\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n' + b"x" * 2**20
+        wait_for(lambda: [*incoming.glob("*")], what="its first bytes to be stored", context=service.logs)
+        service.stop("api", signal.SIGKILL)
+        yield b"x" * 2**20
+
+    before = {file.id for file in service.client.files.list()}
+    try:
+        with service.http as http, pytest.raises(httpx.TransportError):
+            http.post("/files", content=begin(), headers={"content-type": "multipart/form-data; boundary=edge"})
+    finally:
+        service.start_api()
+    assert {file.id for file in service.client.files.list()} == before
+    (torn,) = incoming.glob("*")
+    os.utime(torn, (0, 0))
+    assert LocalStore(incoming.parent).discard_incomplete(datetime.now(UTC) - timedelta(days=1)) == 1
+    assert not torn.exists()
+    service.wait(service.create_job(chat_rows()).id, "succeeded")
+
+
+def test_others_take_over_from_workers_that_die_while_they_fetch_or_publish(
     tmp_path: Path,
     models_dir: Path,
     valkey_url: str,
     postgres_url: str,
     s3_endpoint: str,
     bucket: Any,
-    number: signal.Signals,
+    held_requests: HeldRequests,
 ) -> None:
-    """As in production, on PostgreSQL and S3: a worker is killed or drained, a second one finishes without a gap."""
+    """As in production, on PostgreSQL and S3: four workers end in the middle of a job, a fifth finishes it."""
     overrides = {"STORE_URL": f"s3://{bucket.name}/tunewright", "S3_ENDPOINT_URL": s3_endpoint}
     overrides["S3_PUBLIC_ENDPOINT_URL"] = s3_endpoint
     with running_service(tmp_path, models_dir, valkey_url, database_url=postgres_url, overrides=overrides) as service:
-        job_id = _start_training(service, steps=30)
-        service.stop("worker", number)
-        service.start_worker("successor")
+        job_id = service.create_job(chat_rows(), hyperparameters=LONG, adapter={"method": "lora"}).id
+        service.client.fine_tuning.jobs.pause(job_id)  # until nobody but a worker reads its file
+        service.wait(job_id, "paused")
+        with held_requests.at(r"GET .*/files/", context=service.logs) as arrived:
+            service.client.fine_tuning.jobs.resume(job_id)
+            arrived()
+            service.stop("worker", signal.SIGKILL)
+        service.launch_worker("training")
+        _wait_for_step(service, job_id, 30)
+        service.stop("training", signal.SIGTERM)
+        with held_requests.at(r"GET .*\.tar$", context=service.logs) as arrived:
+            service.launch_worker("resuming")
+            arrived()
+            service.stop("resuming", signal.SIGKILL)
+        with held_requests.at(r"PUT .*/artifacts/metrics\.csv$", context=service.logs) as arrived:
+            service.launch_worker("publishing")
+            arrived()
+            stored = {found.key for found in bucket.objects.all()}
+            service.stop("publishing", signal.SIGKILL)
+        service.launch_worker("finishing")
         service.wait(job_id, "succeeded")
         steps = _steps(service, job_id)
         assert steps == list(range(1, len(steps) + 1))
         with service.http as http:
             assert http.get("/credits").json()["held"] == 0
+            booked = [line["kind"] for line in http.get("/credits/transactions").json()["data"]]
             download = http.get(f"/fine_tuning/jobs/{job_id}/artifacts/adapter.zip", follow_redirects=False)
+        assert booked.count("capture") == 1, booked
         assert download.status_code in (302, 307)
-        assert httpx.get(download.headers["location"]).content.startswith(b"PK")
+        content = httpx.get(download.headers["location"]).content
+        _nothing_is_left_but_what_is_recorded(service, bucket, stored, job_id, hashlib.sha256(content).hexdigest())
+
+
+def _nothing_is_left_but_what_is_recorded(
+    service: Service, bucket: Any, stored: set[str], job_id: str, adapter_sha256: str
+) -> None:
+    """After the next day's tidying: of the adapter that a killed worker had stored, of its checkpoints, of anything."""
+    with service.database.read() as session:
+        artifacts = list(queries.artifacts(session, job_id))
+        recorded = {one.storage_key for one in artifacts}
+        recorded |= {one.storage_key for one in queries.stored_checkpoints(session, job_id)}
+    assert [one.sha256 for one in artifacts if one.name == "adapter.zip"] == [adapter_sha256]
+    prefix = "tunewright/"
+    left = {key for key in stored if "/artifacts/" in key}
+    assert left, "of the worker that was killed while it published"
+    assert {key.removeprefix(prefix) for key in left} & recorded == set()
+    for key in s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[bucket.name].keys.values():
+        key.last_modified = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=2)
+    names = ("DATABASE_URL", "REDIS_URL", "STORE_URL", "S3_ENDPOINT_URL", "DATA_DIR")
+    given: Any = {name.lower(): service.environment[f"TUNEWRIGHT_{name}"] for name in names}
+    runtime = open_runtime(Settings(**given))
+    tidy_store(runtime)
+    runtime.close()
+    of_jobs = {found.key.removeprefix(prefix) for found in bucket.objects.all() if f"/{job_id}/" in found.key}
+    assert of_jobs == recorded

@@ -19,7 +19,7 @@ import openai
 
 from tests.e2e.rows import chat_rows
 from tests.image.build import build, has_docker
-from tests.image.stack import BASE_URL, LASTING, DockerStack, SandboxStack, Stack
+from tests.image.stack import LASTING, DockerStack, SandboxStack, Stack
 from tests.tiny_models import make_tiny_model
 from tests.waiting import wait_for
 
@@ -84,7 +84,16 @@ def train(stack: Stack) -> None:
     """A job from its upload to its adapter, with the official client."""
     key = stack.run("api", "tunewright", "keys", "create", "--name", "check").strip()
     stack.run("api", "tunewright", "codes", "create", CODE, "--credits", "100000")
-    client = openai.OpenAI(base_url=f"{BASE_URL}/v1", api_key=key)
+    headers = {"authorization": f"Bearer {key}"}
+
+    def workers() -> list[object]:
+        found: list[object] = (
+            httpx.get(f"{stack.base_url}/v1/workers", headers=headers).raise_for_status().json()["data"]
+        )
+        return found
+
+    wait_for(workers, what="a worker to report its device", context=stack.logs)  # which it does when torch is imported
+    client = openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key=key)
     rows = "\n".join(json.dumps(row) for row in chat_rows()).encode()
     file = client.files.create(file=("rows.jsonl", rows), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(
@@ -99,8 +108,7 @@ def train(stack: Stack) -> None:
     wait_for(ended, what=f"{job.id} to succeed", context=stack.logs)
     done = client.fine_tuning.jobs.retrieve(job.id)
     assert all(client.files.content(name).read() for name in done.result_files)
-    headers = {"authorization": f"Bearer {key}"}
-    url = f"{BASE_URL}/v1/fine_tuning/jobs/{job.id}/artifacts/adapter.zip"
+    url = f"{stack.base_url}/v1/fine_tuning/jobs/{job.id}/artifacts/adapter.zip"
     adapter = httpx.get(url, headers=headers, follow_redirects=True, timeout=60).raise_for_status().content
     names = zipfile.ZipFile(io.BytesIO(adapter)).namelist()
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {Path(name).name for name in names}, names

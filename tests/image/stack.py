@@ -25,13 +25,15 @@ from tests.ports import free_port
 from tests.waiting import PATIENCE_SECONDS, wait_for
 
 COMPOSE = ROOT / "docker-compose.yml"
-BASE_URL = "http://127.0.0.1:8040"
+PORT = "8040"  # that compose publishes
 LASTING = ("api", "worker-cpu", "sweep")  # those of ours that go on
 _VARIABLE = re.compile(r"\$\{(\w+)(?::?([-?])([^}]*))?\}")
 
 
 class Stack(Protocol):
-    """A running installation."""
+    """A running installation, at `base_url`."""
+
+    base_url: str
 
     def run(self, service: str, *command: str) -> str:
         """Run a command where a service runs, confined as it is. Returns what it prints; raises CalledProcessError."""
@@ -50,12 +52,12 @@ class Stack(Protocol):
         ...
 
 
-def passwords() -> dict[str, str]:
+def passwords(base_url: str) -> dict[str, str]:
     """What the person who starts the service sets."""
     return {
         "POSTGRES_PASSWORD": secrets.token_hex(16),
         "REDIS_PASSWORD": secrets.token_hex(16),
-        "TUNEWRIGHT_PUBLIC_URL": BASE_URL,
+        "TUNEWRIGHT_PUBLIC_URL": base_url,
     }
 
 
@@ -63,7 +65,8 @@ class DockerStack:
     """`docker compose up` under a project name of its own, removed at the end with its volumes."""
 
     def __init__(self) -> None:
-        self._environment = {**os.environ, **passwords(), "TUNEWRIGHT_IMAGE": "tunewright-check"}
+        self.base_url = f"http://127.0.0.1:{PORT}"
+        self._environment = {**os.environ, **passwords(self.base_url), "TUNEWRIGHT_IMAGE": "tunewright-check"}
         self._compose("up", "--build", "--detach", "--wait")
 
     def run(self, service: str, *command: str) -> str:
@@ -97,12 +100,14 @@ class DockerStack:
 
 
 class SandboxStack:
-    """The same services in bubblewrap, from the image's root."""
+    """The same services in bubblewrap, from the image's root, on ports that are free on this machine."""
 
     def __init__(self, image: Image, work: Path) -> None:
         self._image, self._work = image, work
         self._services: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
-        self._values = passwords()
+        self._port = str(free_port())
+        self.base_url = f"http://127.0.0.1:{self._port}"
+        self._values = passwords(self.base_url)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._cleanup = ExitStack()
         self._hosts = {"postgres": f"127.0.0.1:{free_port()}", "redis:6379": f"127.0.0.1:{free_port()}"}
@@ -155,7 +160,8 @@ class SandboxStack:
         self._cleanup.close()
 
     def _started(self, name: str) -> tuple[str, ...]:
-        return (*self._image.entrypoint, *self._services[name]["command"])
+        port = ("--port", self._port) if name == "api" else ()
+        return (*self._image.entrypoint, *self._services[name]["command"], *port)
 
     def _confined(self, name: str, *command: str) -> list[str]:
         """A command in a service's container. Whatever compose asks for is asked of it here, or refused."""
@@ -215,7 +221,9 @@ class SandboxStack:
             assert self._processes[name].poll() is None, f"{name} ended\n{self.logs()}"
             if check is None:
                 return True
-            command = self._confined(name, *check["test"][1:])
+            command = self._confined(
+                name, *(word.replace(f":{PORT}/", f":{self._port}/") for word in check["test"][1:])
+            )
             return (
                 subprocess.run(command, stdout=subprocess.DEVNULL, stderr=self._log("checks"), check=False).returncode
                 == 0

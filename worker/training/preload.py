@@ -12,16 +12,14 @@ import importlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
-
-import torch
+from typing import Any, NoReturn
 
 from core.limited.lifetime import end_with_parent
-from worker.environment import forget_secrets
+from worker.environment import start_again_without_secrets
 from worker.training.unforked_cuda import cuda_untouched
 
 end_with_parent()  # a worker that is killed now should not leave its imports behind
-forget_secrets()  # here, as the worker's own environment may be read by its other threads while it starts this
+start_again_without_secrets()  # here, as a fork server is started with the environment that the worker itself needs
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it looks for optional kernels and complains
 
@@ -48,6 +46,7 @@ FAMILIES = (
 def _uncompiled() -> Iterator[None]:
     """Within, torch.compile raises. bitsandbytes has it compile what it runs on devices other than CPUs and CUDA, and
     does without where that fails: a second and 50 MB of imports, for none but the runs that are to be compiled."""
+    torch: Any = importlib.import_module("torch")  # not before this program has started again
     real = torch.compile
     torch.compile = _refuse
     try:

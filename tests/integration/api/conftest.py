@@ -46,7 +46,6 @@ def service(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, valkey_u
         max_upload_bytes=64 * 1024**2,
         heartbeat_seconds=300,
         lease_seconds=900,
-        key_requests_per_minute=0,
         address_requests_per_minute=0,
         code_guesses_per_hour=0,
     )

@@ -4,7 +4,6 @@ TUNEWRIGHT_THOROUGH=1 sends 5,000 cases to each database instead of a few hundre
 """
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +12,21 @@ import httpx
 import pytest
 import requests
 import schemathesis
+from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from api.app import create_app
-from core.accounts.models import Scope
+from api.dashboard.wishes import WISH_NAMES
+from api.deps import SESSION_COOKIE
+from api.forms import form_token
+from core.accounts.models import Scope, User
 from core.settings import Settings
 from tests.databases import new_postgres
+from tests.integration.api.hostile_forms import hostile_bodies, hostile_values
+from tests.integration.api.routes import filled_in, form_fields, routes_that_take
 from tests.integration.api.server import Service, running_application
+from tests.people import session_token
 
 DOCUMENT = create_app(Settings()).openapi()
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
@@ -60,6 +66,7 @@ def target(
             key_requests_per_minute=0,
             address_requests_per_minute=0,
             code_guesses_per_hour=0,
+            sign_up_open=True,
             max_upload_bytes=1024**2,
         )
         with running_application(settings) as service, service.tenant() as tenant:
@@ -73,6 +80,8 @@ def target(
             ids = {
                 "file_id": file_id,
                 "fine_tuning_job_id": job.id,
+                "job_id": job.id,
+                "user_id": tenant.user_id,
                 "plan_id": plan["id"],
                 "model_id": str(model),
                 "name": "metrics.csv",
@@ -135,25 +144,19 @@ HEADERS = (
 )
 
 
-def _paths() -> list[str]:
-    """Every address that can be asked for, the dashboard's too."""
-    found = {route.path for route in create_app(Settings()).routes if "GET" in (getattr(route, "methods", None) or ())}
-    return sorted(found)
-
-
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
 def test_no_value_in_an_address_is_answered_with_500(target: Target, value: str) -> None:
     headers = {"authorization": f"Bearer {target.ids['admin']}"}
     query = "&".join(f"{name}={value}" for name in QUERIES)
     with httpx.Client(base_url=target.service.base_url, headers=headers, timeout=60) as client:
-        for path in _paths():
-            hostile = re.sub(r"\{[^}]+\}", value, path)
-            known = re.sub(r"\{(\w+)[^}]*\}", lambda found: target.ids.get(found[1], value), path)
-            addresses = {
-                hostile,
-                f"{known}?{query}",
-                *(f"{path}?{name}={value}" for name in QUERIES if "{" not in path),
-            }
+        for route in routes_that_take("GET"):
+            path, known = route.path, filled_in(route.path, target.ids, value)
+            names = [field.alias for field in route.dependant.query_params]
+            addresses = {f"{known}?{name}={value}" for name in names}
+            if "{" in path:
+                addresses.add(filled_in(path, {}, value))
+            if names or path == "/new":  # which reads its fields itself
+                addresses.add(f"{known}?{query}")
             for address in sorted(addresses):
                 with client.stream("GET", address) as answer:
                     assert answer.status_code < 500 or path == "/readyz", (address[:200], answer.status_code)
@@ -171,6 +174,38 @@ def test_no_value_of_a_header_is_answered_with_500(target: Target, value: bytes)
             assert answer.status_code < 500, name
     answer = httpx.get(f"{target.service.base_url}/v1/account", headers={"authorization": b"Bearer x" + value})
     assert answer.status_code in (401, 431)
+
+
+FORMS = [route for route in routes_that_take("POST") if not route.include_in_schema]
+# What this one reads by itself, beyond what it declares.
+MORE_FIELDS = {"/new": ("model", "file", "shape", "column_text", "suffix", "credit_code", "start_key", "fingerprint")}
+
+
+def test_every_form_is_sent() -> None:
+    found = {route.path for route in FORMS}
+    assert found >= MORE_FIELDS.keys() | {"/sign-in", "/new/files", "/accounts/new", "/jobs/{job_id}/cancel"}
+
+
+@pytest.mark.parametrize("route", FORMS, ids=lambda route: route.path)
+def test_no_body_of_a_form_is_answered_with_500(target: Target, route: APIRoute) -> None:
+    fields = sorted({*form_fields(route), *MORE_FIELDS.get(route.path, ())} - {"csrf_token"})
+    with target.service.runtime.database.transaction() as session:  # of its own: some forms end the one they come from
+        user = session.get_one(User, target.ids["user_id"])
+        user.is_admin, user.disabled_at = True, None
+        token = session_token(session, user.id)
+    headers = {"cookie": f"{SESSION_COOKIE}={token}", "sec-fetch-site": "same-origin", "accept": "text/html"}
+    path = filled_in(route.path, target.ids, "1")
+    with httpx.Client(base_url=target.service.base_url, headers=headers, timeout=60) as client:
+        wrong, csrf_token = [], form_token(token)
+        bodies = [*hostile_values(fields, csrf_token, WISH_NAMES if route.path == "/new" else ())]
+        if target.service.settings.database_url is None:  # no database sees what cannot be read
+            bodies += hostile_bodies(fields, csrf_token)
+        for body in bodies:
+            kind = {} if body.content_type is None else {"content-type": body.content_type.encode("latin-1")}
+            answer = client.post(path, content=body.content, headers=kind)
+            if answer.status_code >= 500 and not (answer.status_code == 503 and "hub" in path):
+                wrong.append((body.wrong, answer.status_code))
+    assert wrong == []
 
 
 def name_known_ids(case: schemathesis.Case, ids: dict[str, str]) -> None:

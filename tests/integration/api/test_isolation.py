@@ -1,4 +1,4 @@
-"""Every route of the document, with another tenant's ids and with every key that must not open it."""
+"""Every route, with another tenant's ids, and with every key or browser that must not open it."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -6,13 +6,22 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 
 from api.app import create_app
+from api.deps import SESSION_COOKIE
+from api.forms import form_token
 from core.accounts import service as accounts
 from core.accounts.models import ApiKey, Scope, User
+from core.datasets.models import StoredFile
+from core.jobs.models import Job
+from core.jobs.states import JobStatus
 from core.ledger import codes
+from core.registry.queries import model_of
 from core.settings import Settings
+from tests.integration.api.routes import asks_who, filled_in, form_fields, routes_that_take
 from tests.integration.api.server import Service, Tenant
+from tests.people import session_token
 
 DOCUMENT: dict[str, Any] = create_app(Settings()).openapi()
 OPERATIONS = [
@@ -57,6 +66,8 @@ def owned(service: Service) -> Iterator[dict[str, str]]:
         yield {
             "file_id": file_id,
             "fine_tuning_job_id": job.id,
+            "job_id": job.id,
+            "user_id": tenant.user_id,
             "checkpoint_id": checkpoint,
             "plan_id": plan["id"],
             "model_id": model,
@@ -130,6 +141,81 @@ def unusable_key(service: Service, tenant: Tenant, kind: str) -> str:
         else:
             key.expires_at = datetime.now(UTC) - timedelta(seconds=1)
     return new.secret
+
+
+PAGES = [
+    (method, route) for method in ("GET", "POST") for route in routes_that_take(method) if not route.include_in_schema
+]
+OF_SOMEONE = [(method, route) for method, route in PAGES if asks_who(route)]
+OF_ADMINISTRATORS = ("/accounts", "/audit", "/settings/codes")
+# What an address or a form names things by, and what the owner's is called there.
+NAMED_IN = {"model": "model_id", "file": "file_id", "validation_file": "file_id", "job": "job_id", "jobs": "job_id"}
+
+
+def named(method_and_route: tuple[str, APIRoute]) -> str:
+    return f"{method_and_route[0]} {method_and_route[1].path}"
+
+
+def visit(
+    service: Service, method: str, route: APIRoute, owned: dict[str, str], token: str | None
+) -> tuple[str, httpx.Response]:
+    """Ask for a page, or send its form, about what its owner has; the address, and the answer."""
+    values = {name: owned[mine] for name, mine in NAMED_IN.items()}
+    headers = {"sec-fetch-site": "same-origin", "accept": "text/html"}
+    headers |= {"cookie": f"{SESSION_COOKIE}={token}"} if token else {}
+    with httpx.Client(base_url=service.base_url, headers=headers, params=values, timeout=30) as client:
+        path = filled_in(route.path, owned, "x")
+        if method == "GET":
+            with client.stream("GET", path) as answer:
+                if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                    answer.read()
+                return path, answer
+        fields = {name: values.get(name, "x") for name in form_fields(route)} | values
+        return path, client.post(path, data=fields | {"csrf_token": form_token(token or "")})
+
+
+def test_what_is_open_to_strangers_is_known() -> None:
+    assert {route.path for _, route in PAGES if not asks_who(route)} == {
+        *("/docs", "/icon.svg", "/sign-in", "/sign-in/link", "/sign-out", "/sign-up"),
+    }
+
+
+@pytest.mark.parametrize("page", OF_SOMEONE, ids=named)
+def test_pages_and_forms_show_and_change_nothing_of_another_tenant(
+    service: Service, tenant: Tenant, owned: dict[str, str], page: tuple[str, APIRoute]
+) -> None:
+    method, route = page
+    _, before = visit(service, method, route, owned, None)
+    assert before.status_code in (303, 401, 403), "without a session"
+    with service.runtime.database.transaction() as session:
+        token = session_token(session, tenant.user_id)
+    path, answer = visit(service, method, route, owned, token)
+    if path.startswith(OF_ADMINISTRATORS):
+        assert answer.status_code == 403
+    elif "{" in route.path and route.path != "/guide/{name}":
+        assert answer.status_code in (403, 404), answer.text
+    else:
+        assert answer.status_code < 500, answer.text
+    for name, owners in owned.items():
+        asked = {
+            "model_id",
+            "file_id",
+            "job_id",
+            "fine_tuning_job_id",
+            "name",
+            "code",
+        }  # the page may say that it is not there
+        assert name in asked or owners in path or owners not in answer.text
+    assert "Secret" not in answer.text
+
+
+def test_after_all_of_that_the_owner_has_what_there_was(service: Service, owned: dict[str, str]) -> None:
+    with service.runtime.database.read() as session:
+        assert session.get_one(Job, owned["job_id"]).status is JobStatus.SUCCEEDED
+        assert session.get_one(ApiKey, owned["key_id"]).revoked_at is None
+        assert session.get_one(User, owned["user_id"]).disabled_at is None
+        assert session.get(StoredFile, owned["file_id"]) is not None
+        assert model_of(session, owned["organization_id"], owned["model_id"]) is not None
 
 
 def test_administrators_keys_administer_codes(service: Service, stranger: Tenant) -> None:

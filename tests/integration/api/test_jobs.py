@@ -5,6 +5,7 @@ from typing import Any
 import openai
 import pytest
 
+from core.jobs import lease
 from core.jobs.evaluation import HeldOut
 from core.jobs.retention import expire_checkpoints
 from tests.integration.api.server import Service, Tenant
@@ -272,6 +273,24 @@ def test_finished_job_shows_its_model_files_and_price(
         models.delete("tiny")
 
 
+def test_a_checkpoint_that_was_taken_before_a_failure_is_paid_for_and_stays(
+    service: Service, rich: Tenant, rows: list[dict[str, Any]]
+) -> None:
+    job_id = rich.client.fine_tuning.jobs.create(model="tiny", training_file=rich.upload(rows)).id
+    held = service.claim(job_id)
+    with service.runtime.database.transaction() as session:
+        lease.renew(session, service.settings, held, 1000.0)  # more than its quote
+    service.write_metrics(held, 1)
+    service.write_checkpoint(held, 1)
+    (checkpoint,) = rich.client.fine_tuning.jobs.checkpoints.list(job_id)
+    content = f"/v1/fine_tuning/jobs/{job_id}/checkpoints/{checkpoint.id}/content"
+    assert rich.http.get(content).content == b"checkpoint"
+    service.fail(held, "It broke.")
+    job = rich.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+    assert (job["status"], job["charged"]) == ("failed", job["quote"]["credits"])
+    assert rich.http.get(content).content == b"checkpoint"
+
+
 def test_a_job_that_failed_free_of_charge_gives_nothing_out(
     service: Service, rich: Tenant, rows: list[dict[str, Any]]
 ) -> None:
@@ -281,11 +300,10 @@ def test_a_job_that_failed_free_of_charge_gives_nothing_out(
     service.write_checkpoint(held, 1)
     (checkpoint,) = rich.client.fine_tuning.jobs.checkpoints.list(job_id)
     path = f"/v1/fine_tuning/jobs/{job_id}/checkpoints/{checkpoint.id}"
-    assert rich.http.get(f"{path}/content").content == b"checkpoint"
     service.fail(held, "It broke.")
     for answer in (rich.http.get(f"{path}/content"), rich.http.post(f"{path}/publish")):
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "invalid_job_state")
-        assert "cost nothing" in answer.json()["error"]["message"]
+        assert "was not charged" in answer.json()["error"]["message"]
 
 
 def test_deleting_a_result_file_leaves_the_jobs_artifact(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import cast
@@ -17,6 +18,7 @@ from core.datasets.models import FilePurpose, FileStatus, StoredFile
 from core.db.base import utc_now
 from core.db.session import Database
 from core.errors import StoreError
+from core.limited import Shares
 from core.runtime import Runtime
 from tests.integration.core.books import Owner, open_organization, open_runtime
 from tests.waiting import wait_for
@@ -60,6 +62,27 @@ def test_organizations_take_turns(runtime: Runtime, owner: Owner) -> None:
     while (file := runtime.database.run(lambda session: claims.claim_next(session, FileStatus.UPLOADED))) is not None:
         order.append(names[file.id])
     assert order == ["a0", "b", "a1", "a2", "a3"]
+
+
+def test_an_organization_whose_file_is_inspected_can_be_passed_over(runtime: Runtime, owner: Owner) -> None:
+    other = open_organization(runtime.database)
+    held, waiting = (upload(runtime, owner) for _ in range(2))
+    others = upload(runtime, other)
+    shares = Shares(1)
+    claim = partial(claims.claim_next_of, runtime.database, FileStatus.UPLOADED)
+    with shares.next(claim) as first:
+        assert first is not None
+        assert first.id == held
+        # Whoever deletes a file that is being read has its share all the same.
+        runtime.database.run(lambda session: files.delete_file(session, owner.organization_id, held))
+        with shares.next(claim) as second:
+            assert second is not None
+            assert second.id == others
+            with shares.next(claim) as third:
+                assert third is None
+    with shares.next(claim) as file:
+        assert file is not None
+        assert file.id == waiting
 
 
 def test_a_file_is_inspected_once_at_a_time(runtime: Runtime, owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:

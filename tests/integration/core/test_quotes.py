@@ -136,6 +136,40 @@ def test_what_a_job_is_charged(
     assert prove(database).faults == ()
 
 
+@pytest.mark.parametrize(("taken_step", "charged"), [(None, 0), (1, 5), (2, 10)])
+def test_a_checkpoint_that_was_taken_is_paid_for_though_the_service_fails_later(
+    database: Database, runtime: Runtime, owner: Owner, taken_step: int | None, charged: int
+) -> None:
+    lease = _claimed(database, runtime, owner, 10 * SECONDS_OF_A_CREDIT)
+    organization_id = owner.organization_id
+    ids = {}
+    for step in (1, 2):
+        metrics = [Metrics({"step": step, "total_steps": 9, "train_loss": 1.0}, 64)]
+        stored = StoredObject(f"key-{step}", 1, "0")
+        with database.transaction() as session:
+            progress.record_metrics(session, lease, metrics, None)
+            progress.record_checkpoint(
+                session, lease, step, stored, train_loss=None, valid_loss=None, valid_mean_token_accuracy=None
+            )
+    with database.read() as session:
+        for row in jobs.list_checkpoints(session, organization_id, lease.job_id, after=None, limit=10).rows:
+            ids[row.step] = row.id
+    if taken_step is not None:
+        database.run(lambda session: jobs.take_checkpoint(session, organization_id, lease.job_id, ids[taken_step]))
+    database.run(lambda session: leases.renew(session, Settings(), lease, 4 * SECONDS_OF_A_CREDIT))
+    database.run(lambda session: _fail(session, owner, lease))
+    with database.read() as session:
+        assert session.get_one(Job, lease.job_id).charged_credits == charged
+    for step, checkpoint_id in ids.items():
+        with database.transaction() as session:
+            if taken_step is not None and step <= taken_step:
+                jobs.take_checkpoint(session, organization_id, lease.job_id, checkpoint_id)
+            else:
+                with pytest.raises(ConflictError, match="was not charged"):
+                    jobs.take_checkpoint(session, organization_id, lease.job_id, checkpoint_id)
+    assert prove(database).faults == ()
+
+
 def test_time_lost_to_the_service_is_not_charged(database: Database, runtime: Runtime, owner: Owner) -> None:
     lease = _claimed(database, runtime, owner, 10)
     settings = Settings()

@@ -26,6 +26,6 @@ def fork_server() -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, models_dir: Path, valkey_url: str, fork_server: None) -> Iterator[Installation]:
-    """An installation of the test's own, impatient with trainers that hang."""
+    """An installation of the test's own, more impatient with trainers and stores than the one that ships."""
     with installation(tmp_path, models_dir, valkey_url, stall_seconds=2.0, outage_seconds=3.0) as found:
         yield found

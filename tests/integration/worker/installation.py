@@ -151,6 +151,7 @@ def trainers() -> list[psutil.Process]:
 @contextmanager
 def installation(directory: Path, models_dir: Path, redis_url: str, **settings: Any) -> Iterator[Installation]:
     """An installation on SQLite in `directory`, with credits to spend."""
+    # Shorter times: what they end is ended sooner, and more of it.
     values: dict[str, Any] = {
         "data_dir": directory,
         "models_dir": models_dir,

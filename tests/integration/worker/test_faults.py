@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +14,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from core.artifacts.store import ArtifactStore, StoredObject
+from core.db.base import utc_now
 from core.errors import StoreError
 from core.hub_access import HubAccess
 from core.jobs import service as jobs
@@ -156,6 +158,28 @@ def test_a_download_is_given_up_at_once(
     assert job.used_seconds == 0, "fetching uses no device"
 
 
+def test_publishing_is_given_up_and_leaves_nothing(here: Installation) -> None:
+    organization_id = here.actor.organization_id
+    job_id = here.submit(chat_rows(), lora())
+
+    def lease_end() -> datetime | None:
+        return here.job(job_id).lease_expires_at
+
+    def cancel_meanwhile(key: str) -> bool:
+        """The store is slow: it writes the first file while its owner cancels, and the worker hears of that."""
+        if "/artifacts/" in key and here.job(job_id).status is JobStatus.RUNNING:
+            here.runtime.database.run(lambda session: jobs.cancel_job(session, organization_id, job_id))
+            for _ in range(2):  # the second renewal behind it has read it
+                before = lease_end()
+                wait_for(lambda before=before: lease_end() != before, what="the lease to be renewed")
+        return False
+
+    job = here.supervise(job_id, store=FailingStore(here.runtime.store, cancel_meanwhile))
+    assert job.status is JobStatus.CANCELLED
+    assert "Exporting" in here.messages(job_id)
+    assert not [key for key in here.runtime.store.keys_before(utc_now() + timedelta(days=1)) if "/artifacts/" in key]
+
+
 def test_memory_that_runs_out_halves_the_micro_batch_and_nothing_else(here: Installation) -> None:
     rows = [
         {"messages": [{"role": "user", "content": "glow"}, {"role": "assistant", "content": "lamp " * 900 + str(n)}]}
@@ -200,6 +224,8 @@ class FailingStore:
         self._store, self._is_away = store, is_away
 
     def put(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> StoredObject:
+        if self._is_away(key):
+            raise StoreError("The bucket cannot be reached: timed out.")
         return self._store.put(key, chunks, max_bytes=max_bytes)
 
     def put_file(self, key: str, path: Path) -> StoredObject:

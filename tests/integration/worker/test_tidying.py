@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from core.datasets import service as files
+from core.datasets.models import FilePurpose, StoredFile
 from core.db.base import utc_now
+from core.fleet import queries as fleet_queries
+from core.fleet import service as fleet
+from core.fleet.service import WorkerReport
 from core.jobs import lease as leases
 from core.jobs import progress
 from migrations.schema import metadata
@@ -43,6 +48,9 @@ def test_only_what_nobody_recorded_leaves_the_store(here: Installation, tmp_path
     )
     lost = runtime.store.put(f"{prefix}/step-8.tar", [b"stored by a worker that died then"]).key
     root = tmp_path / "artifacts"
+    deleted, needed = (_upload(here, job.organization_id) for _ in range(2))
+    # As where the store is away when a file is deleted: its row is gone, its bytes are not.
+    runtime.database.run(lambda session: files.delete_file(session, job.organization_id, deleted.id))
     torn = root / ".incoming" / "torn"
     torn.write_bytes(b"the upload of an API that was killed")
     for path in root.rglob("*"):
@@ -50,13 +58,38 @@ def test_only_what_nobody_recorded_leaves_the_store(here: Installation, tmp_path
     fresh = runtime.store.put(f"{prefix}/step-12.tar", [b"about to be recorded"]).key
     arriving = root / ".incoming" / "arriving"
     arriving.write_bytes(b"an upload")
-    kept = {path for path in root.rglob("*") if path.is_file()} - {torn, root / lost}
+    kept = {path for path in root.rglob("*") if path.is_file()} - {torn, root / lost, root / deleted.storage_key}
 
     tidy_store(runtime)
 
     assert {path for path in root.rglob("*") if path.is_file()} == kept
     assert runtime.store.exists(stored.key)
     assert runtime.store.exists(fresh)
+    assert runtime.store.exists(needed.storage_key)
+
+
+def _upload(here: Installation, organization_id: str) -> StoredFile:
+    upload = files.store_upload(here.runtime, organization_id, "rows.jsonl", [b'{"text": "one"}'])
+    return here.runtime.database.run(
+        lambda session: files.create_file(session, organization_id, upload, FilePurpose.FINE_TUNE)
+    )
+
+
+def test_workers_that_are_long_gone_are_forgotten(here: Installation) -> None:
+    database = here.runtime.database
+
+    def names() -> set[str]:
+        with database.read() as session:
+            return {row.id for row in fleet_queries.reported(session, utc_now() - timedelta(days=999), 100)}
+
+    for name, days in (("gone", 31), ("away", 29), ("here", 0)):
+        with database.transaction() as session:
+            fleet.report(session, WorkerReport(name, "machine", 1, CPU, None, None, {}, None))
+            session.flush()
+            fleet.get_worker(session, name).heartbeat_at -= timedelta(days=days)
+    before = names()
+    database.run(fleet.forget_workers)
+    assert before - names() == {"gone"}
 
 
 def test_run_directories_of_leases_that_are_over_go_with_their_data(here: Installation) -> None:

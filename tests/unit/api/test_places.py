@@ -42,6 +42,26 @@ def test_an_organization_has_some_of_the_places() -> None:
     asyncio.run(run())
 
 
+def test_a_place_that_several_want_is_taken_away_once() -> None:
+    async def run() -> None:
+        place = Place("a")
+        body = asyncio.create_task(anext(place.watch(stuck())))
+        await asyncio.sleep(0)
+        for _ in range(3):  # its time is up, and it has not noticed yet
+            place.take_away()
+            await asyncio.sleep(0)
+        with pytest.raises(SlowRequestError):
+            await body
+
+    asyncio.run(run())
+
+
+async def stuck() -> AsyncIterator[bytes]:
+    """A client that sends nothing."""
+    await asyncio.Event().wait()
+    yield b""
+
+
 def test_who_hardly_sends_loses_the_place_to_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "FIRST_SECONDS", 0.05)
     monkeypatch.setattr(places, "LOOK_EVERY_SECONDS", 0.05)

@@ -29,7 +29,7 @@ if child == 0:  # a pool of threads that was started before the fork would never
 print(json.dumps({
     "forked": os.waitpid(child, 0)[1],
     "cuda": torch.cuda.is_initialized(),
-    "secrets": [name for name, value in os.environ.items() if value == "hidden"],
+    "secrets": [line for line in open("/proc/self/environ").read().split("\\0") if "hidden" in line],
     "modules": [name for name in ("bitsandbytes", "peft", "transformers.models.llama.modeling_llama",
         "transformers.generation.utils", "worker.training.child") if name not in sys.modules],
     "needless": [name for name in ("torch._inductor.compile_fx",) if name in sys.modules],
