@@ -55,6 +55,15 @@ def proved_kernels(loaded: LoadedModel, setup: TrainingSetup, reporter: Reporter
     if not wanted:
         return setup
     batch = _example(loaded, setup)
+    with torch.random.fork_rng([loaded.device] if loaded.device.type == "cuda" else []):
+        setup = _proved(loaded, setup, wanted, batch, reporter)
+    release()
+    return setup
+
+
+def _proved(
+    loaded: LoadedModel, setup: TrainingSetup, wanted: list[Kernel], batch: MicroBatch, reporter: Reporter
+) -> TrainingSetup:
     expected = _loss_and_norm(loaded, batch)
     for kernel in wanted:
         fused = _fuse(loaded.causal_model, kernel)
@@ -69,7 +78,6 @@ def proved_kernels(loaded: LoadedModel, setup: TrainingSetup, reporter: Reporter
             f"{kernel.title} {problem}. The model's own code is used instead, which gives the same result, takes more "
             "time and memory, and may lead to a smaller micro-batch."
         )
-    release()
     return setup
 
 

@@ -106,15 +106,10 @@ COMBINATIONS: list[tuple[str, Method, int, int, bool, dict[str, Any]]] = [
     ("llama-3.1-8b", LORA, 2, 4096, False, VARLEN | LIGER),
     ("llama-3.1-8b", LORA, 4, 4096, True, VARLEN | LIGER),
     ("llama-3.1-8b", QLORA, 2, 1024, False, LIGER | {"lora_dropout": 0.1}),
-    ("llama-3.1-8b", LORA, 1, 2048, False, VARLEN | LIGER | {"use_dora": True}),
-    ("llama-3.1-8b", LORA, 2, 1024, False, LIGER | ATTENTION_ONLY),
-    ("qwen3-8b", FULL, 1, 2048, True, VARLEN | LIGER),
     ("qwen3-0.6b", QLORA, 4, 512, False, UNPACKED | LIGER),
     ("gemma-2b-it", LORA, 2, 2048, False, VARLEN | LIGER),
-    ("gemma-2-2b-it", LORA, 1, 1024, False, EAGER | LIGER),
     ("phi-4", LORA, 2, 1024, False, FUSED | {"fused_activation": True}),  # gate and up in one tensor
     ("olmo-2-1124-7b-instruct", LORA, 2, 1024, False, FUSED | {"fused_activation": True}),
-    ("granite-3.1-8b-instruct", QLORA, 1, 1024, False, {"fused_rotary": True}),
     ("mixtral-8x7b-instruct-v0.1", QLORA, 1, 1024, True, VARLEN | FUSED | {"fused_rotary": True}),
     ("qwen2.5-0.5b-instruct", LORA, 8, 1024, True, UNPACKED),
     ("mistral-7b-v0.1", QLORA, 1, 8192, True, UNPACKED),  # beyond its sliding window
