@@ -143,18 +143,12 @@ def test_norms_are_fused_on_a_gpu_where_the_familys_code_is_what_the_kernel_comp
 def test_a_plan_takes_ligers_kernels_where_the_worker_has_them_and_says_so():
     device = replace(parse_gpu("H100-80GB"), has_liger=True)
     wishes = Wishes(method=Method.LORA)
-    found = {
-        has: plan(
-            Question(SPECS["llama-3.1-8b"], rows(20_000, 100), [replace(device, has_liger=has)], wishes, {"default": 1})
-        )
-        for has in (True, False)
-    }
+    question = Question(SPECS["llama-3.1-8b"], rows(20_000, 100), [device], wishes, {"default": 1})
+    found = {has: plan(replace(question, devices=[replace(device, has_liger=has)])) for has in (True, False)}
     assert (found[True].setup.fused_rotary, found[True].setup.fused_activation) == (True, True)
     assert (found[False].setup.fused_rotary, found[False].setup.fused_activation) == (False, False)
-    assert ["Liger's kernels compute the rotary" in " ".join(sentences(found[has].reasons)) for has in found] == [
-        True,
-        False,
-    ]
+    says = ["Liger's kernels compute the rotary" in " ".join(sentences(found[has].reasons)) for has in found]
+    assert says == [True, False]
     ours, plain = (
         estimate_memory(SPECS["llama-3.1-8b"], replace(found[True].setup, fused_activation=fused))
         for fused in (True, False)
