@@ -82,7 +82,7 @@ def authenticate(
     """
     actor = replace(_identified(request, runtime, bearer, cookie), address=address)
     who = acting()
-    who.user_id = actor.user_id
+    who.user_id, who.email, who.key_prefix = actor.user_id, actor.email, actor.key_prefix
     who.kind, who.key_id = (ActorKind.API_KEY, actor.credential) if bearer is not None else (ActorKind.SESSION, None)
     request.state.actor = actor
     request.app.state.callers.know(request.state.credential, actor.organization_id)

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Acting", "ActorKind", "acting", "acting_as"]
+__all__ = ["Acting", "ActorKind", "Person", "acting", "acting_as"]
 
 
 class ActorKind(StrEnum):
@@ -28,9 +28,19 @@ class Acting:
 
     kind: ActorKind = ActorKind.SYSTEM
     user_id: str | None = None
+    email: str | None = None  # of that user
     key_id: str | None = None
+    key_prefix: str | None = None  # as lists show that key
     address: str | None = None
     name: str | None = None  # of the operating system's user, on the command line
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user as the log of what was done names them."""
+
+    user_id: str
+    email: str | None
 
 
 _current: ContextVar[Acting | None] = ContextVar("acting", default=None)

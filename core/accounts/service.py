@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from core.accounts import queries
 from core.accounts.models import ApiKey, BrowserSession, Organization, Scope, SignInLink, User
 from core.accounts.tokens import API_KEY_PREFIX, SHOWN_CHARACTERS, hash_token, new_token
+from core.acting import Person
 from core.audit import service as audit
 from core.audit.models import AuditType
 from core.db.base import utc_now
@@ -35,6 +36,7 @@ class Actor:
     scope: Scope = Scope.WRITE
     address: str = "unknown"
     key_prefix: str | None = None  # of the API key, as lists show it; None: a browser's session
+    email: str | None = None
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,15 @@ def authenticate_key(session: Session, secret: str) -> Actor:
         _refuse_key(key.prefix, "account_disabled")
         raise AuthenticationError("This account is disabled. Ask whoever runs this service.", code="account_disabled")
     scope = key.scope if key.scope is not Scope.ADMIN or user.is_admin else Scope.WRITE
-    return Actor(key.organization_id, user.id, user.is_admin, credential=key.id, scope=scope, key_prefix=key.prefix)
+    return Actor(
+        key.organization_id,
+        user.id,
+        user.is_admin,
+        credential=key.id,
+        scope=scope,
+        key_prefix=key.prefix,
+        email=user.email,
+    )
 
 
 def _refuse_key(prefix: str | None, reason: str) -> None:
@@ -333,7 +343,7 @@ def open_browser_session(session: Session, user_id: str, seconds: int) -> str:
         AuditType.LOGIN_SUCCEEDED,
         organization_id=user.organization_id,
         object_id=user_id,
-        by_user_id=user_id,
+        by=Person(user.id, user.email),
     )
     return token
 
@@ -347,7 +357,7 @@ def sign_out(session: Session, token: str) -> None:
             AuditType.LOGOUT_SUCCEEDED,
             organization_id=user.organization_id,
             object_id=user.id,
-            by_user_id=user.id,
+            by=Person(user.id, user.email),
         )
     queries.end_session(session, hash_token(token))
 
@@ -359,4 +369,4 @@ def authenticate_session(session: Session, token: str) -> Actor:
     if user is None:
         raise AuthenticationError("Your session has ended. Sign in again with a new link.", code="session_expired")
     scope = Scope.ADMIN if user.is_admin else Scope.WRITE
-    return Actor(user.organization_id, user.id, user.is_admin, credential=token_hash, scope=scope)
+    return Actor(user.organization_id, user.id, user.is_admin, credential=token_hash, scope=scope, email=user.email)

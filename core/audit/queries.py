@@ -8,7 +8,6 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.orm import Session
 
-from core.accounts.models import ApiKey, User
 from core.audit.models import AuditLog, AuditType
 
 
@@ -23,16 +22,6 @@ class AuditFilter:
     object_ids: Collection[str] = ()
     since: datetime | None = None
     before: datetime | None = None
-
-
-def email_of(session: Session, user_id: str) -> str | None:
-    """A user's e-mail address."""
-    return session.scalar(select(User.email).where(User.id == user_id))
-
-
-def prefix_of(session: Session, key_id: str) -> str | None:
-    """What lists show of a key."""
-    return session.scalar(select(ApiKey.prefix).where(ApiKey.id == key_id))
 
 
 def page(

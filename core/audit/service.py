@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core.acting import ActorKind, acting
+from core.acting import ActorKind, Person, acting
 from core.audit import queries
 from core.audit.models import AuditLog, AuditType
 from core.audit.queries import AuditFilter
@@ -26,16 +26,17 @@ def record(
     *,
     organization_id: str | None,
     object_id: str | None,
-    by_user_id: str | None = None,
+    by: Person | None = None,
     **details: Any,
 ) -> None:
     """Write down what whoever acts does to an object of this organization; None: the installation's.
 
-    `by_user_id` names who acts where a request is theirs only from here on: when they sign in.
+    `by` names who acts where a request is theirs only from here on: when they sign in.
     """
     who = acting()
-    user_id = by_user_id or who.user_id
-    kind = ActorKind.SESSION if by_user_id is not None and who.kind is ActorKind.SYSTEM else who.kind
+    kind = ActorKind.SESSION if by is not None and who.kind is ActorKind.SYSTEM else who.kind
+    if by is None and who.user_id is not None:
+        by = Person(who.user_id, who.email)
     session.add(
         AuditLog(
             id=new_id("audit_log-"),
@@ -45,10 +46,10 @@ def record(
             object_id=object_id,
             details=details or None,
             actor_kind=kind,
-            actor_user_id=user_id,
-            actor_email=queries.email_of(session, user_id) if user_id is not None else who.name,
+            actor_user_id=by.user_id if by is not None else None,
+            actor_email=by.email if by is not None else who.name,
             actor_key_id=who.key_id,
-            actor_key_prefix=queries.prefix_of(session, who.key_id) if who.key_id is not None else None,
+            actor_key_prefix=who.key_prefix,
             address=who.address,
         )
     )
