@@ -8,7 +8,7 @@ from rich.text import Text
 from cli.database import DataDirectory, open_database
 from cli.terminal import err, out
 from core.ledger import service
-from core.ledger.proof.service import verify
+from core.reconciliation.service import verify
 from core.settings_loading import load_settings
 
 ledger = typer.Typer(no_args_is_help=True)

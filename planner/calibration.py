@@ -4,18 +4,27 @@ The caller passes the runs that are alike: same device class, same library versi
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 from planner.errors import InvalidSetupError
 from planner.memory import Correction
+from planner.setup import Method
 from planner.throughput import Pace
 
 COVERAGE = 0.99  # share of runs at or below prediction plus bound
 RATIO_RUNS = 10  # finished runs before the prediction is corrected at all
 TIMED_RUNS = 10  # finished runs before the predicted speed is corrected at all
 LARGEST_PACE = 4.0  # a step that takes longer than so many times its prediction, or so much less, is another machine
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What finished runs say of memory and of speed, by device class and method."""
+
+    corrections: Mapping[tuple[str, Method], Correction] = field(default_factory=dict)
+    paces: Mapping[tuple[str, Method], Pace] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

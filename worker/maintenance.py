@@ -12,14 +12,12 @@ from redis import Redis
 
 from core.audit import service as audit
 from core.datasets import hub_files, inspecting
-from core.datasets.retention import expire_files
 from core.db.base import utc_now
 from core.db.migrate import schema_problem
 from core.fleet import service as fleet
 from core.fleet.programs import report_sweep
 from core.hang_guard import end_when_silent
 from core.jobs import lease, queries
-from core.jobs.retention import expire_checkpoints, expire_events, expire_models
 from core.limited import Shares
 from core.plans import idle, rehearsals
 from core.queue.messages import (
@@ -31,6 +29,8 @@ from core.queue.messages import (
     Nudge,
     training_queue,
 )
+from core.retention.files import expire_files
+from core.retention.jobs import expire_checkpoints, expire_events, expire_models
 from core.retries.service import forget_before
 from core.runtime import Runtime
 from core.usage.service import note_storage

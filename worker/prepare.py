@@ -9,12 +9,13 @@ from pathlib import Path
 import structlog
 
 from core.accounts import hub_tokens
+from core.artifacts.models import Checkpoint
 from core.artifacts.store import StoredObject
 from core.datasets.models import StoredFile
 from core.errors import NotFoundError, StoreError, TrainingError
 from core.jobs import queries
 from core.jobs.lease import Lease
-from core.jobs.models import Checkpoint, Job
+from core.jobs.models import Job
 from core.plans.service import memory_source
 from core.registry.base_models import BaseModel, ModelRef
 from core.registry.weights import check_weights

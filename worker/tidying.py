@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from core.db.base import utc_now
 from core.errors import StoreError
-from core.jobs.leftovers import recorded_later, unrecorded
 from core.jobs.models import Job
+from core.retention.leftovers import recorded_later, unrecorded
 from core.runtime import Runtime
 
 DAY = timedelta(days=1)

@@ -26,6 +26,7 @@ from api.dashboard.wishes import (
 from api.deps import ActorDep, RuntimeDep
 from api.forms import check_form
 from api.wording import iso
+from core.artifacts.models import JobArtifact
 from core.datasets import service as files
 from core.datasets.examples import DataFormat
 from core.db.plain import from_plain
@@ -35,7 +36,7 @@ from core.events import service as events
 from core.events.models import EventType, JobEvent
 from core.events.series import curve, point
 from core.jobs import service as jobs
-from core.jobs.models import Job, JobArtifact
+from core.jobs.models import Job
 from core.jobs.publishing import publish_checkpoint
 from core.jobs.settlement import due_credits, released_credits, used_credits
 from core.jobs.waiting import places

@@ -40,8 +40,9 @@ from core.errors import (
 )
 from core.fleet import service as fleet
 from core.jobs import service as jobs
+from core.planning import service as planning
+from core.planning.preview import PlanPreview, preview_plan
 from core.plans import service as plans
-from core.plans.preview import PlanPreview, preview_plan
 from core.registry.choices import find_choice, model_choices
 from core.runtime import Runtime
 from planner.plans import TrainingPlan
@@ -176,14 +177,16 @@ def _start(request: Request, runtime: Runtime, actor: Actor, form: dict[str, str
         planned = plan_request(body)
         # A form that is sent twice makes one plan and one job.
         create = identify(request, runtime, actor, "", form.get("start_key"))
-        plan = plans.create_plan(runtime, actor, planned, replace(create, path="/new/plan"))
+        plan = planning.create_plan(runtime, actor, planned, replace(create, path="/new/plan"))
         if _fingerprint(plans.training_plan(plan)) != form.get("fingerprint"):
             raise ConflictError(
                 "The plan has changed since you saw it: free memory, prices or what finished runs taught are different "
                 "now. This is the plan as it is; start it if it suits you.",
                 code="plan_changed",
             )
-        job = jobs.submit_job(runtime, actor, planned, job_request(body.model_copy(update={"plan": plan.id})), create)
+        job = planning.submit_job(
+            runtime, actor, planned, job_request(body.model_copy(update={"plan": plan.id})), create
+        )
     except TunewrightError as error:
         return carry_problem(request, new_address(fields), error, **start)
     return see_other(f"/jobs/{job.id}")

@@ -15,7 +15,6 @@ from api.flash import see_other
 from api.forms import sign_in_address
 from api.frame import frame, page_behind, problem_page, shown_once, token_of
 from core.accounts.service import Actor
-from core.datasets.retention import file_kept_until
 from core.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -23,7 +22,8 @@ from core.errors import (
     PermissionDeniedError,
     TunewrightError,
 )
-from core.jobs.retention import model_kept_until
+from core.retention.files import file_kept_until
+from core.retention.jobs import model_kept_until
 from core.runtime import Runtime
 
 __all__ = ["page_router", "see_other", "show"]

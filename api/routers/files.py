@@ -24,8 +24,8 @@ from api.uploads import receive_upload
 from core.audit.models import AuditType
 from core.datasets import service as files
 from core.datasets.models import FilePurpose, StoredFile
-from core.datasets.retention import file_kept_until
 from core.plans import service as plans
+from core.retention import files as retention
 from core.runtime import Runtime
 
 router = APIRouter(prefix="/v1/files", tags=["Files"])
@@ -112,7 +112,7 @@ def retrieve_file(runtime: RuntimeDep, actor: ActorDep, file_id: str) -> FileObj
 )
 def delete_file(runtime: RuntimeDep, actor: ActorDep, file_id: str) -> FileDeleted:
     """Delete a file and its bytes. Refused while an unfinished job needs it."""
-    key = runtime.database.run(lambda session: files.delete_file(session, actor.organization_id, file_id))
+    key = runtime.database.run(lambda session: retention.delete_file(session, actor.organization_id, file_id))
     if key is not None:
         runtime.store.delete(key)
     return FileDeleted(id=file_id)
@@ -207,4 +207,4 @@ def inspect_file(
 
 
 def _shown(runtime: Runtime, file: StoredFile) -> FileObject:
-    return show_file(file, file_kept_until(runtime.settings, file))
+    return show_file(file, retention.file_kept_until(runtime.settings, file))

@@ -14,6 +14,7 @@ from core.errors import InvalidRequestError
 from core.jobs import service as jobs
 from core.jobs.models import Job
 from core.jobs.waiting import places
+from core.planning import service as planning
 from core.runtime import Runtime
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -65,7 +66,7 @@ def create_fine_tuning_job(
 
     The quote is a cap: a job is charged what it used, at most the quote, and nothing if it fails by no doing of yours.
     """
-    return _shown(runtime, jobs.submit_job(runtime, actor, plan_request(body), job_request(body), create_request))
+    return _shown(runtime, planning.submit_job(runtime, actor, plan_request(body), job_request(body), create_request))
 
 
 @router.get(

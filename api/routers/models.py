@@ -7,9 +7,9 @@ from api.schemas.errors import SIGNED_IN, errors
 from api.schemas.models import ModelDeleted, ModelList, ModelObject, show_model
 from core.accounts import hub_tokens
 from core.fleet import service as fleet
-from core.jobs.retention import model_kept_until
 from core.registry import service as registry
 from core.registry.choices import find_choice, model_choices
+from core.retention.jobs import model_kept_until
 
 router = APIRouter(prefix="/v1/models", tags=["Models"])
 

@@ -7,6 +7,7 @@ from api.planning import plan_request
 from api.schemas.errors import CREATE, PLANNING, SIGNED_IN, errors
 from api.schemas.jobs import PlanCreate
 from api.schemas.plans import PlanObject, show_plan
+from core.planning import service as planning
 from core.plans import service as plans
 
 router = APIRouter(prefix="/v1/plans", tags=["Plans"])
@@ -18,7 +19,7 @@ def create_plan(runtime: RuntimeDep, actor: ActorDep, body: PlanCreate, create_r
 
     To run it, create a job with the same `model` and `training_file` and this plan's id as `plan`.
     """
-    return show_plan(plans.create_plan(runtime, actor, plan_request(body), create_request))
+    return show_plan(planning.create_plan(runtime, actor, plan_request(body), create_request))
 
 
 @router.get("/{plan_id}", summary="Retrieve a plan", responses=errors(*SIGNED_IN, "plan_not_found"))

@@ -8,8 +8,9 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from api.schemas.base import IdentifiedBody, ResponseBody, unix_seconds
+from core.artifacts.models import Checkpoint, JobArtifact
 from core.events.models import EventLevel, EventType, JobEvent
-from core.jobs.models import Checkpoint, Job, JobArtifact
+from core.jobs.models import Job
 from core.jobs.publishing import checkpoint_model_name
 
 EVENT_EXAMPLE: JsonDict = {

@@ -7,8 +7,9 @@ from typing import Any
 from sqlalchemy import literal, select, update
 from sqlalchemy.orm import Session
 
+from core.artifacts.models import Checkpoint, JobArtifact
 from core.datasets.models import FileStatus, StoredFile
-from core.jobs.models import Checkpoint, Job, JobArtifact
+from core.jobs.models import Job
 from core.jobs.states import JobStatus
 
 KEYS_AT_ONCE = 500

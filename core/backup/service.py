@@ -24,8 +24,8 @@ from core.db.dump import Part, dump, kind_of, load, refuse_in_use
 from core.db.migrate import current_revision, knows
 from core.errors import ConflictError, InvalidRequestError, NotFoundError
 from core.jobs import lease
-from core.jobs import queries as job_queries
-from core.ledger.proof.service import Proof, verify
+from core.reconciliation.service import Proof, verify
+from core.retention import queries as retention_queries
 from core.runtime import Runtime
 from core.settings import Settings
 
@@ -184,7 +184,7 @@ def _copy_objects(runtime: Runtime, writer: Writer, named: Iterable[NamedObject]
     still_named: set[str] = set()
     with runtime.database.read() as session:
         for start in range(0, len(missing), queries.KEYS_AT_ONCE):
-            still_named |= job_queries.recorded_keys(session, missing[start : start + queries.KEYS_AT_ONCE])
+            still_named |= retention_queries.recorded_keys(session, missing[start : start + queries.KEYS_AT_ONCE])
     copied.removed = [key for key in missing if key not in still_named]
     copied.damaged += [key for key in missing if key in still_named]
     return copied

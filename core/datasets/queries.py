@@ -3,15 +3,11 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
 from core.db import claims
-from core.db.base import utc_now
-from core.jobs.models import Checkpoint, Job, JobArtifact
-from core.jobs.states import JobStatus
-from core.plans.models import Plan
 
 CANDIDATES = 5  # of which another process may just have taken the first
 
@@ -75,69 +71,12 @@ def extend_claim(session: Session, file_id: str, until: datetime) -> None:
     claims.extend(session, StoredFile, file_id, until)
 
 
-def unfinished_job_using(session: Session, file_id: str) -> str | None:
-    """A job that still needs the file."""
-    return session.scalars(
-        select(Job.id)
-        .where(
-            or_(Job.training_file_id == file_id, Job.validation_file_id == file_id),
-            Job.status.not_in(JobStatus.finished()),
-        )
-        .limit(1)
-    ).first()
-
-
-def _unneeded() -> ColumnElement[bool]:
-    """Whether no unfinished job and no plan that still stands needs the file."""
-    of_job = or_(Job.training_file_id == StoredFile.id, Job.validation_file_id == StoredFile.id)
-    of_plan = or_(Plan.training_file_id == StoredFile.id, Plan.validation_file_id == StoredFile.id)
-    return and_(
-        ~exists().where(of_job, Job.status.not_in(JobStatus.finished())),
-        ~exists().where(of_plan, Plan.expires_at > utc_now()),
-    )
-
-
-def unneeded_before(session: Session, moment: datetime, limit: int) -> Sequence[tuple[str, str]]:
-    """Organizations and ids of the oldest uploaded files from before then that nothing needs."""
-    query = (
-        select(StoredFile.organization_id, StoredFile.id)
-        .where(
-            StoredFile.created_at < moment,
-            StoredFile.purpose == FilePurpose.FINE_TUNE,
-            StoredFile.status != FileStatus.FETCHING,
-            _unneeded(),
-        )
-        .order_by(StoredFile.created_at)
-    )
-    return [(organization_id, file_id) for organization_id, file_id in session.execute(query.limit(limit))]
-
-
-def is_unneeded(session: Session, file_id: str) -> bool:
-    """Whether the file is there and nothing needs it."""
-    return session.scalar(select(StoredFile.id).where(StoredFile.id == file_id, _unneeded())) is not None
-
-
-def is_artifact(session: Session, storage_key: str) -> bool:
-    """Whether these bytes are among what a job published."""
-    return session.scalar(select(JobArtifact.id).where(JobArtifact.storage_key == storage_key).limit(1)) is not None
-
-
 def stored_bytes(session: Session, organization_id: str) -> int:
-    """Bytes of the organization's files, of what its jobs published, and of their checkpoints that are kept."""
-    files = select(func.coalesce(func.sum(StoredFile.size_bytes), 0)).where(
+    """Bytes of the organization's files."""
+    query = select(func.coalesce(func.sum(StoredFile.size_bytes), 0)).where(
         StoredFile.organization_id == organization_id
     )
-    published = (
-        select(func.coalesce(func.sum(JobArtifact.size_bytes), 0))
-        .join(Job, Job.id == JobArtifact.job_id)
-        .where(Job.organization_id == organization_id)
-    )
-    kept = (
-        select(func.coalesce(func.sum(Checkpoint.size_bytes), 0))
-        .join(Job, Job.id == Checkpoint.job_id)
-        .where(Job.organization_id == organization_id, Checkpoint.storage_key.is_not(None))
-    )
-    return sum(int(session.scalar(query) or 0) for query in (files, published, kept))
+    return int(session.scalar(query) or 0)
 
 
 def count_files(session: Session, organization_id: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from core.accounts.limits import Limits, check_limit, limits_of, lock_limits
+from core.artifacts import queries as artifacts
 from core.artifacts.store import StoredObject
 from core.audit import service as audit
 from core.audit.models import AuditType
@@ -14,7 +15,7 @@ from core.datasets import queries
 from core.datasets.inspection import Inspection
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
 from core.db.plain import from_plain
-from core.errors import ConflictError, InvalidDatasetError, InvalidRequestError, NotFoundError, NotYetError
+from core.errors import InvalidDatasetError, InvalidRequestError, NotFoundError, NotYetError
 from core.ids import new_id
 from core.paging import Page
 from core.queue.messages import INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, collect
@@ -57,7 +58,8 @@ def check_room(session: Session, limits: Limits, organization_id: str, size_byte
     """Raises LimitReachedError where the organization has no room for another file of this size."""
     advice = "Delete files that are no longer needed."
     check_limit("files", queries.count_files(session, organization_id) + 1, limits.files, advice)
-    wanted = queries.stored_bytes(session, organization_id) + size_bytes
+    stored = queries.stored_bytes(session, organization_id) + artifacts.stored_bytes(session, organization_id)
+    wanted = stored + size_bytes
     check_limit("storage_bytes", wanted, limits.storage_bytes, advice)
 
 
@@ -156,25 +158,6 @@ def list_files(
     """A page of the organization's files."""
     rows = queries.page(session, organization_id, purpose=purpose, after=after, limit=limit + 1, newest=newest)
     return Page.of(rows, limit)
-
-
-def delete_file(session: Session, organization_id: str, file_id: str) -> str | None:
-    """Forget a file; returns the key of its bytes, None where they are a job's artifact too, which keeps them.
-
-    Raises NotFoundError, ConflictError while a job needs it.
-    """
-    file = get_file(session, organization_id, file_id)
-    job_id = queries.unfinished_job_using(session, file_id)
-    if job_id is not None:
-        raise ConflictError(
-            f"The job {job_id} still needs this file. Cancel the job or wait for its end.", code="file_in_use"
-        )
-    session.delete(file)
-    session.flush()
-    audit.record(
-        session, AuditType.FILE_DELETED, organization_id=organization_id, object_id=file_id, filename=file.filename
-    )
-    return None if queries.is_artifact(session, file.storage_key) else file.storage_key
 
 
 def inspection_of(file: StoredFile) -> Inspection | None:

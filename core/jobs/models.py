@@ -1,10 +1,10 @@
-"""Tables of jobs, their checkpoints, what they published, and of what became of all of them."""
+"""Tables of jobs, and of what became of all of them."""
 
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from core.db.base import Base, EnumText, Id, utc_now
@@ -79,40 +79,6 @@ class Job(Base):
         if self.status is not JobStatus.FAILED or not self.quote_credits:
             return False
         return step > self.taken_step if self.taken_step is not None else not self.charged_credits
-
-
-class Checkpoint(Base):
-    """A point a job can go on from, as the wire shows it."""
-
-    __tablename__ = "checkpoints"
-    __table_args__ = (UniqueConstraint("job_id", "step"),)
-
-    id: Mapped[str] = mapped_column(Id, primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
-    step: Mapped[int]
-    train_loss: Mapped[float | None] = mapped_column(Float)
-    valid_loss: Mapped[float | None] = mapped_column(Float)
-    valid_mean_token_accuracy: Mapped[float | None] = mapped_column(Float)
-    storage_key: Mapped[str | None] = mapped_column(String(300))  # None once it was pruned
-    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    sha256: Mapped[str | None] = mapped_column(String(64))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
-
-
-class JobArtifact(Base):
-    """Something a job published."""
-
-    __tablename__ = "artifacts"
-    __table_args__ = (UniqueConstraint("job_id", "name"),)
-
-    id: Mapped[str] = mapped_column(Id, primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
-    position: Mapped[int]  # adapter first
-    name: Mapped[str] = mapped_column(String(100))
-    storage_key: Mapped[str] = mapped_column(String(300))
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(String(64))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class TallyKind(StrEnum):

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from core.artifacts.models import Checkpoint, JobArtifact
 from core.artifacts.store import StoredObject
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
@@ -20,7 +21,7 @@ from core.ids import new_id
 from core.jobs import queries, trail
 from core.jobs.evaluation import Evaluation, HeldOut
 from core.jobs.lease import Lease, account, hold_job
-from core.jobs.models import Checkpoint, Job, JobArtifact
+from core.jobs.models import Job
 from core.jobs.settlement import end
 from core.jobs.states import JobStatus
 from core.jobs.verdict import Verdict
@@ -139,7 +140,9 @@ def record_checkpoint(
     if row is None:
         if step > max(rows, default=-1):
             job.attempts = 0
-        row = rows[step] = Checkpoint(id=new_id("ftckpt_"), job_id=job.id, step=step)
+        row = rows[step] = Checkpoint(
+            id=new_id("ftckpt_"), job_id=job.id, organization_id=job.organization_id, step=step
+        )
         session.add(row)
     pruned = [row.storage_key] if row.storage_key not in (None, stored.key) else []
     row.storage_key, row.size_bytes, row.sha256 = stored.key, stored.size_bytes, stored.sha256
@@ -169,6 +172,7 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
             JobArtifact(
                 id=new_id("artifact_"),
                 job_id=job.id,
+                organization_id=job.organization_id,
                 position=position,
                 name=file.name,
                 storage_key=file.stored.key,
@@ -190,7 +194,11 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     job.fine_tuned_model = model_name(job)
     session.add(
         FineTunedModel(
-            id=job.fine_tuned_model, organization_id=job.organization_id, job_id=job.id, base_model=job.model
+            id=job.fine_tuned_model,
+            organization_id=job.organization_id,
+            job_id=job.id,
+            base_model=job.model,
+            valid_loss=job.valid_loss,
         )
     )
     events.append(session, job.id, f"New fine-tuned model created: {job.fine_tuned_model}")

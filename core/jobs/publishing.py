@@ -2,11 +2,12 @@
 
 from sqlalchemy.orm import Session
 
+from core.artifacts.models import Checkpoint
 from core.audit import service as audit
 from core.audit.models import AuditType
 from core.db.base import utc_now
 from core.events import service as events
-from core.jobs.models import Checkpoint, Job
+from core.jobs.models import Job
 from core.jobs.progress import model_name
 from core.jobs.service import hold_own_job, take_checkpoint
 from core.registry.models import FineTunedModel
@@ -30,6 +31,7 @@ def publish_checkpoint(session: Session, organization_id: str, job_id: str, chec
             job_id=job_id,
             base_model=job.model,
             checkpoint_id=checkpoint.id,
+            valid_loss=checkpoint.valid_loss,
         )
         session.add(model)
     model.deleted_at, model.created_at = None, utc_now()

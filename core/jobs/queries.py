@@ -21,10 +21,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from core.accounts.models import Organization
-from core.datasets.models import StoredFile
+from core.artifacts.models import Checkpoint, JobArtifact
 from core.db.keyset import Order, known_first, sorted_page
 from core.events.models import JobEvent
-from core.jobs.models import Checkpoint, Job, JobArtifact, JobTally
+from core.jobs.models import Job, JobTally
 from core.jobs.states import JobSort, JobStatus
 from core.paging import Page
 from core.plans.models import Plan
@@ -320,11 +320,3 @@ def with_events_before(session: Session, moment: datetime, limit: int) -> Sequen
     """Ids of jobs that finished before then and still have events."""
     query = select(Job.id).where(Job.finished_at < moment, exists().where(JobEvent.job_id == Job.id))
     return session.scalars(query.order_by(Job.finished_at).limit(limit)).all()
-
-
-def recorded_keys(session: Session, keys: Sequence[str]) -> set[str]:
-    """Those of the store's keys that a row names."""
-    columns = (Checkpoint.storage_key, JobArtifact.storage_key, StoredFile.storage_key)
-    return {
-        key for column in columns for key in session.scalars(select(column).where(column.in_(keys))) if key is not None
-    }

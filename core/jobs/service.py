@@ -1,8 +1,7 @@
 """What an owner does with jobs: create, look, cancel, pause, resume."""
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import SystemRandom
 from typing import Any
 
@@ -10,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from core.accounts.limits import check_limit, lock_limits
 from core.accounts.service import Actor
+from core.artifacts.models import Checkpoint, JobArtifact
 from core.audit import service as audit
 from core.audit.models import AuditType
 from core.datasets import queries as file_queries
@@ -21,7 +21,7 @@ from core.events import service as events
 from core.events.models import EventLevel
 from core.ids import new_id
 from core.jobs import queries, trail
-from core.jobs.models import Checkpoint, Job, JobArtifact
+from core.jobs.models import Job
 from core.jobs.settlement import end
 from core.jobs.states import JobSort, JobStatus
 from core.jobs.transitions import move
@@ -29,12 +29,11 @@ from core.ledger import codes
 from core.ledger import service as ledger
 from core.paging import Page
 from core.plans import service as plans
-from core.plans.matching import check_same_run
 from core.plans.models import Plan
-from core.plans.service import PlanDraft, PlanRequest
+from core.plans.service import PlanDraft
 from core.queue.messages import Wake, collect, job_channel
 from core.registry import queries as registry_queries
-from core.retries.service import CreateRequest, earlier, once
+from core.retries.service import CreateRequest, once
 from core.runtime import Runtime
 from core.settings import Settings
 from planner.wording import sentence
@@ -54,28 +53,6 @@ class JobRequest:
     integrations: Sequence[Any] | None = None
     credit_code: str | None = None
     max_credits: int | None = None
-
-
-def submit_job(
-    runtime: Runtime, actor: Actor, planned: PlanRequest, request: JobRequest, create_request: CreateRequest
-) -> Job:
-    """Plan a run, unless the request names a plan, and accept it as a job. A retried create returns the first job.
-
-    Raises what drafting a plan and `create_job` raise, RateLimitError for guessed codes, and InvalidRequestError where
-    the plan that is named is for another run than `planned`.
-    """
-    with runtime.database.read() as session:
-        job_id = earlier(session, create_request)
-        if job_id is not None:
-            return get_job(session, actor.organization_id, job_id)
-    planned = plans.with_files(runtime, actor, planned)
-    if request.plan_id is not None:
-        with runtime.database.read() as session:
-            check_same_run(plans.get_plan(session, actor, request.plan_id), planned)
-    if request.plan_id is None:
-        request = replace(request, draft=plans.draft_plan(runtime, actor, planned))
-    with codes.slow_guessing(runtime, actor) if request.credit_code else nullcontext():
-        return runtime.database.run(lambda session: create_job(session, runtime, actor, request, create_request))
 
 
 def create_job(
@@ -108,6 +85,7 @@ def _create(session: Session, runtime: Runtime, actor: Actor, request: JobReques
     check_quote(plan.quote_credits, request.max_credits)
     if request.credit_code:
         codes.redeem_for_job(session, actor.organization_id, request.credit_code)
+    plan.is_used = True
     chosen = plans.training_plan(plan)
     job = Job(
         id=new_id("ftjob-"),

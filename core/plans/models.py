@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, String
+from sqlalchemy import BigInteger, ForeignKey, String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base, Id, utc_now
@@ -31,6 +31,7 @@ class Plan(Base):
     wishes: Mapped[dict[str, Any] | None]  # planner.plans.Wishes: what was asked for, apart from what was planned
     exact_match: Mapped[dict[str, Any] | None]  # core.datasets.final_answers.ExactMatch
     notices: Mapped[list[Any] | None]  # core.datasets.notices.Notice, of the training file
+    is_used: Mapped[bool] = mapped_column(default=False, server_default=false())  # a job runs it, or has
     quote_credits: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[datetime] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import and_, delete, exists, func, or_, select
+from sqlalchemy import and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from core.db import claims
-from core.jobs.models import Job
 from core.plans.models import Plan, Rehearsal
 
-_IDLE = ~exists().where(Job.plan_id == Plan.id)
+_IDLE = Plan.is_used.is_(False)
 
 
 def unanswered(session: Session, limit: int, organization_id: str | None = None) -> Sequence[str]:

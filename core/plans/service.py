@@ -4,7 +4,7 @@ Reading a data set and measuring its tokens takes a second or more, so a plan is
 transaction and saved, or frozen into a job, inside one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -40,14 +40,14 @@ from core.errors import (
 )
 from core.fleet import service as fleet
 from core.ids import new_id
-from core.plans import history, idle, rehearsals
+from core.plans import idle, rehearsals
 from core.plans.measuring import base_model_of, measure, overlapping_rows
 from core.plans.models import Plan
 from core.registry.base_models import BaseModel
 from core.registry.weights import check_weights
-from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
 from planner import policy
+from planner.calibration import Learned
 from planner.candidates import DerivedMemory, Known, MemorySource, Question
 from planner.devices import Device
 from planner.errors import (
@@ -99,7 +99,7 @@ class PlanInputs:
     tokens: TokenInspection
     statistics: DatasetStatistics
     devices: Sequence[Device]
-    learned: history.Learned
+    learned: Learned
     validation: StoredFile | None = None
     overlap: Overlap | None = None  # of the training with the validation file, where there is one
     known: Known = field(default_factory=dict, compare=False)  # estimates, so that each is made once
@@ -154,16 +154,10 @@ class FileInspection:
         return all_notices(self.structure, self.tokens)
 
 
-def draft_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanDraft:
-    """Plan a run against the data set and the fleet as they are now. Holds no transaction while it computes.
-
-    Raises what `gather_inputs` and `draft_from` raise.
-    """
-    return draft_from(runtime, gather_inputs(runtime, actor, request))
-
-
-def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanInputs:
-    """Everything that a plan for this request depends on, as it is now.
+def gather_inputs(
+    runtime: Runtime, actor: Actor, request: PlanRequest, learned: Callable[[Session], Learned]
+) -> PlanInputs:
+    """Everything that a plan for this request depends on, as it is now; `learned` reads what finished runs teach.
 
     Raises NotFoundError for the file, ModelNotFoundError, InvalidModelError, InvalidDatasetError, NotYetError while a
     model without a formula is rehearsed, and ServiceUnavailableError where no device can train.
@@ -192,10 +186,10 @@ def gather_inputs(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanI
         repeated = overlapping_rows(runtime, training, validation, data_format, data_format)
     with runtime.database.read() as session:
         devices = fleet.require_devices(session, runtime.settings)
-        learned = history.learned(session, runtime.settings)
+        taught = learned(session)
     source = _memory_source(runtime, actor, base_model, devices, statistics, request.wishes)
     return PlanInputs(
-        request, base_model, source, training, data_format, tokens, statistics, devices, learned, validation, repeated
+        request, base_model, source, training, data_format, tokens, statistics, devices, taught, validation, repeated
     )
 
 
@@ -257,21 +251,6 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         inputs.validation.sha256 if inputs.validation is not None else None,
         notices,
     )
-
-
-def create_plan(runtime: Runtime, actor: Actor, request: PlanRequest, create_request: CreateRequest) -> Plan:
-    """Draft and keep a plan. A retried create returns the first one. Raises what `draft_plan` raises."""
-    with runtime.database.read() as session:
-        plan_id = earlier(session, create_request)
-        if plan_id is not None:
-            return get_plan(session, actor, plan_id)
-    draft = draft_plan(runtime, actor, request)
-
-    def save(session: Session) -> Plan:
-        plan_id = once(session, create_request, lambda: save_plan(session, runtime, actor, draft).id)
-        return get_plan(session, actor, plan_id)
-
-    return runtime.database.run(save)
 
 
 def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft) -> Plan:

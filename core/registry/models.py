@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import Float, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base, Id, utc_now
@@ -22,5 +22,6 @@ class FineTunedModel(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     checkpoint_id: Mapped[str | None] = mapped_column(Id)  # None: what the job itself published
     base_model: Mapped[str] = mapped_column(String(300))
+    valid_loss: Mapped[float | None] = mapped_column(Float)  # on the held-out rows
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     deleted_at: Mapped[datetime | None]

@@ -5,11 +5,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, case, delete, func, select
+from sqlalchemy import ColumnElement, String, delete, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.db.keyset import Order, known_first, sorted_page
-from core.jobs.models import Checkpoint, Job
 from core.paging import Page
 from core.registry.models import FineTunedModel
 
@@ -54,8 +53,6 @@ def search(
     """A sorted page of the organization's models whose id holds every word of the text."""
     query = (
         select(FineTunedModel)
-        .join(Job, Job.id == FineTunedModel.job_id)
-        .outerjoin(Checkpoint, Checkpoint.id == FineTunedModel.checkpoint_id)
         .where(FineTunedModel.organization_id == organization_id, FineTunedModel.deleted_at.is_(None))
         .where(*(FineTunedModel.id.icontains(word, autoescape=True) for word in text.split()))
     )
@@ -74,8 +71,7 @@ def _sorted_by(sort: ModelSort, *, is_descending: bool) -> ColumnElement[Any] | 
         case ModelSort.BASE:
             return func.lower(FineTunedModel.base_model, type_=String())
         case ModelSort.LOSS:
-            loss = case((FineTunedModel.checkpoint_id.is_(None), Job.valid_loss), else_=Checkpoint.valid_loss)
-            return known_first(loss, is_descending=is_descending)
+            return known_first(FineTunedModel.valid_loss, is_descending=is_descending)
 
 
 def base_models_of(session: Session, organization_id: str) -> Sequence[str]:

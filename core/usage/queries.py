@@ -10,8 +10,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.accounts.models import Organization
+from core.artifacts.models import Checkpoint, JobArtifact
 from core.datasets.models import StoredFile
-from core.jobs.models import Checkpoint, Job, JobArtifact
+from core.jobs.models import Job
 from core.ledger.models import LedgerTransaction, TransactionKind
 from core.usage.models import StorageDay
 

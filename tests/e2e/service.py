@@ -20,7 +20,7 @@ from core.accounts import service as accounts
 from core.db.migrate import upgrade
 from core.db.session import Database
 from core.ledger import codes
-from core.ledger.proof.service import verify
+from core.reconciliation.service import verify
 from tests.ports import free_port
 from tests.waiting import PATIENCE_SECONDS, wait_for
 

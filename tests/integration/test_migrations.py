@@ -20,7 +20,7 @@ from core.jobs import service as jobs
 from core.jobs.states import JobStatus
 from core.ledger import service as ledger
 from core.ledger.codes import create_code
-from core.ledger.proof.service import verify
+from core.reconciliation.service import verify
 from core.settings import Settings
 from migrations.schema import metadata
 from tests.integration.core.queueing import QUOTE_CREDITS, add_organization, queue_job

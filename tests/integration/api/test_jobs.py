@@ -7,7 +7,7 @@ import pytest
 
 from core.jobs import lease
 from core.jobs.evaluation import HeldOut
-from core.jobs.retention import expire_checkpoints
+from core.retention.jobs import expire_checkpoints
 from tests.integration.api.server import Service, Tenant
 
 

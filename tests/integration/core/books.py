@@ -18,9 +18,9 @@ from core.jobs import service as jobs
 from core.jobs.models import Job
 from core.jobs.service import JobRequest
 from core.ledger import service as ledger
-from core.ledger.proof.service import Proof, verify
 from core.plans.models import Plan
 from core.queue.publisher import QueuePublisher
+from core.reconciliation.service import Proof, verify
 from core.retries.service import CreateRequest
 from core.runtime import Runtime
 from core.settings import Settings

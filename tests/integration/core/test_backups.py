@@ -28,7 +28,7 @@ from core.jobs import progress
 from core.jobs import service as jobs
 from core.jobs.states import JobStatus
 from core.ledger import service as ledger
-from core.ledger.proof.service import verify
+from core.reconciliation.service import verify
 from core.runtime import Runtime, open_runtime
 from core.settings import Settings
 from tests.databases import new_postgres

@@ -15,7 +15,7 @@ from core.ids import new_id
 from core.jobs import queries
 from core.jobs.models import Job
 from core.jobs.states import JobStatus
-from core.plans import history
+from core.planning import history
 from core.plans.models import Plan
 from core.settings import Settings
 from planner.candidates import Question

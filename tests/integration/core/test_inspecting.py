@@ -19,6 +19,7 @@ from core.db.base import utc_now
 from core.db.session import Database
 from core.errors import StoreError
 from core.limited import Shares
+from core.retention.files import delete_file
 from core.runtime import Runtime
 from tests.integration.core.books import Owner, open_organization, open_runtime
 from tests.waiting import wait_for
@@ -74,7 +75,7 @@ def test_an_organization_whose_file_is_inspected_can_be_passed_over(runtime: Run
         assert first is not None
         assert first.id == held
         # Whoever deletes a file that is being read has its share all the same.
-        runtime.database.run(lambda session: files.delete_file(session, owner.organization_id, held))
+        runtime.database.run(lambda session: delete_file(session, owner.organization_id, held))
         with shares.next(claim) as second:
             assert second is not None
             assert second.id == others

@@ -14,19 +14,20 @@ from sqlalchemy.orm import Session
 
 from api.schemas.files import show_file
 from core.accounts.service import Actor
+from core.artifacts.models import JobArtifact
 from core.audit.models import AuditType
 from core.audit.queries import AuditFilter, page
 from core.datasets import service as files
 from core.datasets.models import StoredFile
-from core.datasets.retention import expire_files, file_kept_until
 from core.db.base import utc_now
 from core.events.models import JobEvent
 from core.jobs import lease as leases
 from core.jobs import progress, retention
 from core.jobs import service as jobs
-from core.jobs.models import Job, JobArtifact
+from core.jobs.models import Job
 from core.plans.models import Plan
 from core.registry.models import FineTunedModel
+from core.retention.files import expire_files, file_kept_until
 from core.runtime import Runtime, open_runtime
 from core.settings import Settings
 from tests.integration.core.queueing import add_organization, queue_job

@@ -28,7 +28,7 @@ from core.jobs.models import Job
 from core.jobs.service import JobRequest
 from core.ledger import service as ledger
 from core.ledger.service import Balance
-from core.plans import service as plans
+from core.planning import service as planning
 from core.plans.service import PlanRequest
 from core.retries.service import CreateRequest
 from core.runtime import Runtime, open_runtime
@@ -78,7 +78,7 @@ class Installation:
         inspecting.ensure_inspected(self.runtime, upload.id)
         said = WorkerReport("worker-test", "here", os.getpid(), CPU, None, None, {}, None)
         self.runtime.database.run(lambda session: fleet.report(session, said))
-        draft = plans.draft_plan(self.runtime, self.actor, PlanRequest(model, upload.id, wishes=wishes))
+        draft = planning.draft_plan(self.runtime, self.actor, PlanRequest(model, upload.id, wishes=wishes))
         create = CreateRequest(self.actor.credential, "/jobs", new_id("body-"), None, False, 60)
         request = JobRequest(draft=draft, seed=7)
         return self.runtime.database.run(

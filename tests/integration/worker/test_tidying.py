@@ -15,6 +15,7 @@ from core.fleet import service as fleet
 from core.fleet.service import WorkerReport
 from core.jobs import lease as leases
 from core.jobs import progress
+from core.retention.files import delete_file
 from migrations.schema import metadata
 from planner.options import Wishes
 from tests.integration.worker.installation import CPU, Installation, installation
@@ -50,7 +51,7 @@ def test_only_what_nobody_recorded_leaves_the_store(here: Installation, tmp_path
     root = tmp_path / "artifacts"
     deleted, needed = (_upload(here, job.organization_id) for _ in range(2))
     # As where the store is away when a file is deleted: its row is gone, its bytes are not.
-    runtime.database.run(lambda session: files.delete_file(session, job.organization_id, deleted.id))
+    runtime.database.run(lambda session: delete_file(session, job.organization_id, deleted.id))
     torn = root / ".incoming" / "torn"
     torn.write_bytes(b"the upload of an API that was killed")
     for path in root.rglob("*"):

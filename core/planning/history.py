@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sqlalchemy import URL
 from sqlalchemy.orm import Session
@@ -11,21 +11,12 @@ from core.fleet import service as fleet
 from core.jobs import queries
 from core.jobs.queries import MeasuredRun
 from core.settings import Settings
-from planner.calibration import Observation, correction, pace
-from planner.candidates import Corrections, Paces
+from planner.calibration import Learned, Observation, correction, pace
 from planner.memory import Correction
 from planner.setup import Method
 from planner.throughput import Pace
 
 RUNS_REMEMBERED = 1000  # per device class: the newest, which say most of the next
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What finished runs say of memory and of speed, by device class and method."""
-
-    corrections: Corrections = field(default_factory=dict)
-    paces: Paces = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

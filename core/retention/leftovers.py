@@ -10,7 +10,7 @@ from itertools import islice
 
 from sqlalchemy.orm import Session
 
-from core.jobs import queries
+from core.retention import queries
 
 # As core.jobs.lease.Lease.storage_prefix, and uploads: nothing else is stored before it is written down.
 _RECORDED_LATER = re.compile(r"[^/]+/(jobs/[^/]+/lease_[^/]+|files)/.+")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from core.ledger.models import AccountKind
-from core.ledger.proof import queries
-from core.ledger.proof.queries import JobBooks, JobSays
+from core.reconciliation import queries
+from core.reconciliation.queries import JobBooks, JobSays
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Uploaded files that are kept only for so long, where the settings say so."""
+"""Deleting files: when nobody needs them, and by themselves where the settings say so."""
 
 from datetime import datetime, timedelta
 from functools import partial
@@ -6,17 +6,38 @@ from functools import partial
 from sqlalchemy.orm import Session
 
 from core.accounts.queries import lock_organization
+from core.artifacts import queries as artifacts
 from core.artifacts.store import ArtifactStore
-from core.datasets import queries
+from core.audit import service as audit
+from core.audit.models import AuditType
 from core.datasets.models import FilePurpose, StoredFile
-from core.datasets.service import delete_file
+from core.datasets.service import get_file
 from core.db.session import database_now
+from core.errors import ConflictError
+from core.retention import queries
 from core.runtime import Runtime
 from core.settings import Settings
 
-__all__ = ["expire_files", "file_kept_until"]
-
 LOOKED_AT_ONCE = 200
+
+
+def delete_file(session: Session, organization_id: str, file_id: str) -> str | None:
+    """Forget a file; returns the key of its bytes, None where they are a job's artifact too, which keeps them.
+
+    Raises NotFoundError, ConflictError while a job needs it.
+    """
+    file = get_file(session, organization_id, file_id)
+    job_id = queries.unfinished_job_using(session, file_id)
+    if job_id is not None:
+        raise ConflictError(
+            f"The job {job_id} still needs this file. Cancel the job or wait for its end.", code="file_in_use"
+        )
+    session.delete(file)
+    session.flush()
+    audit.record(
+        session, AuditType.FILE_DELETED, organization_id=organization_id, object_id=file_id, filename=file.filename
+    )
+    return None if artifacts.is_artifact(session, file.storage_key) else file.storage_key
 
 
 def file_kept_until(settings: Settings, file: StoredFile) -> datetime | None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from core.accounts.service import Actor
 from core.datasets.inspection import TokenInspection
 from core.errors import PlanDoesNotFitError
-from core.plans.service import PlanRequest, draft_from, gather_inputs
+from core.planning.service import gather
+from core.plans.service import PlanRequest, draft_from
 from core.runtime import Runtime
 from planner.comparison import MethodOutlook, compare_methods
 from planner.plans import TrainingPlan
@@ -25,7 +26,7 @@ class PlanPreview:
 
 def preview_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanPreview:
     """Plan without keeping anything. Raises what `draft_plan` raises, but not PlanDoesNotFitError."""
-    inputs = gather_inputs(runtime, actor, request)
+    inputs = gather(runtime, actor, request)
     plan, refusal, tokens = None, "", inputs.tokens
     try:
         draft = draft_from(runtime, inputs)
