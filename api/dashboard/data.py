@@ -13,15 +13,15 @@ from api.forms import check_form, check_token
 from api.planning import plan_request
 from api.uploads import receive_upload
 from core.accounts.service import Actor
+from core.datasets import file_inspection
 from core.datasets import service as files
+from core.datasets.file_inspection import FileInspection
 from core.datasets.inspection import Overlap
 from core.datasets.models import FilePurpose, StoredFile
 from core.datasets.notices import Notice
 from core.datasets.row_errors import RowError, UnreadableRestError
 from core.datasets.samples import sample_path
 from core.errors import PermissionDeniedError, TunewrightError
-from core.plans import service as plans
-from core.plans.service import FileInspection
 from core.runtime import Runtime
 
 SHOWN_FILES = 6
@@ -88,7 +88,7 @@ def inspect(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> Inspected
         return None
     file = _chosen(runtime, actor, file_id)
     try:
-        found = plans.inspect(runtime, actor, file_id, None)
+        found = file_inspection.inspect(runtime, actor, file_id, None)
     except TunewrightError as error:
         return Inspected(file, problem=error)
     structure = found.structure
@@ -101,7 +101,7 @@ def inspect(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> Inspected
         return Inspected(found.file, found, is_unmapped=is_unmapped, is_read_anew=is_read_anew)
     try:
         wanted = plan_request(body_of(fields))
-        found = plans.inspect(
+        found = file_inspection.inspect(
             runtime,
             actor,
             file_id,
@@ -123,13 +123,13 @@ def inspect_held_out(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> 
         return None
     file = _chosen(runtime, actor, file_id)
     try:
-        structure = plans.inspect(runtime, actor, file_id, None).structure
+        structure = file_inspection.inspect(runtime, actor, file_id, None).structure
         rows = structure.rows if structure else None
         if training_id is None:
             return HeldOut(file, rows)
         wanted = {name: value for name, value in fields.items() if name == "model" or is_of_data(name)}
         asked = plan_request(body_of({"model": "any", **wanted}))
-        found = plans.inspect(
+        found = file_inspection.inspect(
             runtime,
             actor,
             training_id,

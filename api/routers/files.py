@@ -22,9 +22,9 @@ from api.schemas.hyperparameters import ChatTemplateName
 from api.schemas.lists import ListObject, list_of
 from api.uploads import receive_upload
 from core.audit.models import AuditType
+from core.datasets import file_inspection
 from core.datasets import service as files
 from core.datasets.models import FilePurpose, StoredFile
-from core.plans import service as plans
 from core.retention import files as retention
 from core.runtime import Runtime
 
@@ -193,7 +193,7 @@ def inspect_file(
     With `model`, also the token histogram and the first rows rendered through the model's chat template, each stretch
     marked as trained or not.
     """
-    found = plans.inspect(
+    found = file_inspection.inspect(
         runtime,
         actor,
         file_id,

@@ -10,12 +10,12 @@ from pydantic.config import JsonDict
 from api.schemas.base import IdentifiedBody, RequestBody, ResponseBody, unix_seconds, unix_seconds_or_none
 from api.schemas.examples import INSPECTION_EXAMPLE
 from core.datasets.examples import Example
+from core.datasets.file_inspection import FileInspection
 from core.datasets.hub_files import source_of
 from core.datasets.inspection import RowIssue
 from core.datasets.measurement import RenderedRow, TokenInspection
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
 from core.datasets.notices import Notice
-from core.plans.service import FileInspection
 
 WireStatus = Literal["uploaded", "processed", "error"]
 FILE_EXAMPLE: JsonDict = {

@@ -11,21 +11,20 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core.accounts.models import Scope
 from core.accounts.service import Actor
-from core.datasets import hub_files, inspecting
-from core.datasets import service as files
+from core.datasets import hub_files
 from core.datasets.examples import DataFormat, DataKind
+from core.datasets.file_inspection import format_of, usable_file
 from core.datasets.final_answers import ExactMatch
 from core.datasets.inspection import (
     Inspection,
     Overlap,
     TokenInspection,
     all_notices,
-    check_structure,
     check_trainable,
 )
-from core.datasets.models import FileStatus, StoredFile
+from core.datasets.measuring import base_model_of, measure, overlapping_rows
+from core.datasets.models import StoredFile
 from core.datasets.notices import Notice
 from core.db.base import utc_now
 from core.db.plain import from_plain, to_plain
@@ -35,13 +34,11 @@ from core.errors import (
     InvalidModelError,
     InvalidRequestError,
     NotFoundError,
-    NotYetError,
     PlanDoesNotFitError,
 )
 from core.fleet import service as fleet
 from core.ids import new_id
 from core.plans import idle, rehearsals
-from core.plans.measuring import base_model_of, measure, overlapping_rows
 from core.plans.models import Plan
 from core.registry.base_models import BaseModel
 from core.registry.weights import check_weights
@@ -136,24 +133,6 @@ class PlanDraft:
     notices: tuple[Notice, ...] = ()  # of the training file
 
 
-@dataclass(frozen=True)
-class FileInspection:
-    """A file, what its inspection found (None where it could not be read or still waits), and its tokens if asked.
-
-    `overlap`: rows of the validation file that was named which are in this one too.
-    """
-
-    file: StoredFile
-    structure: Inspection | None
-    tokens: TokenInspection | None
-    overlap: Overlap | None = None
-
-    @property
-    def notices(self) -> tuple[Notice, ...]:
-        """What was noticed in it, with a model also of its template and tokenizer."""
-        return all_notices(self.structure, self.tokens)
-
-
 def gather_inputs(
     runtime: Runtime, actor: Actor, request: PlanRequest, learned: Callable[[Session], Learned]
 ) -> PlanInputs:
@@ -164,15 +143,15 @@ def gather_inputs(
     """
     request = with_files(runtime, actor, request)
     reads_broken = request.data_format is not None or request.skip_broken_rows
-    training = _usable_file(runtime, actor, request.training_file_id, "training_file", reads_broken)
+    training = usable_file(runtime, actor, request.training_file_id, "training_file", reads_broken)
     validation = (
-        _usable_file(runtime, actor, request.validation_file_id, "validation_file", reads_broken)
+        usable_file(runtime, actor, request.validation_file_id, "validation_file", reads_broken)
         if request.validation_file_id
         else None
     )
     base_model = base_model_of(runtime, actor, request.model)
     skip = request.skip_broken_rows
-    data_format = _format_of(training, request.data_format, skip, "training_file")
+    data_format = format_of(training, request.data_format, skip, "training_file")
     if request.exact_match is not None:
         data_format = _with_reference(training, data_format, request.exact_match)
     tokens = measure(runtime, base_model, training, data_format, request.chat_template)
@@ -180,7 +159,7 @@ def gather_inputs(
     statistics, repeated = tokens.statistics, None
     if validation is not None:
         if request.data_format is None:
-            _check_same_layout(data_format, _format_of(validation, None, skip, "validation_file"))
+            _check_same_layout(data_format, format_of(validation, None, skip, "validation_file"))
         held_out = measure(runtime, base_model, validation, data_format, request.chat_template)
         statistics = statistics.with_validation(held_out.statistics)
         repeated = overlapping_rows(runtime, training, validation, data_format, data_format)
@@ -301,50 +280,6 @@ def standing_plan(session: Session, actor: Actor, plan_id: str) -> Plan:
     return row
 
 
-def inspect(
-    runtime: Runtime,
-    actor: Actor,
-    file_id: str,
-    model_id: str | None,
-    data_format: DataFormat | None = None,
-    *,
-    chat_template: str | None = None,
-    max_length: int | None = None,
-    validation_file_id: str | None = None,
-    skip_broken_rows: bool = False,
-) -> FileInspection:
-    """What is in a file and, with a model, its tokens, in the format that is detected unless one is given.
-
-    Rows count as truncated above `max_length`, or above what the model reads. With a validation file, also which of
-    its rows are in this one. Raises NotFoundError, InvalidDatasetError, NotYetError for a validation file that is
-    not inspected yet, InvalidRequestError for a template that the model cannot read, and what `find_base_model` raises.
-    """
-    file = _inspected_file(runtime, actor, file_id, "file_id")
-    structure = files.inspection_of(file)
-    tokens = None
-    is_readable = file.status is FileStatus.PROCESSED or (
-        structure is not None and (data_format is not None or skip_broken_rows)
-    )
-    if model_id is not None and is_readable:
-        may_fetch = actor.scope.includes(Scope.WRITE)  # a question that only reads should not bring anything here
-        base_model = base_model_of(runtime, actor, model_id, may_fetch=may_fetch)
-        longest = min(max_length or LONGEST, int(base_model.config.get("max_position_embeddings") or LONGEST))
-        mapping = _format_of(file, data_format, skip_broken_rows, "file_id")
-        tokens = measure(runtime, base_model, file, mapping, chat_template, longest if longest < LONGEST else None)
-    repeated = None
-    if validation_file_id is not None and is_readable:
-        reads_broken = data_format is not None or skip_broken_rows
-        held_out = _usable_file(runtime, actor, validation_file_id, "validation_file", reads_broken)
-        repeated = overlapping_rows(
-            runtime,
-            file,
-            held_out,
-            _format_of(file, data_format, skip_broken_rows, "file_id"),
-            _format_of(held_out, data_format, skip_broken_rows, "validation_file"),
-        )
-    return FileInspection(file, structure, tokens, repeated)
-
-
 def training_plan(row: Plan) -> TrainingPlan:
     """The planner's plan within the row."""
     return from_plain(TrainingPlan, row.plan)
@@ -365,49 +300,6 @@ def memory_source(row: Plan, config: Mapping[str, Any]) -> MemorySource:
     if row.rehearsed is not None:
         return from_plain(RehearsedMemory, row.rehearsed)
     return DerivedMemory(_spec(config))
-
-
-def _inspected_file(runtime: Runtime, actor: Actor, file_id: str, param: str) -> StoredFile:
-    """The file, inspected now where that is quick."""
-    with runtime.database.read() as session:
-        file = files.get_file(session, actor.organization_id, file_id, param=param)
-    if file.status is FileStatus.UPLOADED and file.size_bytes <= runtime.settings.inline_inspection_bytes:
-        inspecting.ensure_inspected(runtime, file_id)
-        with runtime.database.read() as session:
-            file = files.get_file(session, actor.organization_id, file_id, param=param)
-    return file
-
-
-def _usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str, reads_broken: bool) -> StoredFile:
-    """The file, inspected. `reads_broken`: one with broken rows is read too, as the request says how."""
-    with runtime.database.read() as session:
-        files.stored_file(session, actor.organization_id, file_id, param=param)
-    file = _inspected_file(runtime, actor, file_id, param)
-    if file.status is FileStatus.UPLOADED:
-        raise NotYetError(
-            f"The file {file_id} ({file.size_bytes:,} bytes) is still being inspected. Try again in a moment.",
-            code="file_not_processed",
-            param=param,
-            retry_after_seconds=files.FETCH_RETRY_SECONDS,
-        )
-    found = files.inspection_of(file)
-    if file.status is FileStatus.ERROR and not (reads_broken and found):
-        way_on = found.way_on if found else ""
-        raise InvalidDatasetError(
-            f"The file {file.filename!r} cannot be used: {file.status_details}{way_on}",
-            code="invalid_dataset",
-            param=param,
-        )
-    return file
-
-
-def _format_of(file: StoredFile, given: DataFormat | None, skip_broken_rows: bool, param: str) -> DataFormat:
-    """The format that is given, or else the one that was found in the file. Raises InvalidDatasetError."""
-    if given is None:
-        inspection = from_plain(Inspection, file.inspection)
-        check_structure(inspection, skip_broken_rows=skip_broken_rows, param=param)
-        given = inspection.require_format()
-    return replace(given, skip_broken_rows=skip_broken_rows)
 
 
 def _check_same_layout(training: DataFormat, validation: DataFormat) -> None:
