@@ -1,6 +1,6 @@
 """How right the planner is, and how fast.
 
-    python bench/planner.py [--cases ../shared/data/memory_cases.jsonl]
+    python bench/planner.py [--cases bench/published_cases.jsonl]
 
 Prints, per group of published runs: how many were answered, the mean and worst absolute error of the peak, the worst
 error of the static part, how many fell more than 2% below the measured peak, and the mean error of the speed; next to
@@ -27,15 +27,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from planner.candidates import Question  # noqa: E402
-from planner.cases import Case, read_case  # noqa: E402
 from planner.catalogue import models  # noqa: E402
 from planner.devices import parse_gpu  # noqa: E402
 from planner.errors import DoesNotFitError, PlannerError  # noqa: E402
 from planner.layers import _lines_of_groups, layers_memory  # noqa: E402
-from planner.memory import estimate_memory  # noqa: E402
+from planner.memory import MemoryEstimate, estimate_memory  # noqa: E402
 from planner.model_spec import ModelSpec  # noqa: E402
 from planner.options import Wishes  # noqa: E402
 from planner.policy import plan  # noqa: E402
+from planner.published.cases import Case, read_case  # noqa: E402
 from planner.setup import Method  # noqa: E402
 from planner.statistics import DatasetStatistics  # noqa: E402
 from planner.throughput import tokens_per_second  # noqa: E402
@@ -113,8 +113,12 @@ def vramcalc(case: Case) -> int | None:
     return int(estimate.total)
 
 
+def _estimate(case: Case) -> MemoryEstimate:
+    return estimate_memory(case.spec, case.setup, case.device, case.backend)
+
+
 PREDICTORS: dict[str, Callable[[Case], int | None]] = {
-    "planner": lambda case: estimate_memory(case.spec, case.setup, case.device).peak_allocated_bytes,
+    "planner": lambda case: _estimate(case).peak_allocated_bytes,
     "accelerate estimate-memory's rule": accelerate_rule,
     "LLaMA-Factory's table": llama_factory_rule,
     "Unsloth's table": unsloth_table,
@@ -170,23 +174,16 @@ def accuracy(runs: list[Run]) -> None:
 
 
 def static_error(runs: list[Run]) -> str:
-    errors = [
-        abs(estimate_memory(r.case.spec, r.case.setup, r.case.device).static_allocated_bytes / r.static_bytes - 1)
-        for r in runs
-        if r.static_bytes
-    ]
+    known = [(run.case, run.static_bytes) for run in runs if run.static_bytes]
+    errors = [abs(_estimate(case).static_allocated_bytes / static - 1) for case, static in known]
     return f"{max(errors):.3%}" if errors else "not measured"
 
 
 def speed(runs: list[Run]) -> None:
-    errors = [
-        abs(
-            tokens_per_second(r.case.spec, r.case.setup, r.case.device, r.case.setup.max_length) / r.tokens_per_second
-            - 1
-        )
-        for r in runs
-        if r.case.device
-    ]
+    errors = []
+    for case, measured in ((run.case, run.tokens_per_second) for run in runs if run.case.device):
+        rate = tokens_per_second(case.spec, case.setup, case.device, case.setup.max_length, case.backend)
+        errors.append(abs(rate / measured - 1))
     print(f"\nTokens per second over {len(errors)} runs: mean error {mean(errors):.1%}, worst {max(errors):.1%}")
 
 
@@ -238,7 +235,7 @@ def timed(spec: ModelSpec, statistics: DatasetStatistics, gpu: str, prices: dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=Path, default=ROOT.parent / "shared" / "data" / "memory_cases.jsonl")
+    parser.add_argument("--cases", type=Path, default=ROOT / "bench" / "published_cases.jsonl")
     options = parser.parse_args()
     if vramcalc_package is None:
         print("vramcalc is not installed: pip install 'tunewright[bench]' compares with it too.\n")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from planner.cases import read_case
 from planner.errors import PlannerError
 from planner.memory import estimate_memory
+from planner.published.cases import read_case
 
 _TOTALS = ("peak_allocated_bytes", "static_allocated_bytes")
 
@@ -42,7 +42,7 @@ def answer_line(line: str, number: int) -> dict[str, object]:
         return {"line": number, "error": f"Line {number} is not an object."}
     try:
         case = read_case(row)
-        values = asdict(estimate_memory(case.spec, case.setup, case.device))
+        values = asdict(estimate_memory(case.spec, case.setup, case.device, case.backend))
     except PlannerError as error:
         return {"id": row.get("id"), "line": number, "error": str(error)}
     del values["correction"]  # nothing was learned here

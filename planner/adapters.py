@@ -5,7 +5,7 @@ from typing import Protocol
 from planner.decoder import DTYPE_BYTES, FLOAT32_BYTES
 from planner.errors import InvalidSetupError
 from planner.model_spec import ALL_LINEAR, ModelSpec, is_targeted
-from planner.setup import TUNEWRIGHT_STACK, InitLoraWeights, Method, TrainingSetup
+from planner.setup import InitLoraWeights, Method, TrainingSetup
 
 EMBEDDING, HEAD = "embed_tokens", "lm_head"  # by role: families that call them otherwise understand these names too
 FACTORISED = frozenset({InitLoraWeights.PISSA, InitLoraWeights.OLORA})  # start at factors of the base weight
@@ -103,7 +103,7 @@ def trained_width(setup: TrainingSetup) -> int:
     return DTYPE_BYTES[setup.dtype if setup.method is Method.FULL else setup.adapter_dtype or "float32"]
 
 
-def kept_bytes(spec: ModelSpec, setup: TrainingSetup) -> int:
+def kept_bytes(spec: ModelSpec, setup: TrainingSetup, *, casts: bool = True) -> int:
     """Bytes that an adapter keeps beside its parameters: the factors it started from, to be trained away from, or else
     all factors in the base's dtype; with DoRA the squared length of every row of the base weight, in float32."""
     if setup.method is Method.FULL:
@@ -112,13 +112,13 @@ def kept_bytes(spec: ModelSpec, setup: TrainingSetup) -> int:
     if setup.init_lora_weights in FACTORISED:
         kept = spec.lora_parameters(setup.lora_rank or 0, targets) * trained_width(setup)
     else:
-        kept = _cast_bytes(spec, setup, targets)
+        kept = _cast_bytes(spec, setup, targets) if casts else 0
     return kept + (adapted_rows(spec, setup) * FLOAT32_BYTES if setup.use_dora else 0)
 
 
 def _cast_bytes(spec: ModelSpec, setup: TrainingSetup, targets: tuple[str, ...]) -> int:
     """The factors of all adapted linear layers, cast once before each pass (worker/training/lora.py, cast_together)."""
-    if setup.stack != TUNEWRIGHT_STACK or (setup.adapter_dtype or "float32") == setup.dtype:
+    if (setup.adapter_dtype or "float32") == setup.dtype:
         return 0
     rank = setup.lora_rank or 0
     factors = sum(

@@ -7,7 +7,7 @@ from planner.constants import FLASH_PADDING, LONGEST_PLAIN_ATTENTION, MAX_EXPERT
 from planner.families import NormPlacement, QueryNorm
 from planner.model_spec import Experts, LayerGroup, Linear, ModelSpec, is_targeted
 from planner.setup import VARLEN_FLASH, InitLoraWeights, Method, TrainingSetup
-from planner.stacks import AdapterCompute, StackProfile
+from planner.step_profile import AdapterCompute, StepProfile
 from planner.tape import Moment, Tape, Tensor
 
 FLOAT32_BYTES = 4
@@ -18,16 +18,14 @@ DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 class DecoderLayer:
     """Records one layer on a tape, for one row: `layer(source)` returns its output."""
 
-    def __init__(self, spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile) -> None:
-        self.spec, self.group, self.setup, self.stack = spec, group, setup, stack
+    def __init__(self, spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, step: StepProfile) -> None:
+        self.spec, self.group, self.setup, self.step = spec, group, setup, step
         self.tokens = setup.max_length
         self.width = DTYPE_BYTES[setup.dtype]
         self.trains_weights = setup.method is Method.FULL
         self.weight_copies_bytes = 0
         self.value_storage: Tensor = 0  # what attention keeps for its values: their own storage, or all projections'
-        self.masked = stack.materialises_attention_mask or (
-            stack.masks_windows and is_windowed(spec, group, self.tokens)
-        )
+        self.masked = step.materialises_attention_mask or (step.masks_windows and is_windowed(spec, group, self.tokens))
         self.tape = Tape()
         self.source = self.output = self.tape.tensor(self.bytes_of(spec.hidden_size))
 
@@ -55,7 +53,7 @@ class DecoderLayer:
         size, size32 = self.bytes_of(features), self.bytes_of(features, FLOAT32_BYTES)
         statistics = self.tape.tensor(self.tokens * rows_per_token * FLOAT32_BYTES)
         gradient = features // rows_per_token * self.width if self.trains_weights else 0
-        if self.stack.fused_norm or self.stack.compiled:
+        if self.step.fused_norm or self.step.compiled:
             return self.tape.apply((x,), size, (x, statistics), parameter_gradient_bytes=gradient)
         x32 = x if self.width == FLOAT32_BYTES else self.tape.apply((x,), size32)
         # mean's gradient expanded, x.pow(1), 2 * x.pow(1): all alive when their product is formed (pow_backward)
@@ -80,7 +78,7 @@ class DecoderLayer:
             return self.tape.apply((x,), size, (x,), parameter_gradient_bytes=linear.parameters * self.width)
         workspace = linear.weight_parameters * self.width if self.setup.method is Method.QLORA else 0
         adapted = is_targeted(linear.name, self.setup.lora_target_modules or ())
-        if adapted and self.stack.adapter_compute in (AdapterCompute.FUSED, AdapterCompute.UNSLOTH):
+        if adapted and self.step.adapter_compute in (AdapterCompute.FUSED, AdapterCompute.UNSLOTH):
             return self.fused_adapter(x, size, linear, workspace)
         base = self.tape.apply((x,), size, weight_workspace_bytes=workspace)
         return self.adapter(x, base, linear) if adapted else base
@@ -91,9 +89,9 @@ class DecoderLayer:
         weights = linear.lora_parameters(rank) * width
         if self.setup.init_lora_weights is not InitLoraWeights.DEFAULT:
             rank *= 2  # what was trained, and what it started from
-        dropped = (self.tape.tensor(self.tape.sizes[x]),) if self.stack.lora_dropout > 0 else ()
+        dropped = (self.tape.tensor(self.tape.sizes[x]),) if self.step.lora_dropout > 0 else ()
         saves: tuple[Tensor, ...]
-        if self.stack.adapter_compute is AdapterCompute.UNSLOTH:
+        if self.step.adapter_compute is AdapterCompute.UNSLOTH:
             saves = (x, *dropped)
         else:
             mask = (self.tape.tensor(self.bytes_of(linear.in_features, 1)),) if dropped else ()
@@ -118,7 +116,7 @@ class DecoderLayer:
             return self.tape.apply((x,), size, (x,), parameter_gradient_bytes=weights)
         quantized = self.setup.method is Method.QLORA
         adapted = is_targeted(f"experts.{linear.name}", self.setup.lora_target_modules or ())
-        if not adapted and (self.stack.sequential_experts or not quantized):
+        if not adapted and (self.step.sequential_experts or not quantized):
             return self.tape.apply(
                 (x,), size, weight_workspace_bytes=linear.weight_parameters * self.width if quantized else 0
             )
@@ -138,9 +136,9 @@ class DecoderLayer:
         """`base + B(A(dropout(x))) * scaling` (peft/tuners/lora/layer.py, Linear.forward)."""
         rank = self.setup.lora_rank or 0
         adapter_width = DTYPE_BYTES[self.setup.adapter_dtype or "float32"]
-        compute = self.width if self.stack.adapter_compute is not AdapterCompute.CAST else adapter_width
+        compute = self.width if self.step.adapter_compute is not AdapterCompute.CAST else adapter_width
         weights = linear.lora_parameters(rank) * adapter_width
-        dropout = self.stack.lora_dropout > 0
+        dropout = self.step.lora_dropout > 0
         y = self.cast(x, self.bytes_of(linear.in_features, compute))
         if dropout:
             mask = self.tape.tensor(self.bytes_of(linear.in_features, 1))  # one byte an element
@@ -164,17 +162,17 @@ class DecoderLayer:
         materialised = self.setup.attn_implementation == "eager" or self.spec.family.eager_attention_only
         # One shared head is repeated as a view, which only eager products copy.
         copies = self.spec.num_key_value_heads > 1 or self.setup.attn_implementation == "eager"
-        repeats = self.stack.repeats_key_values or self.masked or materialised
+        repeats = self.step.repeats_key_values or self.masked or materialised
         if repeats and copies and key_value_width != query_width:
             key = self.tape.apply((key,), self.bytes_of(query_width))
             value = self.value_storage = self.tape.apply((value,), self.bytes_of(query_width))
         if materialised:
             mixed = self.eager_scores(query, key, value, query_width)
-        elif self.stack.cuts_rows and self.tokens <= LONGEST_PLAIN_ATTENTION:
+        elif self.step.cuts_rows and self.tokens <= LONGEST_PLAIN_ATTENTION:
             mixed = self.plain_products(query, key, value, query_width, key_value_width)
         else:
             mixed = self.fused_attention(query, key, value, query_width)
-            if self.spec.family.fused_projections and not self.stack.cuts_rows:
+            if self.spec.family.fused_projections and not self.step.cuts_rows:
                 # torch.cat of Phi's rotary embedding puts heads before tokens, and so does the kernel then
                 mixed = self.tape.apply((mixed,), self.bytes_of(query_width))
         return self.linear(mixed, self.named("o_proj"))
@@ -183,7 +181,7 @@ class DecoderLayer:
         """FlashAttention and SDPA's kernels keep their inputs, their output and one log-sum per row and head."""
         log_sum = self.tape.tensor(self.tokens * self.spec.num_attention_heads * FLOAT32_BYTES)
         saves: tuple[Tensor, ...] = (query, key, self.value_storage, log_sum)
-        if self.masked and not self.stack.compiled:
+        if self.masked and not self.step.compiled:
             saves = (*saves, self.tape.tensor(self.tokens * self.tokens * self.width))
         # FlashAttention-2 accumulates the query gradient in float32 (flash_bwd: dq_accum).
         workspace = self.bytes_of(query_width, FLOAT32_BYTES)
@@ -235,9 +233,9 @@ class DecoderLayer:
     def rotary(self, x: Tensor) -> Tensor:
         """`x * cos + rotate_half(x) * sin`; cos and sin are shared by all layers and counted once per model."""
         size = self.tape.sizes[x]
-        if self.stack.fused_rotary:  # in place both ways: LigerRopeFunction of liger_kernel/ops/rope.py
+        if self.step.fused_rotary:  # in place both ways: LigerRopeFunction of liger_kernel/ops/rope.py
             return x
-        return self.tape.apply((x,), size, workspace_bytes=0 if self.stack.compiled else 2 * size)
+        return self.tape.apply((x,), size, workspace_bytes=0 if self.step.compiled else 2 * size)
 
     def eager_scores(self, query: Tensor, key: Tensor, value: Tensor, query_width: int) -> Tensor:
         """Materialised scores `[batch, heads, length, length]` (eager_attention_forward)."""
@@ -272,7 +270,7 @@ class DecoderLayer:
         """`down(act(gate(x)) * up(x))`."""
         projected = [self.linear(x, linear) for linear in linears[:-1]]
         size = self.bytes_of(linears[-1].in_features)
-        if self.stack.fused_activation:
+        if self.step.fused_activation:
             # Gradients are written over what was kept: swiglu_backward, geglu_backward of liger_kernel/ops
             kept = tuple(dict.fromkeys(projected))
             return self.linear(self.tape.apply(kept, size, kept, overwrites_saved=True), linears[-1])
@@ -281,14 +279,14 @@ class DecoderLayer:
 
     def activation(self, gate: Tensor, up: Tensor, size: int) -> Tensor:
         """`act(gate) * up`: autograd keeps gate, activation and up, a compiled kernel recomputes the activation."""
-        if self.stack.compiled:
+        if self.step.compiled:
             return self.tape.apply((gate, up), size, (gate, up))
         activated = self.tape.apply((gate,), size, (gate,))
         return self.tape.apply((activated, up), size, (activated, up))
 
     def experts(self, x: Tensor, experts: Experts) -> Tensor:
         """Each token's rows gathered for its experts, projected, weighted by the router and added up."""
-        chains = min(experts.count, MAX_EXPERT_CHAINS) if self.stack.sequential_experts else 1
+        chains = min(experts.count, MAX_EXPERT_CHAINS) if self.step.sequential_experts else 1
         outputs = tuple(self.expert_chain(x, experts, chains) for _ in range(chains))
         # One buffer for all: index_add_ passes its own gradient to every chain.
         return self.tape.apply(outputs, self.bytes_of(self.spec.hidden_size), shares_gradient=chains > 1)
@@ -304,7 +302,7 @@ class DecoderLayer:
         product = self.activation(both, both, int(self.bytes_of(down.in_features) * rows))
         projected = self.expert_linear(product, down, rows, count)
         # The routing weights depend on the input, so the product keeps the experts' output for their gradient.
-        if self.stack.sequential_experts:
+        if self.step.sequential_experts:
             weighted = self.tape.apply((projected,), size, (projected,), workspace_bytes=size)
             return self.tape.apply((weighted,), size, (indices,))
         wide = size // self.width * FLOAT32_BYTES  # float32 routing weights widen it (grouped_mm_experts_forward)

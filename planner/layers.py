@@ -6,7 +6,7 @@ from functools import lru_cache
 from planner.decoder import DecoderLayer, is_windowed
 from planner.model_spec import LayerGroup, ModelSpec
 from planner.setup import TrainingSetup
-from planner.stacks import StackProfile
+from planner.step_profile import StepProfile
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _LayerLines:
 
 
 @lru_cache(maxsize=4096)
-def layers_memory(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile) -> tuple[tuple[int, LayerMemory], ...]:
+def layers_memory(spec: ModelSpec, setup: TrainingSetup, step: StepProfile) -> tuple[tuple[int, LayerMemory], ...]:
     """For each of the model's groups: how many layers, and what one keeps and needs in a micro-batch of `setup`.
 
     With checkpointing its backward happens while its input and its recomputed output are alive too.
@@ -68,23 +68,23 @@ def layers_memory(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile) ->
         gradient_checkpointing=False,
         optimizer="",
     )
-    lines = _lines_of_groups(spec, one_row, stack)
+    lines = _lines_of_groups(spec, one_row, step)
     rows, recomputed = setup.per_device_train_batch_size, setup.gradient_checkpointing
     return tuple((group.count, of.at(rows, recomputed)) for group, of in zip(spec.groups, lines, strict=True))
 
 
 @lru_cache(maxsize=1024)
-def _lines_of_groups(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile) -> tuple[_LayerLines, ...]:
+def _lines_of_groups(spec: ModelSpec, setup: TrainingSetup, step: StepProfile) -> tuple[_LayerLines, ...]:
     """Groups that differ only in a window which their length does not reach are recorded once."""
     lines: dict[LayerGroup, _LayerLines] = {}
     shapes = [replace(group, count=1, windowed=is_windowed(spec, group, setup.max_length)) for group in spec.groups]
     for shape in shapes:
-        lines[shape] = lines.get(shape) or _layer_lines(spec, shape, setup, stack)
+        lines[shape] = lines.get(shape) or _layer_lines(spec, shape, setup, step)
     return tuple(lines[shape] for shape in shapes)
 
 
-def _layer_lines(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, stack: StackProfile) -> _LayerLines:
-    layer = DecoderLayer(spec, group, setup, stack)
+def _layer_lines(spec: ModelSpec, group: LayerGroup, setup: TrainingSetup, step: StepProfile) -> _LayerLines:
+    layer = DecoderLayer(spec, group, setup, step)
     layer.output = layer.layer(layer.source)
     tape, moments = layer.tape, layer.moments()
     return _LayerLines(

@@ -18,15 +18,16 @@ from planner.adapters import (
     trains_embedding,
     trains_head,
 )
+from planner.backend import TUNEWRIGHT, Backend
 from planner.decoder import DTYPE_BYTES, FLOAT32_BYTES
 from planner.devices import Device
 from planner.errors import InvalidSetupError
 from planner.layers import LayerMemory, layers_memory
-from planner.losses import LossPhase, loss_phase
+from planner.losses import LossPhase
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.optimizers import optimizer_named
-from planner.setup import TUNEWRIGHT_STACK, Method, TrainingSetup
-from planner.stacks import StackProfile, profile
+from planner.setup import Method, TrainingSetup
+from planner.step_profile import StepProfile
 
 HOPPER = (9, 0)  # compute capability from which cuBLAS takes larger workspaces
 
@@ -89,32 +90,34 @@ class MemoryEstimate:
         return replace(self, device_bytes=device_bytes, bound_bytes=bound, correction=correction)
 
 
-def estimate_memory(spec: ModelSpec, setup: TrainingSetup, device: Device | None = None) -> MemoryEstimate:
+def estimate_memory(
+    spec: ModelSpec, setup: TrainingSetup, device: Device | None = None, backend: Backend = TUNEWRIGHT
+) -> MemoryEstimate:
     """Memory of training `spec` as `setup` says, on `device` (an Ampere GPU when None).
 
     Raises InvalidSetupError where the setup contradicts itself or names what the planner does not model.
     """
     check_setup(spec, setup)
-    estimate = _estimate(spec, setup, device)
+    estimate = _estimate(spec, setup, device, backend)
     if device is None or device.kind != "cpu" or setup.max_length <= c.LONGEST_PLAIN_ATTENTION:
         return estimate
     # Micro-batches whose rows are all short keep the scores that longer ones do not: the larger of the two counts.
-    short = _estimate(spec, replace(setup, max_length=c.LONGEST_PLAIN_ATTENTION), device)
+    short = _estimate(spec, replace(setup, max_length=c.LONGEST_PLAIN_ATTENTION), device, backend)
     return max(estimate, short, key=lambda one: one.required_bytes)
 
 
-def _estimate(spec: ModelSpec, setup: TrainingSetup, device: Device | None) -> MemoryEstimate:
+def _estimate(spec: ModelSpec, setup: TrainingSetup, device: Device | None, backend: Backend) -> MemoryEstimate:
     on_cpu = device is not None and device.kind == "cpu"
-    stack = profile(setup, spec.model_type, on_cpu=on_cpu)
-    state = _state(spec, setup, stack, on_cpu)
+    step = backend.profile(setup, spec.model_type, on_cpu)
+    state = _state(spec, setup, backend, step, on_cpu)
     inputs = setup.per_device_train_batch_size * setup.max_length * c.INPUT_BYTES_PER_TOKEN
     workspaces = 0 if on_cpu else library_workspaces(device)
     static = state.base + state.adapters + state.optimizer + inputs + workspaces
-    phases = _phases(spec, setup, stack, state)
+    phases = _phases(spec, setup, backend, step, state)
     peak = static + phases.above_static
     load = load_transient(spec, setup, on_cpu=on_cpu)
-    context, slack = overheads(setup, device, phases.above_static)
-    saving = proof_bytes(spec, setup, state.adapters, load, 0 if on_cpu else context)
+    context, slack = overheads(device, phases.above_static, backend.slack_share)
+    saving = proof_bytes(spec, setup, state.adapters, load, 0 if on_cpu else context) if backend.is_ours else 0
     device_bytes = context + max(peak + slack, state.base + load + workspaces, state.base + saving)
     return MemoryEstimate(
         base_weights_bytes=state.base,
@@ -167,10 +170,10 @@ class _State:
     gradients_in_backward: int  # those alive when the pass ends
 
 
-def _state(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, on_cpu: bool) -> _State:
+def _state(spec: ModelSpec, setup: TrainingSetup, backend: Backend, step: StepProfile, on_cpu: bool) -> _State:
     width = DTYPE_BYTES[setup.dtype]
     optimizer = optimizer_named(setup.optimizer)
-    if stack.fused_optimizer:
+    if step.fused_optimizer:
         optimizer = replace(optimizer, foreach=False)
     if on_cpu:
         optimizer = replace(optimizer, paged=False)
@@ -180,7 +183,7 @@ def _state(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, on_cpu: b
     if setup.method is Method.FULL:
         base, adapters = spec.parameters * width, 0
     else:
-        base, adapters = _frozen_base_bytes(spec, setup), gradients + kept_bytes(spec, setup)
+        base, adapters = _frozen_base_bytes(spec, setup), gradients + kept_bytes(spec, setup, casts=backend.is_ours)
     return _State(
         base,
         adapters,
@@ -219,14 +222,14 @@ class _Phases:
     above_static: int
 
 
-def _phases(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, state: _State) -> _Phases:
-    layers = layers_memory(spec, setup, stack)
-    throughout = _alive_throughout(spec, setup, stack)
+def _phases(spec: ModelSpec, setup: TrainingSetup, backend: Backend, step: StepProfile, state: _State) -> _Phases:
+    layers = layers_memory(spec, setup, step)
+    throughout = _alive_throughout(spec, setup, step)
     kept = sum(count * (m.input_bytes if setup.gradient_checkpointing else m.saved_bytes) for count, m in layers)
-    loss = loss_phase(spec, setup, stack)
+    loss = backend.loss_phase(spec, setup, step)
     # With accumulation every micro-batch but the first finds the gradients of the ones before it.
     earlier = state.gradients_in_backward if setup.gradient_accumulation_steps > 1 else 0
-    cached = state.adapters // 2 if stack.autocast_weight_cache else 0
+    cached = state.adapters // 2 if step.autocast_weight_cache else 0
     head = _head_gradient(spec, setup, state)
     top = max(_working_set(setup, m) for _, m in layers)
     bottom = max(m.backward_peak_bytes - m.parameter_gradient_bytes for _, m in layers)
@@ -239,7 +242,7 @@ def _phases(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, state: _
         throughout + state.gradients_in_backward + _embedding_gradients(spec, setup),
         state.gradients_in_backward + state.optimizer_step,
     )
-    evaluation = _evaluation(spec, setup, throughout, [m for _, m in layers], loss)
+    evaluation = _evaluation(spec, setup, throughout, [m for _, m in layers], loss) if backend.is_ours else 0
     above = max(*candidates, evaluation)
     return _Phases(kept + throughout, loss.peak_bytes, top, state.optimizer_step, evaluation, above)
 
@@ -247,12 +250,7 @@ def _phases(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile, state: _
 def _evaluation(
     spec: ModelSpec, setup: TrainingSetup, throughout: int, layers: Sequence[LayerMemory], loss: LossPhase
 ) -> int:
-    """Held-out rows, as many at a time as in training, forward without gradients (worker/training/evaluation.py).
-
-    None of another library's loop: what those evaluate is not known.
-    """
-    if setup.stack != TUNEWRIGHT_STACK:
-        return 0
+    """Held-out rows, as many at a time as in training, forward without gradients (worker/training/evaluation.py)."""
     # The variables of the modelling code hold the layer's input, and that of its second block with its norm.
     forward = max(3 * layer.input_bytes + layer.forward_bytes + layer.weight_copies_bytes for layer in layers)
     return throughout + max(forward + _dequantization_workspace(spec, setup), loss.evaluation_bytes)
@@ -265,8 +263,6 @@ def proof_bytes(spec: ModelSpec, setup: TrainingSetup, adapters: int, load: int,
     On top of base weights and this process's context: another `context`, which a CPU has not, since the fork shares
     the first one; and the larger of loading and scoring.
     """
-    if setup.stack != TUNEWRIGHT_STACK:
-        return 0
     tokens = min(setup.max_length, c.PROOF_TOKENS)
     # The logits, those of the scored tokens, and these in float32 with their log-softmax.
     logits = tokens * spec.vocab_size * (2 * DTYPE_BYTES[setup.dtype] + 2 * FLOAT32_BYTES)
@@ -279,11 +275,11 @@ def _working_set(setup: TrainingSetup, layer: LayerMemory) -> int:
     return layer.backward_peak_bytes - own
 
 
-def _alive_throughout(spec: ModelSpec, setup: TrainingSetup, stack: StackProfile) -> int:
+def _alive_throughout(spec: ModelSpec, setup: TrainingSetup, step: StepProfile) -> int:
     """Rotary tables, shared by all layers, and the embedding's output where autograd holds it as a leaf."""
     width = DTYPE_BYTES[setup.dtype]
     tables = 2 * setup.max_length * spec.head_dim * width
-    if stack.keeps_embedding_output and spec.family.scaled_embedding:
+    if step.keeps_embedding_output and spec.family.scaled_embedding:
         tables += setup.per_device_train_batch_size * setup.max_length * spec.hidden_size * width
     return tables
 
@@ -357,14 +353,13 @@ def _plain_dora_bytes(spec: ModelSpec, setup: TrainingSetup) -> int:
     )
 
 
-def overheads(setup: TrainingSetup, device: Device | None, above_static: int) -> tuple[int, int]:
+def overheads(device: Device | None, above_static: int, slack_share: float = TUNEWRIGHT.slack_share) -> tuple[int, int]:
     """Context and allocator slack."""
     if device is not None and device.kind == "cpu":
         return c.CPU_PROCESS_BYTES, int(c.CPU_SLACK_SHARE * above_static)
     hopper = device is not None and (device.compute_capability or (0, 0)) >= HOPPER
     context = c.CUDA_CONTEXT_HOPPER_BYTES if hopper else c.CUDA_CONTEXT_BYTES
-    share = c.CUDA_EXPANDABLE_SLACK_SHARE if setup.stack.library == "tunewright" else c.CUDA_SLACK_SHARE
-    return context, int(share * above_static)
+    return context, int(slack_share * above_static)
 
 
 def bound_of(device_bytes: int, *, on_cpu: bool) -> int:

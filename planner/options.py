@@ -482,6 +482,4 @@ _KERNELS = {
     "fused_norms",
     "fused_rotary",
     "gradient_accumulation_steps",
-    "loss",
-    "stack",
 }

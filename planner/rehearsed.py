@@ -88,7 +88,7 @@ class RehearsedMemory:
         static = one.base_bytes + adapters + state + inputs + workspaces
         step = trained * width + optimizer.step_bytes(trained, width, self.spec.embedding_parameters)
         activations = max(*above.values(), step)
-        context, slack = overheads(setup, device, activations)
+        context, slack = overheads(device, activations)
         load = load_transient(self.spec, setup, on_cpu=on_cpu)
         saving = proof_bytes(self.spec, setup, adapters, load, 0 if on_cpu else context)
         device_bytes = context + max(

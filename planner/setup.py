@@ -43,30 +43,9 @@ class LRScheduler(StrEnum):
     COSINE_WITH_MIN_LR = "cosine_with_min_lr"  # with `min_lr_rate` 0.1
 
 
-class Loss(StrEnum):
-    """How the cross entropy over the vocabulary is computed."""
-
-    EAGER = "eager"  # full logits with float32 copies
-    FUSED_CE = "fused_ce"  # one fused kernel over full logits
-    CHUNKED_CE = "chunked_ce"  # logits whole, cross entropy in chunks
-    FUSED_LINEAR_CE = "fused_linear_ce"  # logits never materialised: projection and cross entropy chunk by chunk
-
-
 # Examples laid end to end, packed or not, attention within each by torch's flash attention for variable lengths
 # (varlen_attn).
 VARLEN_FLASH = "varlen_flash"
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The library whose loop runs the step; versions of one library hold different numbers of logits copies."""
-
-    library: str
-    version: str | None = None
-    compiled: bool | None = None  # through torch.compile; None: as the library's published runs are
-
-
-TUNEWRIGHT_STACK = Stack("tunewright")
 
 
 @dataclass(frozen=True)
@@ -93,11 +72,9 @@ class TrainingSetup:
     fused_norms: bool = False  # RMSNorm in one kernel that keeps its 16-bit input; on CUDA
     fused_rotary: bool = False  # rotary embedding by Liger's kernel, in place; on CUDA, and not in compiled layers
     fused_activation: bool = False  # the same of the gated MLP's activation, which keeps no output of its own
-    loss: Loss = Loss.FUSED_LINEAR_CE
     optimizer: str = "adamw_torch_fused"
     torch_compile: bool = False  # decoder layers through torch.compile, on CUDA; estimated as if they were not
     dtype: str = "bfloat16"
-    stack: Stack = TUNEWRIGHT_STACK
 
     @property
     def effective_batch_size(self) -> int:

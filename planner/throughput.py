@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from planner import constants as c
 from planner.adapters import FACTORISED, trained_parameters, trained_width, trains_head
+from planner.backend import TUNEWRIGHT, Backend
 from planner.catalogue import gpus
 from planner.decoder import DTYPE_BYTES
 from planner.devices import Device
@@ -13,7 +14,6 @@ from planner.layers import layers_memory
 from planner.model_spec import ALL_LINEAR, ModelSpec
 from planner.schedule import evaluations
 from planner.setup import VARLEN_FLASH, Hyperparameters, InitLoraWeights, Method, TrainingSetup
-from planner.stacks import profile
 from planner.statistics import DatasetStatistics
 
 
@@ -143,7 +143,9 @@ def _active_adapter_parameters(spec: ModelSpec, setup: TrainingSetup) -> float:
     return total
 
 
-def tokens_per_second(spec: ModelSpec, setup: TrainingSetup, device: Device, length: float) -> float:
+def tokens_per_second(
+    spec: ModelSpec, setup: TrainingSetup, device: Device, length: float, backend: Backend = TUNEWRIGHT
+) -> float:
     """Tokens through forward and backward per second, the optimizer's step left out.
 
     Matrix products at the device's utilisation, small operators at its bandwidth, and never faster than Python
@@ -153,14 +155,14 @@ def tokens_per_second(spec: ModelSpec, setup: TrainingSetup, device: Device, len
     seconds = flops_per_token(spec, setup, length) / (rates.flops * rates.utilisation)
     if device.kind == "cpu":
         return 1 / (seconds * (c.CPU_EXPERTS_PENALTY if spec.expert_parameters else 1.0))
-    stack = profile(setup, spec.model_type)
+    step = backend.profile(setup, spec.model_type, False)
     batch, longest = setup.per_device_train_batch_size, setup.max_length
     passes = 4 / 3 if setup.gradient_checkpointing else 1.0
     rows = batch * length
     if spec.is_surveyed:
         activations, copies = batch * longest * _unrecorded_bytes_per_token(spec, setup), 0
     else:
-        layers = layers_memory(spec, setup, stack)
+        layers = layers_memory(spec, setup, step)
         activations = sum(count * (layer.saved_bytes - layer.weight_copies_bytes) for count, layer in layers)
         copies = sum(count * layer.weight_copies_bytes for count, layer in layers)
     seconds += activations / (batch * longest) * c.ELEMENTWISE_TRAFFIC * passes / rates.bandwidth_bytes

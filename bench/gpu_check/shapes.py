@@ -23,7 +23,7 @@ SHORTEST_EXAMPLE = 64  # tokens; the longest has the workload's length
 EXAMPLES = 2_000
 # What makes another run of a setup, rather than the same run by other code. Every other switch and choice is a variant.
 _ANOTHER_RUN = {
-    "method", "quantization", "loss", "packing", "use_rslora", "use_dora", "init_lora_weights", "stack", "optimizer",
+    "method", "quantization", "packing", "use_rslora", "use_dora", "init_lora_weights", "optimizer",
 }  # fmt: skip
 _SMALL = {
     "num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4,

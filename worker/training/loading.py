@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from core.errors import InvalidModelError, TrainingError
 from planner.adapters import EMBEDDING, FACTORISED, HEAD
 from planner.precision import FLOAT16
-from planner.setup import VARLEN_FLASH, Loss, Method, TrainingSetup
+from planner.setup import VARLEN_FLASH, Method, TrainingSetup
 from worker.training.attention import SEGMENTED_ATTENTION, takes_segments
 from worker.training.experts import expert_parameters, nf4_config
 from worker.training.lora import cast_together, fuse_lora_layers
@@ -102,8 +102,6 @@ def _keep_layout(base: PreTrainedModel) -> None:
 
 def load_for_training(directory: Path, setup: TrainingSetup, seed: int, device: torch.device) -> LoadedModel:
     """The base model with what is trained on it, drawn from `seed`. Raises InvalidModelError or TrainingError."""
-    if setup.loss is not Loss.FUSED_LINEAR_CE:
-        raise TrainingError(f"The loss must be fused_linear_ce, not {setup.loss}.", code="unsupported_setup")
     if setup.dtype == FLOAT16 and (setup.method is Method.FULL or setup.adapter_dtype == FLOAT16):
         raise TrainingError(
             "In float16 only adapters in float32 can be trained: its weights lose small updates. Use lora or qlora.",

@@ -18,7 +18,7 @@ from transformers import masking_utils
 
 from core.errors import TrainingError
 from planner.rehearsed import EVALUATION, EVALUATION_LOSS
-from planner.setup import VARLEN_FLASH, Hyperparameters, Loss, Method, TrainingSetup
+from planner.setup import VARLEN_FLASH, Hyperparameters, Method, TrainingSetup
 from worker.training import attention
 from worker.training.batches import Layout, MicroBatch, TokenizedSet, choose_layout, longest_micro_batch
 from worker.training.cuda_kernels import cuda_kernels
@@ -82,8 +82,6 @@ def rehearse(
 
 
 def _check(setup: TrainingSetup, kind: Kind) -> None:
-    if setup.loss is not Loss.FUSED_LINEAR_CE:
-        raise TrainingError(f"The loss must be fused_linear_ce, not {setup.loss}.", code="unsupported_setup")
     if kind == "cuda" and setup.attn_implementation not in _ATTENTION:
         raise TrainingError(
             f"A rehearsal knows the attention of {', '.join(_ATTENTION)}, not of {setup.attn_implementation}.",

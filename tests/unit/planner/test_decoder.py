@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from planner.backend import TUNEWRIGHT
 from planner.layers import layers_memory
 from planner.model_spec import ModelSpec
 from planner.setup import Method, TrainingSetup
-from planner.stacks import profile
 from planner.tape import Tape
 
 LAYERS, TOKENS = 2, 128
@@ -94,7 +94,7 @@ def one_thread():
 def test_saved_bytes_are_those_that_autograd_keeps(model_type, method):
     config = {"model_type": model_type, **SHAPE}
     spec, setup = ModelSpec.from_config(config), setup_for(method)
-    (_, layer), *_ = layers_memory(spec, setup, profile(setup, model_type))
+    (_, layer), *_ = layers_memory(spec, setup, TUNEWRIGHT.profile(setup, model_type, False))
     assert layer.saved_bytes == pytest.approx(measured_saved_bytes(config, method), rel=0.03)
 
 
@@ -102,7 +102,7 @@ def test_memory_of_a_layer_grows_on_a_line_with_the_batch():
     spec = ModelSpec.from_config({"model_type": "mixtral"})
     setup = TrainingSetup(Method.QLORA, lora_rank=8, lora_target_modules=("all-linear",), max_length=64)
     setups = [replace(setup, per_device_train_batch_size=rows) for rows in (1, 2, 5)]
-    one, two, five = (layers_memory(spec, sized, profile(sized, "mixtral"))[0][1] for sized in setups)
+    one, two, five = (layers_memory(spec, sized, TUNEWRIGHT.profile(sized, "mixtral", False))[0][1] for sized in setups)
     assert five.saved_bytes == one.saved_bytes + 4 * (two.saved_bytes - one.saved_bytes)
     assert five.backward_peak_bytes > two.backward_peak_bytes > one.backward_peak_bytes
 
@@ -110,7 +110,7 @@ def test_memory_of_a_layer_grows_on_a_line_with_the_batch():
 def test_quantized_experts_keep_a_16_bit_copy_of_their_weights():
     spec = ModelSpec.from_config({"model_type": "mixtral"})
     setup = TrainingSetup(Method.QLORA, lora_rank=8, lora_target_modules=("q_proj",), max_length=64)
-    _, layer = layers_memory(spec, setup, profile(setup, "mixtral"))[0]
+    _, layer = layers_memory(spec, setup, TUNEWRIGHT.profile(setup, "mixtral", False))[0]
     assert layer.weight_copies_bytes == 8 * 3 * 4096 * 14336 * 2
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from planner import constants
 from planner.families import FAMILIES
-from planner.setup import Loss, Method
+from planner.published.trainers import Loss
+from planner.setup import Method
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "planner.md").read_text(encoding="utf-8")

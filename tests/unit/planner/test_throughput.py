@@ -7,10 +7,10 @@ from statistics import mean
 
 import pytest
 
-from planner.cases import read_case
 from planner.catalogue import find_model
 from planner.devices import Device, parse_gpu
 from planner.model_spec import ModelSpec
+from planner.published.cases import read_case
 from planner.setup import Hyperparameters, Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.throughput import (
@@ -24,7 +24,7 @@ from planner.throughput import (
     truncated_tokens,
 )
 
-CASES = Path(__file__).parents[4] / "shared" / "data" / "memory_cases.jsonl"
+CASES = Path(__file__).parents[3] / "bench" / "published_cases.jsonl"
 CPU = Device(0, "cpu", "CPU, 2 cores", "cpu", 24 << 30, 20 << 30, None, "cpu", 2)
 SMOLLM2 = ModelSpec.from_config(find_model("smollm2-135m-instruct").config)
 LLAMA = ModelSpec.from_config(find_model("llama-3.1-8b").config)
@@ -39,13 +39,12 @@ def rows(count, length):
     return DatasetStatistics(count, count * length, count * length // 2, (length,) * min(count, 1000))
 
 
-@pytest.mark.skipif(not CASES.is_file(), reason="the published runs are not here")
 def test_published_speeds_are_met_within_a_fifth():
     errors = []
     for line in CASES.read_text().splitlines():
         row = json.loads(line)
         case = read_case(row)
-        speed = tokens_per_second(case.spec, case.setup, case.device, case.setup.max_length)
+        speed = tokens_per_second(case.spec, case.setup, case.device, case.setup.max_length, case.backend)
         errors.append(abs(speed / row["tokens_per_second"] - 1))
     assert mean(errors) <= 0.2
 

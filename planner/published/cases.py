@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
+from planner.backend import TUNEWRIGHT, Backend
 from planner.devices import Device, parse_gpu
 from planner.errors import InvalidSetupError
 from planner.model_spec import ModelSpec
-from planner.setup import Loss, Method, Quantization, Stack, TrainingSetup
+from planner.published.trainers import Loss, PublishedTrainer
+from planner.setup import Method, Quantization, TrainingSetup
 
 # torchtune's README adds one optimization per row of its table, each on top of those before it (bd2a0fc7c3, section
 # "Optimization flags"); a row is described by the last one it added.
@@ -20,6 +22,7 @@ class Case:
     id: str
     spec: ModelSpec
     setup: TrainingSetup
+    backend: Backend  # the trainer that made it
     device: Device | None
     config: Mapping[str, object]
 
@@ -34,9 +37,27 @@ def read_case(row: Mapping[str, object]) -> Case:
     if not isinstance(config, Mapping) or not isinstance(setup, Mapping):
         raise InvalidSetupError(f"Row {row.get('id')!r} needs `config` and `setup`, each an object.")
     described = row.get("stack")
-    read = _with_description(read_setup(setup), described if isinstance(described, str) else "")
+    backend = read_backend(setup)
+    if isinstance(backend, PublishedTrainer) and isinstance(described, str):
+        backend = _as_described(backend, described)
     device = parse_gpu(gpu) if isinstance(gpu, str) and gpu else None
-    return Case(str(row.get("id")), ModelSpec.from_config(config), read, device, config)
+    ours = {name: value for name, value in setup.items() if name not in ("stack", "loss")}
+    return Case(str(row.get("id")), ModelSpec.from_config(config), read_setup(ours), backend, device, config)
+
+
+def read_backend(setup: Mapping[str, object]) -> Backend:
+    """The trainer that a row's `setup` names, ours where it names none. Raises InvalidSetupError."""
+    stack = setup.get("stack")
+    named = {str(key): value for key, value in stack.items()} if isinstance(stack, Mapping) else {}
+    try:
+        loss = Loss(str(setup.get("loss", Loss.FUSED_LINEAR_CE)))
+    except ValueError as error:
+        raise InvalidSetupError(f"setup: {error}.") from error
+    if named.get("library", "tunewright") != "tunewright":
+        return PublishedTrainer(**{**named, "loss": loss})
+    if loss is not Loss.FUSED_LINEAR_CE:
+        raise InvalidSetupError(f"setup: this trainer has the loss fused_linear_ce alone, not {loss}.")
+    return TUNEWRIGHT
 
 
 def read_setup(values: Mapping[str, object]) -> TrainingSetup:
@@ -50,13 +71,9 @@ def read_setup(values: Mapping[str, object]) -> TrainingSetup:
         read["method"] = Method(str(values.get("method")))
         if values.get("quantization") is not None:
             read["quantization"] = Quantization(str(values["quantization"]))
-        if "loss" in values:
-            read["loss"] = Loss(str(values["loss"]))
     except ValueError as error:
         raise InvalidSetupError(f"setup: {error}.") from error
-    stack, targets = values.get("stack"), values.get("lora_target_modules")
-    if isinstance(stack, Mapping):
-        read["stack"] = Stack(**{str(key): value for key, value in stack.items()})
+    targets = values.get("lora_target_modules")
     if isinstance(targets, str):
         read["lora_target_modules"] = (targets,)
     elif isinstance(targets, list | tuple):
@@ -64,12 +81,11 @@ def read_setup(values: Mapping[str, object]) -> TrainingSetup:
     return TrainingSetup(**read)  # type: ignore[arg-type]  # plain values of JSON, named as the fields are
 
 
-def _with_description(setup: TrainingSetup, described: str) -> TrainingSetup:
-    if setup.stack.library != "torchtune" or not described:
-        return setup
+def _as_described(trainer: PublishedTrainer, described: str) -> PublishedTrainer:
+    if trainer.library != "torchtune" or not described:
+        return trainer
     last = next((i for i, flag in enumerate(_TORCHTUNE_FLAGS) if f"cumulative step: +{flag}" in described), None)
     if last is None:
-        return replace(setup, stack=replace(setup.stack, compiled="compile" in described))
-    loss = Loss.CHUNKED_CE if last >= _TORCHTUNE_FLAGS.index("chunked CE") else setup.loss
-    compiled = last >= _TORCHTUNE_FLAGS.index("compile")
-    return replace(setup, loss=loss, stack=replace(setup.stack, compiled=compiled))
+        return replace(trainer, compiled="compile" in described)
+    loss = Loss.CHUNKED_CE if last >= _TORCHTUNE_FLAGS.index("chunked CE") else trainer.loss
+    return replace(trainer, loss=loss, compiled=last >= _TORCHTUNE_FLAGS.index("compile"))
