@@ -35,12 +35,12 @@ sys.path.insert(0, str(ROOT))
 from core.datasets.encoding import load_encoder  # noqa: E402
 from core.datasets.formats import to_example  # noqa: E402
 from core.datasets.measurement import measure_tokens  # noqa: E402
-from planner.candidates import Question  # noqa: E402
 from planner.devices import read_devices  # noqa: E402
-from planner.model_spec import ModelSpec  # noqa: E402
+from planner.model.spec import ModelSpec  # noqa: E402
 from planner.options import Wishes  # noqa: E402
 from planner.plans import TrainingPlan  # noqa: E402
-from planner.policy import plan  # noqa: E402
+from planner.policy.candidates import Question  # noqa: E402
+from planner.policy.choice import plan  # noqa: E402
 from planner.statistics import DatasetStatistics  # noqa: E402
 from tests.unit.training.runs import CHAT, request_for, run_child  # noqa: E402
 from worker.protocol import ErrorReport, MetricsReport, ResultReport  # noqa: E402

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from planner.catalogue import find_model  # noqa: E402
-from planner.model_spec import ModelSpec  # noqa: E402
+from planner.model.spec import ModelSpec  # noqa: E402
 from worker.training.loss import LogitTransform, linear_cross_entropy  # noqa: E402
 
 REPEATS = 3

@@ -26,15 +26,15 @@ from transformers import AutoConfig, AutoModel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from planner.candidates import Question  # noqa: E402
 from planner.catalogue import models  # noqa: E402
 from planner.devices import parse_gpu  # noqa: E402
 from planner.errors import DoesNotFitError, PlannerError  # noqa: E402
-from planner.layers import _lines_of_groups, layers_memory  # noqa: E402
-from planner.memory import MemoryEstimate, estimate_memory  # noqa: E402
-from planner.model_spec import ModelSpec  # noqa: E402
+from planner.memory.estimate import MemoryEstimate, estimate_memory  # noqa: E402
+from planner.memory.layers import _lines_of_groups, layers_memory  # noqa: E402
+from planner.model.spec import ModelSpec  # noqa: E402
 from planner.options import Wishes  # noqa: E402
-from planner.policy import plan  # noqa: E402
+from planner.policy.candidates import Question  # noqa: E402
+from planner.policy.choice import plan  # noqa: E402
 from planner.published.cases import Case, read_case  # noqa: E402
 from planner.setup import Method  # noqa: E402
 from planner.statistics import DatasetStatistics  # noqa: E402

@@ -6,11 +6,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.plan_view import method_line
-from planner import policy
-from planner.candidates import Question
 from planner.devices import Device
 from planner.errors import DoesNotFitError, UnusableDeviceError
-from planner.policy import TrainingPlan
+from planner.policy import choice as policy
+from planner.policy.candidates import Question
+from planner.policy.choice import TrainingPlan
 from planner.wording import duration, gib
 
 

@@ -23,15 +23,16 @@ from core.hub_access import of_this_machine
 from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
 from core.settings_loading import load_settings
-from planner import catalogue, policy
-from planner.candidates import Question
+from planner import catalogue
 from planner.devices import Device, device_of, parse_gpu
 from planner.errors import PlannerError, UnsupportedArchitectureError
-from planner.families import FAMILIES
-from planner.model_spec import ModelSpec
+from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory
+from planner.model.families import FAMILIES
+from planner.model.spec import ModelSpec
 from planner.options import Wishes
-from planner.policy import TrainingPlan
-from planner.rehearsed import RehearsalQuestion, RehearsedMemory
+from planner.policy import choice as policy
+from planner.policy.candidates import Question
+from planner.policy.choice import TrainingPlan
 from planner.statistics import DatasetStatistics
 from planner.wording import counted, gib, sentence, sentences
 from worker import rehearsals

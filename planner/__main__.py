@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from planner.errors import PlannerError
-from planner.memory import estimate_memory
+from planner.memory.estimate import estimate_memory
 from planner.published.cases import read_case
 
 _TOTALS = ("peak_allocated_bytes", "static_allocated_bytes")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from planner.errors import InvalidSetupError
-from planner.memory import Correction
+from planner.memory.estimate import Correction
 from planner.setup import Method
 from planner.throughput import Pace
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from planner import constants as c
 from planner.devices import Device
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 from planner.precision import dtype_on
 from planner.setup import VARLEN_FLASH, TrainingSetup
 

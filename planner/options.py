@@ -1,8 +1,8 @@
 """The one table of what can be asked of a run: a field of `Wishes` for each option, with all that is known of it.
 
 Bounds, request bodies, the dashboard's form, the command line's flags, what a plan shows, how a plan is compared with a
-request, and the key of a dry run are made from it. An option is added here, decided in `planner/recipe.py` or
-`planner/candidates.py`, and obeyed in `worker/training`.
+request, and the key of a dry run are made from it. An option is added here, decided in `planner/policy/recipe.py` or
+`planner/policy/candidates.py`, and obeyed in `worker/training`.
 """
 
 # ruff: noqa: RUF009 - `_option` is `dataclasses.field`, which makes no value
@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
 from planner.errors import InvalidSetupError
-from planner.optimizers import OPTIMIZERS
+from planner.memory.optimizers import OPTIMIZERS
 from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, LRScheduler, Method, TrainingSetup
 
 MOST_ROWS = 10**9

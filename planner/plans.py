@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from planner.devices import Device
-from planner.memory import MemoryEstimate
+from planner.memory.estimate import MemoryEstimate
 from planner.options import OPTIONS
 from planner.reasons import Said
 from planner.setup import Hyperparameters, Method, TrainingSetup

@@ -1,7 +1,7 @@
 """Which number format a device computes in, and what that rules out."""
 
 from planner.devices import Device, without_kernels
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 from planner.setup import Method
 
 BFLOAT16_CAPABILITY = (8, 0)  # from here on tensor cores take bfloat16

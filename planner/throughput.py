@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from planner import constants as c
-from planner.adapters import FACTORISED, trained_parameters, trained_width, trains_head
-from planner.backend import TUNEWRIGHT, Backend
 from planner.catalogue import gpus
-from planner.decoder import DTYPE_BYTES
 from planner.devices import Device
-from planner.layers import layers_memory
-from planner.model_spec import ALL_LINEAR, ModelSpec
+from planner.memory.adapters import FACTORISED, trained_parameters, trained_width, trains_head
+from planner.memory.backend import TUNEWRIGHT, Backend
+from planner.memory.decoder import DTYPE_BYTES
+from planner.memory.layers import layers_memory
+from planner.model.spec import ALL_LINEAR, ModelSpec
 from planner.schedule import evaluations
 from planner.setup import VARLEN_FLASH, Hyperparameters, InitLoraWeights, Method, TrainingSetup
 from planner.statistics import DatasetStatistics

@@ -86,7 +86,7 @@ def derive_model(tiny: Path, directory: Path, *, weights: str = "model.safetenso
 
 def tensors_header(config: dict[str, Any], dtype: str = "BF16") -> bytes:
     """The head of a safetensors file of this model, to which no weights need be attached: all in one tensor or two."""
-    from planner.model_spec import ModelSpec
+    from planner.model.spec import ModelSpec
 
     spec = ModelSpec.from_config(config)
     tensors = {"model.weight": [spec.parameters - spec.lm_head_parameters]}

@@ -20,7 +20,7 @@ from core.plans.service import memory_source
 from core.registry.base_models import BaseModel, ModelRef
 from core.registry.weights import check_weights
 from core.runtime import Runtime
-from planner.candidates import DerivedMemory
+from planner.policy.candidates import DerivedMemory
 from worker.fetching import Fetcher
 
 CHECKPOINTS = "checkpoints"  # the child's folder of checkpoints, under the run's directory

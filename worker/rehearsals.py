@@ -10,7 +10,7 @@ import orjson
 
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidModelError, ServiceUnavailableError
-from planner.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
+from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
 from planner.setup import TrainingSetup
 from worker.environment import without_secrets
 

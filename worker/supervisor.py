@@ -35,10 +35,10 @@ from core.jobs.states import JobStatus
 from core.outage_log import OutageLog
 from core.plans.service import memory_source, training_plan
 from core.runtime import Runtime
-from planner.candidates import MemorySource
 from planner.devices import Device
-from planner.memory import Correction
-from planner.policy import step_down
+from planner.memory.estimate import Correction
+from planner.policy.candidates import MemorySource
+from planner.policy.choice import step_down
 from planner.setup import TrainingSetup
 from worker import prepare, publish
 from worker.fetching import InterruptibleFetcher, TransferStoppedError

@@ -14,7 +14,7 @@ from core.jobs import queries as jobs
 from core.registry.choices import best_reach, catalogue_spec, is_named
 from planner import catalogue
 from planner.devices import device_of
-from planner.reach import reach
+from planner.policy.reach import reach
 
 router = page_router()
 _FORM = [Depends(check_form), Depends(authenticate_admin)]

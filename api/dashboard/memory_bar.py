@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.comparison import MethodOutlook
-from planner.memory import MemoryEstimate
+from planner.memory.estimate import MemoryEstimate
+from planner.policy.comparison import MethodOutlook
 
 WIDTH = 1000  # of every bar, in the units of its drawing
 

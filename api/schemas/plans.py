@@ -13,7 +13,7 @@ from core.db.plain import from_plain
 from core.plans.models import Plan
 from core.plans.service import notices_of, training_plan
 from planner.devices import Device
-from planner.memory import MemoryEstimate
+from planner.memory.estimate import MemoryEstimate
 from planner.plans import Alternative, Quote, TrainingPlan
 from planner.setup import Method
 from planner.statistics import DatasetStatistics

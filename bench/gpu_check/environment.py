@@ -11,7 +11,7 @@ import torch
 
 from bench.gpu_check.session import Session
 from planner.devices import read_devices
-from planner.memory import library_workspaces, overheads
+from planner.memory.estimate import library_workspaces, overheads
 from planner.setup import Method, TrainingSetup
 from worker.training.memory import MemoryWatch
 

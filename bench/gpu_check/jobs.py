@@ -16,8 +16,8 @@ from bench.gpu_check.report import AS_IT_SHOULD, PROVEN
 from bench.gpu_check.session import Session
 from bench.gpu_check.shapes import fitted
 from planner.devices import read_devices
-from planner.memory import estimate_memory
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import estimate_memory
+from planner.model.spec import ModelSpec
 from planner.precision import trains_on
 from planner.setup import VARLEN_FLASH, InitLoraWeights, Method
 from tests.tiny_models import make_tiny_model

@@ -16,8 +16,8 @@ from bench.gpu_check.shapes import config_of, fitted, missing_library, setup_of,
 from bench.gpu_check.speed import planning_device
 from bench.gpu_check.training import Trainer
 from planner.devices import Device
-from planner.memory import estimate_memory
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import estimate_memory
+from planner.model.spec import ModelSpec
 from planner.precision import trains_on
 from planner.setup import VARLEN_FLASH, Method, TrainingSetup
 from worker.training.memory import MemoryWatch

@@ -18,7 +18,7 @@ from bench.gpu_check.session import Session
 from bench.gpu_check.shapes import RANK, Workload, config_of, planned_setup, setup_of
 from planner.devices import read_devices
 from planner.errors import PlannerError
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 from planner.setup import Method, TrainingSetup
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.gpu_check.session import Session
 from planner.devices import Device
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 from planner.setup import Method
 from planner.throughput import device_rates
 

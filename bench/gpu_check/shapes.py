@@ -8,13 +8,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import Device
 from planner.kernels import attention_on, with_kernels
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 from planner.options import Wishes
-from planner.policy import plan
+from planner.policy.candidates import Question
+from planner.policy.choice import plan
 from planner.setup import VARLEN_FLASH, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
 

@@ -18,8 +18,8 @@ from bench.gpu_check.shapes import Workload, config_of, missing_library, planned
 from bench.gpu_check.training import Trainer, random_examples
 from planner.devices import Device, parse_gpu, read_devices
 from planner.errors import PlannerError
-from planner.memory import estimate_memory
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import estimate_memory
+from planner.model.spec import ModelSpec
 from planner.setup import Method, TrainingSetup
 from planner.throughput import tokens_per_second
 from worker.training.batches import epoch_steps

@@ -12,7 +12,7 @@ from core.jobs import queries
 from core.jobs.queries import MeasuredRun
 from core.settings import Settings
 from planner.calibration import Learned, Observation, correction, pace
-from planner.memory import Correction
+from planner.memory.estimate import Correction
 from planner.setup import Method
 from planner.throughput import Pace
 

@@ -8,9 +8,9 @@ from core.errors import PlanDoesNotFitError
 from core.planning.service import gather
 from core.plans.service import PlanRequest, draft_from
 from core.runtime import Runtime
-from planner.comparison import MethodOutlook, compare_methods
+from planner.memory.rehearsed import RehearsedMemory
 from planner.plans import TrainingPlan
-from planner.rehearsed import RehearsedMemory
+from planner.policy.comparison import MethodOutlook, compare_methods
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from core.plans.models import Plan
 from core.plans.service import PlanRequest, training_plan
 from planner.options import Wishes, path_of
 from planner.plans import planned_options
-from planner.recipe import choose_held_out
+from planner.policy.recipe import choose_held_out
 from planner.statistics import DatasetStatistics
 
 

@@ -25,8 +25,8 @@ class Plan(Base):
     validation_sha256: Mapped[str | None] = mapped_column(String(64))
     data_format: Mapped[dict[str, Any]]  # core.datasets.examples.DataFormat
     statistics: Mapped[dict[str, Any]]  # planner.statistics.DatasetStatistics
-    plan: Mapped[dict[str, Any]]  # planner.policy.TrainingPlan
-    rehearsed: Mapped[dict[str, Any] | None]  # planner.rehearsed.RehearsedMemory, of a model without a formula
+    plan: Mapped[dict[str, Any]]  # planner.policy.choice.TrainingPlan
+    rehearsed: Mapped[dict[str, Any] | None]  # planner.memory.rehearsed.RehearsedMemory, of a model without a formula
     chat_template: Mapped[str | None] = mapped_column(String(40))  # a named one; None: the model's own, or none
     wishes: Mapped[dict[str, Any] | None]  # planner.plans.Wishes: what was asked for, apart from what was planned
     exact_match: Mapped[dict[str, Any] | None]  # core.datasets.final_answers.ExactMatch
@@ -43,8 +43,8 @@ class Rehearsal(Claimable):
     __tablename__ = "rehearsals"
 
     organization_id: Mapped[str | None] = mapped_column(Id)  # who asked first
-    question: Mapped[dict[str, Any]]  # planner.rehearsed.RehearsalQuestion
-    memory: Mapped[dict[str, Any] | None]  # planner.rehearsed.RehearsedMemory
+    question: Mapped[dict[str, Any]]  # planner.memory.rehearsed.RehearsalQuestion
+    memory: Mapped[dict[str, Any] | None]  # planner.memory.rehearsed.RehearsedMemory
     error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody
     created_at: Mapped[datetime] = mapped_column(index=True)
     finished_at: Mapped[datetime | None]

@@ -23,8 +23,8 @@ from core.plans.models import Rehearsal
 from core.queue.messages import MAINTENANCE_QUEUE, REHEARSE, Nudge, collect
 from core.renewal import CLAIMED, renewed
 from core.runtime import Runtime
+from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.options import Decides, Wishes
-from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 
 MOST_WAITING = 50  # rehearsals that may be asked for and unanswered at once
 MOST_WAITING_EACH = 5  # of one organization

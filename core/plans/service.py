@@ -43,9 +43,7 @@ from core.plans.models import Plan
 from core.registry.base_models import BaseModel
 from core.registry.weights import check_weights
 from core.runtime import Runtime
-from planner import policy
 from planner.calibration import Learned
-from planner.candidates import DerivedMemory, Known, MemorySource, Question
 from planner.devices import Device
 from planner.errors import (
     DoesNotFitError,
@@ -53,11 +51,13 @@ from planner.errors import (
     InvalidSetupError,
     UnsupportedArchitectureError,
 )
-from planner.model_spec import ModelSpec
+from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory
+from planner.model.spec import ModelSpec
 from planner.options import Wishes, path_of
-from planner.policy import TrainingPlan
+from planner.policy import choice as policy
+from planner.policy.candidates import DerivedMemory, Known, MemorySource, Question
+from planner.policy.choice import TrainingPlan
 from planner.reasons import Reason, reason
-from planner.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.statistics import DatasetStatistics
 from planner.throughput import SAMPLES, Answering
 

@@ -13,8 +13,8 @@ from core.registry.hub_state import HubState
 from planner import catalogue
 from planner.devices import Device
 from planner.errors import InvalidConfigurationError, UnsupportedArchitectureError
-from planner.model_spec import ModelSpec
-from planner.reach import Reach, farthest, reach
+from planner.model.spec import ModelSpec
+from planner.policy.reach import Reach, farthest, reach
 
 _ROUNDED_BYTES = 1 << 28  # free memory moves with every heartbeat; what fits hardly does
 _STORED_BYTES = 2  # of a parameter: the catalogue's models are stored in 16 bits

@@ -15,7 +15,7 @@ from core.hub_access import HubAccess
 from core.registry import hub
 from core.registry.base_models import BaseModel
 from core.registry.hub import StoredTensor
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 
 TRAINABLE_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")

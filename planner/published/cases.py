@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
-from planner.backend import TUNEWRIGHT, Backend
 from planner.devices import Device, parse_gpu
 from planner.errors import InvalidSetupError
-from planner.model_spec import ModelSpec
+from planner.memory.backend import TUNEWRIGHT, Backend
+from planner.model.spec import ModelSpec
 from planner.published.trainers import Loss, PublishedTrainer
 from planner.setup import Method, Quantization, TrainingSetup
 

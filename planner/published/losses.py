@@ -1,11 +1,11 @@
 """The losses of published trainers, all but one with the logits of all tokens."""
 
 from planner import constants as c
-from planner.decoder import DTYPE_BYTES, FLOAT32_BYTES
-from planner.losses import LossPhase
-from planner.model_spec import ModelSpec
+from planner.memory.decoder import DTYPE_BYTES, FLOAT32_BYTES
+from planner.memory.losses import LossPhase
+from planner.memory.step_profile import StepProfile
+from planner.model.spec import ModelSpec
 from planner.setup import Method, TrainingSetup
-from planner.step_profile import StepProfile
 
 
 def materialised(

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from planner import constants as c
-from planner.decoder import DTYPE_BYTES
 from planner.errors import InvalidSetupError
-from planner.losses import LossPhase, final_hidden_bytes
-from planner.model_spec import ModelSpec
+from planner.memory.decoder import DTYPE_BYTES
+from planner.memory.losses import LossPhase, final_hidden_bytes
+from planner.memory.step_profile import AdapterCompute, StepProfile
+from planner.model.spec import ModelSpec
 from planner.published.losses import chunked, liger, materialised
 from planner.setup import Method, TrainingSetup
-from planner.step_profile import AdapterCompute, StepProfile
 
 
 class Loss(StrEnum):

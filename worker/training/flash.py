@@ -14,8 +14,8 @@ from torch.nn.attention import (
     restore_flash_attention_impl,
 )
 
-from planner.memory import HOPPER
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import HOPPER
+from planner.model.spec import ModelSpec
 from planner.setup import VARLEN_FLASH, TrainingSetup
 from worker.training.attention import Segments, segmented_attention
 from worker.training.memory import is_out_of_memory

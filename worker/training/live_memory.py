@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from planner.constants import FLASH_PADDING
-from planner.decoder import padded_head
+from planner.memory.decoder import padded_head
 
 _BLOCK_BYTES = 512  # kMinBlockSize of torch's CUDACachingAllocator: every allocation is a multiple of it
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from core.errors import InvalidModelError, TrainingError
-from planner.adapters import EMBEDDING, FACTORISED, HEAD
+from planner.memory.adapters import EMBEDDING, FACTORISED, HEAD
 from planner.precision import FLOAT16
 from planner.setup import VARLEN_FLASH, Method, TrainingSetup
 from worker.training.attention import SEGMENTED_ATTENTION, takes_segments

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from planner.losses import chunk_rows
+from planner.memory.losses import chunk_rows
 
 
 @dataclass(frozen=True)

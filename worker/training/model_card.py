@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from core.jobs.evaluation import Evaluation
-from planner.adapters import FACTORISED
+from planner.memory.adapters import FACTORISED
 from planner.setup import Method, TrainingSetup
 from worker.protocol import RunRequest
 from worker.training.metrics import MetricsRow

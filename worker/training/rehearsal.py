@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import masking_utils
 
 from core.errors import TrainingError
-from planner.rehearsed import EVALUATION, EVALUATION_LOSS
+from planner.memory.rehearsed import EVALUATION, EVALUATION_LOSS
 from planner.setup import VARLEN_FLASH, Hyperparameters, Method, TrainingSetup
 from worker.training import attention
 from worker.training.batches import Layout, MicroBatch, TokenizedSet, choose_layout, longest_micro_batch

@@ -1,8 +1,8 @@
 """`python -m worker.training.rehearse`: rehearsals for a process that must not load torch.
 
-Reads one JSON object on standard input: `{question}` (planner.rehearsed.RehearsalQuestion) asks for a survey of the
-model and every step that planning it takes, `{config, kind, setups}` for steps alone. Writes `{"memory": ...}`
-(RehearsedMemory) or `{"steps": [...]}` on standard output, or `{"error": ...}` with exit code 1.
+Reads one JSON object on standard input: `{question}` (a RehearsalQuestion) asks for a survey of the model and
+every step that planning it takes, `{config, kind, setups}` for steps alone. Writes `{"memory": ...}` (RehearsedMemory)
+or `{"steps": [...]}` on standard output, or `{"error": ...}` with exit code 1.
 """
 
 import resource
@@ -15,10 +15,10 @@ import torch
 
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidRequestError, TunewrightError
-from planner.candidates import Question
 from planner.errors import InvalidSetupError
-from planner.policy import setups_to_rehearse
-from planner.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
+from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
+from planner.policy.candidates import Question
+from planner.policy.choice import setups_to_rehearse
 from planner.setup import TrainingSetup
 from worker.training.fake_model import read_config
 from worker.training.libraries import quiet

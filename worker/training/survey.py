@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from planner.model_spec import Experts, LayerGroup, Linear, ModelSpec
+from planner.model.spec import Experts, LayerGroup, Linear, ModelSpec
 from planner.setup import Method, TrainingSetup
 from worker.training.fake_model import build_base, read_config
 from worker.training.loading import ROUTERS, decoder_layers

@@ -17,7 +17,7 @@ from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.variants import DoraLinearVariant
 from torch import nn
 
-from planner.adapters import FACTORISED
+from planner.memory.adapters import FACTORISED
 from planner.setup import InitLoraWeights, TrainingSetup
 from worker.training.lora import (
     ADAPTER,

@@ -25,13 +25,13 @@ from core.retries.service import CreateRequest
 from core.runtime import Runtime
 from core.settings import Settings
 from core.throttle.service import Throttle
-from planner import policy
-from planner.candidates import Question
 from planner.catalogue import models
 from planner.devices import Device
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 from planner.options import Wishes
 from planner.plans import TrainingPlan
+from planner.policy import choice as policy
+from planner.policy.candidates import Question
 from planner.statistics import DatasetStatistics
 
 GIB = 1024**3

@@ -21,13 +21,13 @@ from core.plans.models import Plan
 from core.retries.service import CreateRequest
 from core.runtime import Runtime
 from core.settings import Settings
-from planner import policy
-from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import Device
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 from planner.options import Wishes
 from planner.plans import TrainingPlan
+from planner.policy import choice as policy
+from planner.policy.candidates import Question
 from planner.statistics import DatasetStatistics
 from tests.people import add_user
 

@@ -18,13 +18,13 @@ from core.jobs.states import JobStatus
 from core.planning import history
 from core.plans.models import Plan
 from core.settings import Settings
-from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import Device, parse_gpu
-from planner.memory import Correction
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import Correction
+from planner.model.spec import ModelSpec
 from planner.options import Wishes
-from planner.policy import TrainingPlan, plan, step_down
+from planner.policy.candidates import Question
+from planner.policy.choice import TrainingPlan, plan, step_down
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
 from planner.throughput import Pace

@@ -18,9 +18,9 @@ from core.plans.queries import unanswered
 from core.queue.messages import MAINTENANCE_QUEUE, REHEARSE, Message, Nudge
 from core.runtime import Runtime
 from planner.catalogue import find_model
-from planner.model_spec import ModelSpec
+from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
+from planner.model.spec import ModelSpec
 from planner.options import Priority, Wishes
-from planner.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 

@@ -3,13 +3,13 @@
 import pytest
 
 from api.dashboard.memory_bar import WIDTH, draw, terms_of
-from planner.candidates import Question
 from planner.catalogue import find_gpu, find_model
-from planner.comparison import compare_methods
 from planner.devices import device_of
-from planner.memory import Correction
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import Correction
+from planner.model.spec import ModelSpec
 from planner.options import Wishes
+from planner.policy.candidates import Question
+from planner.policy.comparison import compare_methods
 from planner.statistics import DatasetStatistics
 
 DATA = DatasetStatistics(examples=200, tokens=60_000, trained_tokens=30_000, token_lengths=tuple([300] * 200))

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 from api.dashboard.wishes import asked_values, body_of
 from api.planning import plan_request
-from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import parse_gpu
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 from planner.options import Priority, Wishes
 from planner.plans import TrainingPlan
-from planner.policy import plan
+from planner.policy.candidates import Question
+from planner.policy.choice import plan
 from planner.setup import CheckpointSelection, InitLoraWeights, Method
 from planner.statistics import DatasetStatistics
 

@@ -20,7 +20,7 @@ from bench.gpu_check.session import Session
 from bench.gpu_check.shapes import Workload, config_of, fitted, planned_setup, setup_of, variants
 from bench.gpu_check.training import Trainer, UnfitKernelError
 from planner.devices import parse_gpu
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 from planner.setup import Method, TrainingSetup
 
 ROOT = Path(__file__).parents[3]

@@ -6,9 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from core.settings import PRICES, Settings
-from planner.candidates import quote_for
 from planner.catalogue import gpus
 from planner.devices import device_of
+from planner.policy.candidates import quote_for
 
 
 def test_the_price_list_names_devices_that_exist() -> None:

@@ -10,8 +10,8 @@ from core.errors import InvalidModelError
 from core.hub_access import ANONYMOUS
 from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights, stored_tensors
-from planner.families import FAMILIES
-from planner.model_spec import ModelSpec
+from planner.model.families import FAMILIES
+from planner.model.spec import ModelSpec
 from tests.tiny_models import make_tiny_model
 
 

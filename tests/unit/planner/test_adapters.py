@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from planner.adapters import adapter_parameters, kept_bytes, trained_parameters, whole_parameters
-from planner.candidates import Question
 from planner.catalogue import models
 from planner.devices import Device, parse_gpu
 from planner.errors import InvalidSetupError
-from planner.memory import estimate_memory
-from planner.model_spec import ModelSpec
-from planner.optimizers import OPTIMIZERS, optimizer_named
+from planner.memory.adapters import adapter_parameters, kept_bytes, trained_parameters, whole_parameters
+from planner.memory.estimate import estimate_memory
+from planner.memory.optimizers import OPTIMIZERS, optimizer_named
+from planner.model.spec import ModelSpec
 from planner.options import Wishes
-from planner.policy import plan
+from planner.policy.candidates import Question
+from planner.policy.choice import plan
 from planner.setup import InitLoraWeights, Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.wording import sentences

@@ -6,8 +6,8 @@ import pytest
 
 from planner.calibration import LARGEST_PACE, Observation, correction, pace
 from planner.errors import InvalidSetupError
-from planner.memory import Correction, estimate_memory
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import Correction, estimate_memory
+from planner.model.spec import ModelSpec
 from planner.setup import Method, TrainingSetup
 from planner.throughput import Pace
 

@@ -5,7 +5,7 @@ import pytest
 from planner import catalogue
 from planner.devices import parse_gpu
 from planner.errors import InvalidSetupError
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 
 PUBLISHED_PARAMETERS = {
     "smollm2-135m-instruct": 134_515_008,

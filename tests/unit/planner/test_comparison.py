@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 
 from core.settings import PRICES
-from planner import policy
-from planner.candidates import Known, Question
 from planner.catalogue import find_gpu, find_model
-from planner.comparison import compare_methods
 from planner.devices import Device, device_of
 from planner.errors import DoesNotFitError
-from planner.memory import MemoryEstimate, estimate_memory
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import MemoryEstimate, estimate_memory
+from planner.model.spec import ModelSpec
 from planner.options import Wishes
-from planner.reach import farthest, reach
+from planner.policy import choice as policy
+from planner.policy.candidates import Known, Question
+from planner.policy.comparison import compare_methods
+from planner.policy.reach import farthest, reach
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 

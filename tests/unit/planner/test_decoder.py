@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from planner.backend import TUNEWRIGHT
-from planner.layers import layers_memory
-from planner.model_spec import ModelSpec
+from planner.memory.backend import TUNEWRIGHT
+from planner.memory.layers import layers_memory
+from planner.memory.tape import Tape
+from planner.model.spec import ModelSpec
 from planner.setup import Method, TrainingSetup
-from planner.tape import Tape
 
 LAYERS, TOKENS = 2, 128
 SHAPE = {

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from planner import devices
-from planner.candidates import hourly_rate
 from planner.devices import parse_gpu, read_cpu, read_devices
 from planner.nvml import Gpu
+from planner.policy.candidates import hourly_rate
 from planner.precision import dtype_on, trains_on
 from planner.setup import Method
 from planner.throughput import device_rates

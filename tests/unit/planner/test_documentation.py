@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from planner import constants
-from planner.families import FAMILIES
+from planner.model.families import FAMILIES
 from planner.published.trainers import Loss
 from planner.setup import Method
 

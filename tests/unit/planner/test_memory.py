@@ -13,8 +13,8 @@ from planner import constants as c
 from planner.catalogue import models
 from planner.devices import Device, parse_gpu
 from planner.errors import InvalidSetupError
-from planner.memory import estimate_memory, nf4_bytes_per_parameter
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import estimate_memory, nf4_bytes_per_parameter
+from planner.model.spec import ModelSpec
 from planner.published.cases import read_case
 from planner.published.trainers import Loss, PublishedTrainer
 from planner.setup import Method, TrainingSetup

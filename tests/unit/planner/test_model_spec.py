@@ -3,8 +3,8 @@
 import pytest
 
 from planner.errors import InvalidConfigurationError, InvalidSetupError, UnsupportedArchitectureError
-from planner.families import FAMILIES
-from planner.model_spec import ALL_LINEAR, EXPERT_COUNTS, ModelSpec
+from planner.model.families import FAMILIES
+from planner.model.spec import ALL_LINEAR, EXPERT_COUNTS, ModelSpec
 
 SMALL = {
     "vocab_size": 128,

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import parse_gpu
 from planner.errors import InvalidSetupError
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 from planner.options import BY_NAME, OPTIONS, Decides, Option, Priority, Wishes, decisive
 from planner.plans import TrainingPlan, planned_options
-from planner.policy import plan
+from planner.policy.candidates import Question
+from planner.policy.choice import plan
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
 

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import LADDER, Question
 from planner.catalogue import models
-from planner.comparison import compare_methods
 from planner.devices import Device, parse_gpu
 from planner.errors import DoesNotFitError, InvalidSetupError
-from planner.memory import Correction, estimate_memory
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import Correction, estimate_memory
+from planner.model.spec import ModelSpec
 from planner.options import Priority, Wishes
-from planner.policy import plan, step_down
+from planner.policy.candidates import LADDER, Question
+from planner.policy.choice import plan, step_down
+from planner.policy.comparison import compare_methods
 from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.throughput import Answering, estimate_speed

@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 
 from core.db.plain import from_plain, to_plain
-from planner.candidates import Question
 from planner.catalogue import find_model
 from planner.devices import Device, parse_gpu
 from planner.errors import InvalidSetupError
-from planner.memory import estimate_memory
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import estimate_memory
+from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory
+from planner.model.spec import ModelSpec
 from planner.options import Wishes
-from planner.policy import plan
-from planner.rehearsed import RehearsalQuestion, RehearsedMemory
+from planner.policy.candidates import Question
+from planner.policy.choice import plan
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
 from planner.wording import sentences

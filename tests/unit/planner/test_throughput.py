@@ -9,7 +9,7 @@ import pytest
 
 from planner.catalogue import find_model
 from planner.devices import Device, parse_gpu
-from planner.model_spec import ModelSpec
+from planner.model.spec import ModelSpec
 from planner.published.cases import read_case
 from planner.setup import Hyperparameters, Method, TrainingSetup
 from planner.statistics import DatasetStatistics

@@ -12,7 +12,7 @@ from planner.setup import InitLoraWeights, LRScheduler, Method
 from tests.unit.planner.test_policy import CPU, SMALL, planned
 
 ROOT = Path(wording.__file__).parents[1]
-MADE_IN = ("planner/explanations.py", "planner/recipe.py", "planner/schedule.py", "core/plans/service.py")
+MADE_IN = ("planner/policy/explanations.py", "planner/policy/recipe.py", "planner/schedule.py", "core/plans/service.py")
 
 
 def made() -> set[str]:

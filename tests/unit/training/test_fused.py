@@ -18,9 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from planner.devices import parse_gpu
-from planner.families import FAMILIES
 from planner.kernels import with_kernels
-from planner.model_spec import ModelSpec
+from planner.model.families import FAMILIES
+from planner.model.spec import ModelSpec
 from planner.setup import Method, TrainingSetup
 from tests.unit.training.liger_in_torch import liger_in_torch
 from tests.unit.training.runs import setup_for

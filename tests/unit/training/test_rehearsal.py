@@ -9,9 +9,9 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from core.errors import InvalidModelError, TrainingError
 from planner.catalogue import find_model
-from planner.memory import estimate_memory
-from planner.model_spec import ModelSpec
-from planner.rehearsed import EVALUATION, EVALUATION_LOSS
+from planner.memory.estimate import estimate_memory
+from planner.memory.rehearsed import EVALUATION, EVALUATION_LOSS
+from planner.model.spec import ModelSpec
 from planner.setup import VARLEN_FLASH, InitLoraWeights, Method, Quantization, TrainingSetup
 from worker.training.live_memory import Category, LiveMemory
 from worker.training.rehearsal import rehearse

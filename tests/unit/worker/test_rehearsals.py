@@ -6,8 +6,8 @@ import pytest
 
 from core.errors import InvalidModelError, ServiceUnavailableError
 from planner.catalogue import find_model
+from planner.memory.rehearsed import RehearsalQuestion
 from planner.options import Wishes
-from planner.rehearsed import RehearsalQuestion
 from planner.statistics import DatasetStatistics
 from tests.waiting import wait_for
 from worker import rehearsals

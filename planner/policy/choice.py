@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from planner import constants as c
-from planner.candidates import (
+from planner.memory.rehearsed import setups_to_rehearse as rehearsed_for
+from planner.options import Priority, Wishes
+from planner.plans import Alternative, Quote, TrainingPlan
+from planner.policy.candidates import (
     LADDER,
     OPTIMIZER,
     Candidate,
@@ -15,12 +18,9 @@ from planner.candidates import (
     setups_on,
     usable_devices,
 )
-from planner.explanations import describe_alternatives, explain
-from planner.options import Priority, Wishes
-from planner.plans import Alternative, Quote, TrainingPlan
-from planner.recipe import check_wishes
-from planner.refusals import refusal
-from planner.rehearsed import setups_to_rehearse as rehearsed_for
+from planner.policy.explanations import describe_alternatives, explain
+from planner.policy.recipe import check_wishes
+from planner.policy.refusals import refusal
 from planner.setup import Method, TrainingSetup
 
 __all__ = ["Alternative", "Priority", "Quote", "TrainingPlan", "Wishes", "plan", "setups_to_rehearse", "step_down"]

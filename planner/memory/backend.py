@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from planner import constants as c
-from planner.losses import LossPhase, loss_phase
-from planner.model_spec import ModelSpec
+from planner.memory.losses import LossPhase, loss_phase
+from planner.memory.step_profile import AdapterCompute, StepProfile
+from planner.model.spec import ModelSpec
 from planner.setup import TrainingSetup
-from planner.step_profile import AdapterCompute, StepProfile
 
 
 class Backend(Protocol):

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from planner import constants as c
-from planner.adapters import trained_width, trains_head
-from planner.decoder import DTYPE_BYTES, FLOAT32_BYTES
-from planner.model_spec import ModelSpec
+from planner.memory.adapters import trained_width, trains_head
+from planner.memory.decoder import DTYPE_BYTES, FLOAT32_BYTES
+from planner.memory.step_profile import StepProfile
+from planner.model.spec import ModelSpec
 from planner.setup import Method, TrainingSetup
-from planner.step_profile import StepProfile
 
 
 @dataclass(frozen=True)

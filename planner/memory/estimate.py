@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from planner import constants as c
-from planner.adapters import (
+from planner.devices import Device
+from planner.errors import InvalidSetupError
+from planner.memory.adapters import (
     FACTORISED,
     adapter_parameters,
     check_adapter,
@@ -18,16 +20,14 @@ from planner.adapters import (
     trains_embedding,
     trains_head,
 )
-from planner.backend import TUNEWRIGHT, Backend
-from planner.decoder import DTYPE_BYTES, FLOAT32_BYTES
-from planner.devices import Device
-from planner.errors import InvalidSetupError
-from planner.layers import LayerMemory, layers_memory
-from planner.losses import LossPhase
-from planner.model_spec import ALL_LINEAR, ModelSpec
-from planner.optimizers import optimizer_named
+from planner.memory.backend import TUNEWRIGHT, Backend
+from planner.memory.decoder import DTYPE_BYTES, FLOAT32_BYTES
+from planner.memory.layers import LayerMemory, layers_memory
+from planner.memory.losses import LossPhase
+from planner.memory.optimizers import optimizer_named
+from planner.memory.step_profile import StepProfile
+from planner.model.spec import ALL_LINEAR, ModelSpec
 from planner.setup import Method, TrainingSetup
-from planner.step_profile import StepProfile
 
 HOPPER = (9, 0)  # compute capability from which cuBLAS takes larger workspaces
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from planner import constants as c
-from planner.candidates import LADDER, OPTIMIZER
 from planner.devices import Device
-from planner.memory import estimate_memory
-from planner.model_spec import ALL_LINEAR, ModelSpec
+from planner.memory.estimate import estimate_memory
+from planner.model.spec import ALL_LINEAR, ModelSpec
+from planner.policy.candidates import LADDER, OPTIMIZER
 from planner.setup import Hyperparameters, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.throughput import estimate_speed

@@ -4,11 +4,11 @@ Sizes follow `modeling_<family>.py`. Shapes in comments: `[tokens, features]` wi
 """
 
 from planner.constants import FLASH_PADDING, LONGEST_PLAIN_ATTENTION, MAX_EXPERT_CHAINS, SHORTEST_PACKED_EXAMPLE
-from planner.families import NormPlacement, QueryNorm
-from planner.model_spec import Experts, LayerGroup, Linear, ModelSpec, is_targeted
+from planner.memory.step_profile import AdapterCompute, StepProfile
+from planner.memory.tape import Moment, Tape, Tensor
+from planner.model.families import NormPlacement, QueryNorm
+from planner.model.spec import Experts, LayerGroup, Linear, ModelSpec, is_targeted
 from planner.setup import VARLEN_FLASH, InitLoraWeights, Method, TrainingSetup
-from planner.step_profile import AdapterCompute, StepProfile
-from planner.tape import Moment, Tape, Tensor
 
 FLOAT32_BYTES = 4
 INDEX_BYTES = 8  # int64

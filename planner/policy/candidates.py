@@ -9,12 +9,11 @@ from planner import constants as c
 from planner.devices import Device
 from planner.errors import InvalidSetupError, UnusableDeviceError
 from planner.kernels import attention_on, with_kernels
-from planner.memory import NO_CORRECTION, Correction, MemoryEstimate, estimate_memory
-from planner.model_spec import ModelSpec
+from planner.memory.estimate import NO_CORRECTION, Correction, MemoryEstimate, estimate_memory
+from planner.model.spec import ModelSpec
 from planner.options import Wishes
 from planner.plans import Quote
-from planner.precision import device_problem, trains_on
-from planner.recipe import (
+from planner.policy.recipe import (
     Length,
     choose_alpha,
     choose_batch_size,
@@ -25,6 +24,7 @@ from planner.recipe import (
     choose_rank,
     choose_targets,
 )
+from planner.precision import device_problem, trains_on
 from planner.setup import Hyperparameters, InitLoraWeights, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.throughput import AS_PREDICTED, SAMPLES, Answering, Pace, SpeedEstimate, estimate_speed, packed_rows
@@ -82,7 +82,7 @@ class DerivedMemory:
     spec: ModelSpec
 
     def estimate(self, setup: TrainingSetup, device: Device | None) -> MemoryEstimate:
-        """See `planner.memory`."""
+        """See `planner.memory.estimate`."""
         return estimate_memory(self.spec, setup, device)
 
 
@@ -92,8 +92,8 @@ class Question:
 
     `prices`: credits per device-hour by device class, with a `default`. `corrections` and `paces`: what finished runs
     have taught of memory and speed (planner/calibration.py). `memory`: where estimates come from if not from the
-    model's family (planner/rehearsed.py). `answering`: what the run generates before and after. `known`: estimates
-    that were made, which a comparison of the same shares.
+    model's family. `answering`: what the run generates before and after. `known`: estimates that were made, which a
+    comparison of the same shares.
     """
 
     spec: ModelSpec

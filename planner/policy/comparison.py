@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from planner.candidates import (
+from planner.devices import Device
+from planner.errors import InvalidSetupError
+from planner.memory.estimate import MemoryEstimate
+from planner.options import Wishes
+from planner.policy.candidates import (
     LADDER,
     Candidate,
     Question,
     candidates_on,
     usable_devices,
 )
-from planner.devices import Device
-from planner.errors import InvalidSetupError
-from planner.memory import MemoryEstimate
-from planner.options import Wishes
-from planner.policy import choose_run
+from planner.policy.choice import choose_run
 from planner.setup import Method, TrainingSetup
 
 

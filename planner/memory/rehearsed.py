@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from planner import constants as c
-from planner.adapters import kept_bytes, trained_parameters, trained_width
 from planner.devices import Device
 from planner.errors import InvalidSetupError
-from planner.memory import (
+from planner.memory.adapters import kept_bytes, trained_parameters, trained_width
+from planner.memory.estimate import (
     MemoryEstimate,
     bound_of,
     library_workspaces,
@@ -20,8 +20,8 @@ from planner.memory import (
     overheads,
     proof_bytes,
 )
-from planner.model_spec import ModelSpec
-from planner.optimizers import optimizer_named
+from planner.memory.optimizers import optimizer_named
+from planner.model.spec import ModelSpec
 from planner.options import Wishes
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 
 from planner import constants as c
-from planner.adapters import check_adapter
 from planner.errors import InvalidSetupError
-from planner.model_spec import ALL_LINEAR, ModelSpec
+from planner.memory.adapters import check_adapter
+from planner.model.spec import ALL_LINEAR, ModelSpec
 from planner.options import Wishes
 from planner.reasons import Reason, reason
 from planner.setup import CheckpointSelection, Hyperparameters, Method

@@ -4,16 +4,16 @@ import math
 from collections.abc import Sequence
 
 from planner import constants as c
-from planner.adapters import FACTORISED, adapted_rows, whole_parameters
 from planner.calibration import COVERAGE
-from planner.candidates import LADDER, Candidate, Question, allowed_methods
-from planner.memory import Correction
-from planner.model_spec import ModelSpec
+from planner.memory.adapters import FACTORISED, adapted_rows, whole_parameters
+from planner.memory.estimate import Correction
+from planner.model.spec import ModelSpec
 from planner.options import Priority, Wishes
 from planner.plans import Alternative
+from planner.policy.candidates import LADDER, Candidate, Question, allowed_methods
+from planner.policy.recipe import Length, choose_learning_rate, choose_rank, choose_targets
 from planner.precision import FLOAT16, FLOAT32
 from planner.reasons import Reason, reason
-from planner.recipe import Length, choose_learning_rate, choose_rank, choose_targets
 from planner.schedule import describe_schedule
 from planner.setup import CheckpointSelection, Method, TrainingSetup
 from planner.throughput import packed_rows

@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from planner.decoder import DTYPE_BYTES, FLOAT32_BYTES
 from planner.errors import InvalidSetupError
-from planner.model_spec import ALL_LINEAR, ModelSpec, is_targeted
+from planner.memory.decoder import DTYPE_BYTES, FLOAT32_BYTES
+from planner.model.spec import ALL_LINEAR, ModelSpec, is_targeted
 from planner.setup import InitLoraWeights, Method, TrainingSetup
 
 EMBEDDING, HEAD = "embed_tokens", "lm_head"  # by role: families that call them otherwise understand these names too

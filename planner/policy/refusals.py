@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from planner import constants as c
-from planner.candidates import Candidate, Question, allowed_methods, candidates_on
 from planner.catalogue import gpus
 from planner.devices import Device, device_of
 from planner.errors import DoesNotFitError
 from planner.options import Wishes
+from planner.policy.candidates import Candidate, Question, allowed_methods, candidates_on
 from planner.precision import device_problem
 from planner.wording import METHODS, gib
 

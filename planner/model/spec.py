@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from planner.errors import InvalidConfigurationError, InvalidSetupError, UnsupportedArchitectureError
-from planner.families import FAMILIES, Family, NormPlacement, QueryNorm
+from planner.model.families import FAMILIES, Family, NormPlacement, QueryNorm
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts")  # transformers 5 writes either, whatever the hub's file has
 ALL_LINEAR = "all-linear"  # PEFT's word for every decoder-layer linear; here it includes experts

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from planner.decoder import DecoderLayer, is_windowed
-from planner.model_spec import LayerGroup, ModelSpec
+from planner.memory.decoder import DecoderLayer, is_windowed
+from planner.memory.step_profile import StepProfile
+from planner.model.spec import LayerGroup, ModelSpec
 from planner.setup import TrainingSetup
-from planner.step_profile import StepProfile
 
 
 @dataclass(frozen=True)

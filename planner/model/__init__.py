@@ -1,0 +1,1 @@
+"""What a model is made of: every parameter by its role."""
