@@ -1,8 +1,8 @@
-"""From a body to what `core` is asked: OpenAI's names and PEFT's on one side, the planner's wishes on the other."""
+"""From a body to what `core` is asked: OpenAI's names and PEFT's on one side, the planner's options on the other."""
 
 from api.schemas.hyperparameters import ExactMatchInput, FormatInput, HyperparametersInput
 from api.schemas.jobs import PlanCreate
-from api.schemas.options import read_wishes
+from api.schemas.options import read_requested
 from core.datasets.examples import DataFormat, DataKind
 from core.datasets.final_answers import ExactMatch, Extract
 from core.errors import InvalidRequestError
@@ -34,7 +34,7 @@ def plan_request(body: PlanCreate) -> PlanRequest:
         validation_file_id=body.validation_file,
         data_format=_data_format(body.format) if body.format else None,
         skip_broken_rows=body.format is not None and body.format.skip_broken_rows,
-        wishes=read_wishes({"": body, "adapter": body.adapter, "hyperparameters": _hyperparameters(body)}),
+        requested=read_requested({"": body, "adapter": body.adapter, "hyperparameters": _hyperparameters(body)}),
         chat_template=body.chat_template,
         exact_match=_exact_match(body.exact_match) if body.exact_match else None,
     )

@@ -37,7 +37,7 @@ from core.datasets.formats import to_example  # noqa: E402
 from core.datasets.measurement import measure_tokens  # noqa: E402
 from planner.devices import read_devices  # noqa: E402
 from planner.model.spec import ModelSpec  # noqa: E402
-from planner.options import Wishes  # noqa: E402
+from planner.options import RequestedConfig  # noqa: E402
 from planner.plans import TrainingPlan  # noqa: E402
 from planner.policy.candidates import Question  # noqa: E402
 from planner.policy.choice import plan  # noqa: E402
@@ -94,11 +94,11 @@ class Task:
 
     def planned(self, point: Point) -> TrainingPlan:
         """The automatic plan, or the same with the point's values pinned."""
-        own = plan(Question(self.spec, self.statistics, read_devices()[:1], Wishes(), {"default": 1}))
+        own = plan(Question(self.spec, self.statistics, read_devices()[:1], RequestedConfig(), {"default": 1}))
         if point == Point():
             return own
         rank, rate = own.setup.lora_rank or 0, own.hyperparameters.learning_rate
-        pinned = Wishes(
+        pinned = RequestedConfig(
             learning_rate=float(f"{rate * point.rate:.2g}"),
             lora_rank=round(rank * point.rank) or None,
             n_epochs=max(1, round(own.n_epochs * point.epochs)),

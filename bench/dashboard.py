@@ -118,7 +118,7 @@ def measure(table: Table, service: Service, browser: Browser, bare: str) -> None
         add(table, "time to usable", "ms", *(statistics.median(ms for _, ms in x) for x in (loads, peers)))
 
         page = visitor.open(f"/new?model=tiny&file={file_id}&n_epochs=2")
-        ours = typing(page, "#wishes [name=n_epochs]")
+        ours = typing(page, "#options [name=n_epochs]")
         page.goto(bare)
         add(
             table,
@@ -186,7 +186,7 @@ def following(page: Page) -> tuple[float, float]:
     page.evaluate(WATCH_PLAN)
     answered: list[float] = []
     for number in range(PLANS):
-        page.locator("#wishes [name=n_epochs]").fill(str(3 + number))
+        page.locator("#options [name=n_epochs]").fill(str(3 + number))
         page.wait_for_function("shown => window.follows.length === shown", arg=number + 1)
         started = time.perf_counter()
         page.request.get(page.url, headers={"hx-request": "true", "hx-target": "plan"})

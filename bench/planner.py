@@ -32,7 +32,7 @@ from planner.errors import DoesNotFitError, PlannerError  # noqa: E402
 from planner.memory.estimate import MemoryEstimate, estimate_memory  # noqa: E402
 from planner.memory.layers import _lines_of_groups, layers_memory  # noqa: E402
 from planner.model.spec import ModelSpec  # noqa: E402
-from planner.options import Wishes  # noqa: E402
+from planner.options import RequestedConfig  # noqa: E402
 from planner.policy.candidates import Question  # noqa: E402
 from planner.policy.choice import plan  # noqa: E402
 from planner.published.cases import Case, read_case  # noqa: E402
@@ -229,7 +229,7 @@ def timed(spec: ModelSpec, statistics: DatasetStatistics, gpu: str, prices: dict
     device = parse_gpu(gpu)
     start = time.process_time()
     with suppress(DoesNotFitError):  # a refusal looks through all GPUs: it counts too
-        plan(Question(spec, statistics, [device], Wishes(), prices))
+        plan(Question(spec, statistics, [device], RequestedConfig(), prices))
     return (time.process_time() - start) * 1000
 
 

@@ -7,19 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from planner.options import OPTIONS, Option, Wishes, read_value
+from planner.options import OPTIONS, Option, RequestedConfig, read_value
 
 _SHORTER = {"lora_rank": ("--rank",)}
-_ASKED = "wishes"
+_ASKED = "requested"
 
 
 def with_option_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with a flag for each option; what is said by them is its argument `wishes`."""
+    """The command with a flag for each option; what is said by them is its argument `requested`."""
 
     @wraps(command)
     def run(**given: Any) -> None:
         asked = {option.name: read_value(option, _said(given.pop(option.name))) for option in OPTIONS}
-        command(**given, **{_ASKED: Wishes(**asked)})
+        command(**given, **{_ASKED: RequestedConfig(**asked)})
 
     own = [parameter for name, parameter in signature(command).parameters.items() if name != _ASKED]
     run.__signature__ = Signature([*own, *map(_flag, OPTIONS)])  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ from planner.errors import PlannerError, UnsupportedArchitectureError
 from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.model.families import FAMILIES
 from planner.model.spec import ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.policy import choice as policy
 from planner.policy.candidates import Question
 from planner.policy.choice import TrainingPlan
@@ -81,7 +81,7 @@ def plan(
         Path | None, typer.Option(metavar="DIR", help="Local models; TUNEWRIGHT_MODELS_DIR, else var/models.")
     ] = None,
     *,
-    wishes: Wishes,
+    requested: RequestedConfig,
 ) -> None:
     """Plan a run on this machine, without a service: method, memory, time and price."""
     settings = load_settings()
@@ -89,8 +89,8 @@ def plan(
         devices = _devices(gpu)
         with data_file(data, settings) as path:
             subject = _read(models or settings.resolved_models_dir, model, path, skip_broken_rows)
-        spec, memory = _sources(subject, devices, wishes)
-        question = Question(spec, subject.statistics, devices, wishes, settings.prices, memory=memory)
+        spec, memory = _sources(subject, devices, requested)
+        question = Question(spec, subject.statistics, devices, requested, settings.prices, memory=memory)
         if gpu == ALL:
             out.print(compare(model, question))
         else:
@@ -110,7 +110,9 @@ def _devices(gpu: str | None) -> list[Device]:
     return [parse_gpu(gpu)] if gpu else sound_devices()
 
 
-def _sources(subject: Subject, devices: Sequence[Device], wishes: Wishes) -> tuple[ModelSpec, RehearsedMemory | None]:
+def _sources(
+    subject: Subject, devices: Sequence[Device], requested: RequestedConfig
+) -> tuple[ModelSpec, RehearsedMemory | None]:
     """The model's numbers; where the planner has no family for it, counted and rehearsed in a child process."""
     try:
         return ModelSpec.from_config(subject.config), None
@@ -118,7 +120,7 @@ def _sources(subject: Subject, devices: Sequence[Device], wishes: Wishes) -> tup
         model_type = subject.config.get("model_type")
     err.print(f"Rehearsing training steps of {model_type}, which the planner has no formula for…")
     kinds = tuple(sorted({device.kind for device in devices}))
-    memory = rehearsals.rehearsed_memory(RehearsalQuestion(subject.config, kinds, subject.statistics, wishes))
+    memory = rehearsals.rehearsed_memory(RehearsalQuestion(subject.config, kinds, subject.statistics, requested))
     return memory.spec, memory
 
 

@@ -126,8 +126,8 @@ def create_job(client: OpenAI, http: httpx.Client) -> str:
     step(5, "The plan, known to fit before anything is paid")
     with console.status("Waiting for the worker to report its device"):
         wait_for_worker(http)
-    wishes = {"model": MODEL, "training_file": file.id, "hyperparameters": HYPERPARAMETERS}
-    plan = http.post("/plans", json=wishes).raise_for_status().json()
+    requested = {"model": MODEL, "training_file": file.id, "hyperparameters": HYPERPARAMETERS}
+    plan = http.post("/plans", json=requested).raise_for_status().json()
     console.print(show_plan(plan_view(plan)))
 
     step(6, "The job, at exactly that plan and price")

@@ -24,20 +24,20 @@ class InvalidConfigurationError(PlannerError, ValueError):
 class InvalidSetupError(PlannerError, ValueError):
     """Raised when training choices contradict each other or lie outside their range.
 
-    `wish`: the field of `Wishes` to change, where it is one.
+    `option`: the field of `RequestedConfig` to change, where it is one.
     """
 
-    def __init__(self, message: str, wish: str | None = None) -> None:
+    def __init__(self, message: str, option: str | None = None) -> None:
         super().__init__(message)
-        self.wish = wish
+        self.option = option
 
 
 class UnusableDeviceError(InvalidSetupError):
-    """Raised when no device has the kernels or the number format that the wishes need."""
+    """Raised when no device has the kernels or the number format that is asked for."""
 
 
 class DoesNotFitError(PlannerError):
-    """Raised when nothing that the wishes allow fits any device. The message names the smallest change or GPU."""
+    """Raised when nothing that is asked for fits any device. The message names the smallest change or GPU."""
 
 
 class DriverError(PlannerError):

@@ -1,4 +1,4 @@
-"""The one table of what can be asked of a run: a field of `Wishes` for each option, with all that is known of it.
+"""The one table of what can be asked of a run: a field of `RequestedConfig` for each option, and all known of it.
 
 Bounds, request bodies, the dashboard's form, the command line's flags, what a plan shows, how a plan is compared with a
 request, and the key of a dry run are made from it. An option is added here, decided in `planner/policy/recipe.py` or
@@ -96,7 +96,7 @@ _SWITCH = {"true": "On", "false": "Off"}
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RequestedConfig:
     """What the user pins. None leaves the choice to the planner."""
 
     method: Method | None = _option(
@@ -396,19 +396,19 @@ class Wishes:
 
     @property
     def about_the_adapter(self) -> tuple[str, ...]:
-        """Names of the wishes that only an adapter can fulfil."""
+        """Names of the options asked for that only an adapter has."""
         return tuple(
             option.name
             for option in OPTIONS
             if Method.FULL not in option.methods and getattr(self, option.name) not in _UNMARKED
         )
 
-    def without_adapter(self) -> "Wishes":
-        """These wishes as far as they bear on full fine-tuning."""
+    def without_adapter(self) -> "RequestedConfig":
+        """What of this bears on full fine-tuning."""
         return replace(self, **{option.name: option.default for option in OPTIONS if Method.FULL not in option.methods})
 
-    def deciding(self, what: Decides) -> "Wishes":
-        """These wishes without those that nothing of `what` depends on."""
+    def deciding(self, what: Decides) -> "RequestedConfig":
+        """This without the options that nothing of `what` depends on."""
         return replace(self, **{option.name: option.default for option in OPTIONS if not option.decides & what})
 
     def check_bounds(self) -> None:
@@ -428,10 +428,10 @@ _UNMARKED = (None, 0, False, InitLoraWeights.DEFAULT)  # what full fine-tuning d
 
 
 def _described() -> tuple[Option, ...]:
-    hints = get_type_hints(Wishes)
+    hints = get_type_hints(RequestedConfig)
     return tuple(
         replace(known.metadata["option"], name=known.name, type=_value_type(hints[known.name]))
-        for known in fields(Wishes)
+        for known in fields(RequestedConfig)
     )
 
 
@@ -451,7 +451,7 @@ def path_of(name: str) -> str:
 
 
 def read_value(option: Option, value: Any) -> Any:
-    """What a request said of an option, as its field in `Wishes` takes it; None is its default."""
+    """What a request said of an option, as its field in `RequestedConfig` takes it; None is its default."""
     if value is None:
         return option.default
     if issubclass(option.type, (Enum, tuple)):

@@ -6,8 +6,8 @@ from typing import Literal
 from anyio.to_thread import run_sync
 from fastapi import Depends, Request, Response
 
+from api.dashboard.form import SKIP, body_of, is_of_data, kept_fields, missing_roles, new_address
 from api.dashboard.page import page_router, see_other
-from api.dashboard.wishes import SKIP, body_of, is_of_data, kept_fields, missing_roles, new_address
 from api.deps import ActorDep, RuntimeDep, identify
 from api.forms import check_form, check_token
 from api.planning import plan_request
@@ -108,7 +108,7 @@ def inspect(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> Inspected
             model,
             wanted.data_format,
             chat_template=wanted.chat_template,
-            max_length=wanted.wishes.max_length,
+            max_length=wanted.requested.max_length,
             skip_broken_rows=wanted.skip_broken_rows,
         )
     except TunewrightError as error:

@@ -5,8 +5,8 @@ from urllib.parse import urlencode
 
 from fastapi import Depends, Form, Request, Response
 
+from api.dashboard.form import kept_fields, new_address
 from api.dashboard.page import page_router, see_other
-from api.dashboard.wishes import kept_fields, new_address
 from api.deps import ActorDep, RuntimeDep
 from api.forms import check_form
 from core.datasets import hub_files

@@ -10,11 +10,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from api import downloads, event_stream
 from api.dashboard.curves import lines_of
 from api.dashboard.evaluation_table import evaluation_table
-from api.dashboard.held_out import held_out_of
-from api.dashboard.memory_bar import LABELS, draw
-from api.dashboard.page import page_router, see_other, show
-from api.dashboard.snippets import snippets_for
-from api.dashboard.wishes import (
+from api.dashboard.form import (
     COLUMN_PREFIX,
     ROLES,
     SKIP,
@@ -23,6 +19,10 @@ from api.dashboard.wishes import (
     new_address,
     planned_values,
 )
+from api.dashboard.held_out import held_out_of
+from api.dashboard.memory_bar import LABELS, draw
+from api.dashboard.page import page_router, see_other, show
+from api.dashboard.snippets import snippets_for
 from api.deps import ActorDep, RuntimeDep
 from api.forms import check_form
 from api.wording import iso
@@ -40,7 +40,7 @@ from core.jobs.models import Job
 from core.jobs.publishing import publish_checkpoint
 from core.jobs.settlement import due_credits, released_credits, used_credits
 from core.jobs.waiting import places
-from core.plans.service import training_plan, wishes_of
+from core.plans.service import requested_of, training_plan
 from core.registry import queries as registry_queries
 from core.runtime import Runtime
 from planner.plans import TrainingPlan
@@ -132,8 +132,8 @@ def _samples(runtime: Runtime, artifacts: Sequence[JobArtifact]) -> list[dict[st
 
 def _as_fields(job: Job, plan: TrainingPlan) -> dict[str, str]:
     """The fields of a new run like this one: what was asked for stays, and everything else is planned again."""
-    wishes = wishes_of(job.plan)
-    asked = planned_values(plan) if wishes is None else asked_values(wishes, plan)
+    requested = requested_of(job.plan)
+    asked = planned_values(plan) if requested is None else asked_values(requested, plan)
     data_format = from_plain(DataFormat, job.plan.data_format)
     values = {
         "model": job.model,

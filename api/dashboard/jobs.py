@@ -8,10 +8,10 @@ from fastapi import Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api.dashboard.curves import lines_of
+from api.dashboard.form import FIELD_GROUPS, exact_match_fields, in_words, new_address, planned_values
 from api.dashboard.held_out import are_comparable, held_out_of, loss_marks
 from api.dashboard.list_view import AfterQuery, ListView, OrderQuery, SearchQuery, filters_of
 from api.dashboard.page import page_router, show
-from api.dashboard.wishes import WISHES, exact_match_fields, in_words, new_address, planned_values
 from api.deps import ActorDep, RuntimeDep
 from core.datasets import service as files
 from core.errors import InvalidRequestError, NotFoundError
@@ -141,10 +141,10 @@ def _facts(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Fact]:
     held_out, measured_on = job.validation_file_id, held_out_of(job)
     texts = {
         **{
-            wish.label: planned.get(wish.name, "–")
-            for group in WISHES.values()
-            for wish in group
-            if not wish.is_own or wish.name.startswith("exact_match.")
+            field.label: planned.get(field.name, "–")
+            for group in FIELD_GROUPS.values()
+            for field in group
+            if not field.is_own or field.name.startswith("exact_match.")
         },
         "Seed": str(job.seed),
         "Steps": f"{plan.total_steps:,}",

@@ -9,12 +9,10 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, Request, Response
 
 from api.dashboard.data import inspect, inspect_held_out, recent_files
-from api.dashboard.memory_bar import LABELS, draw_methods
-from api.dashboard.page import page_router, see_other, show
-from api.dashboard.wishes import (
+from api.dashboard.form import (
+    FIELD_GROUPS,
+    FIELD_NAMES,
     ROLES,
-    WISH_NAMES,
-    WISHES,
     body_of,
     is_of_data,
     kept_fields,
@@ -23,6 +21,8 @@ from api.dashboard.wishes import (
     sayings,
     suffix_of,
 )
+from api.dashboard.memory_bar import LABELS, draw_methods
+from api.dashboard.page import page_router, see_other, show
 from api.deps import ActorDep, RuntimeDep, identify
 from api.flash import carry_problem, read
 from api.forms import check_form, read_form
@@ -119,13 +119,13 @@ def _show(
         parts={"plan": "_plan_part.html", "models": "_models.html"},
         fields=fields,
         here=new_address(fields),
-        wishes=WISHES,
+        groups=FIELD_GROUPS,
         roles=ROLES,
         labels=LABELS,
         planned=planned,
         methods=methods,
         says=sayings(planned.plan, planned.problem) if planned else {},
-        has_wishes=not fields.keys().isdisjoint(WISH_NAMES),
+        has_requested=not fields.keys().isdisjoint(FIELD_NAMES),
         fingerprint=_fingerprint(planned.plan) if planned and planned.plan else "",
         presets=presets_for(fields),
         start_key=secrets.token_urlsafe(16),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 from pydantic import Field, create_model
 
 from api.schemas.base import OrAuto, RequestBody, ResponseBody
-from planner.options import OPTIONS, Option, Wishes, read_value
+from planner.options import OPTIONS, Option, RequestedConfig, read_value
 from planner.plans import TrainingPlan, planned_options
 from planner.setup import Hyperparameters, TrainingSetup
 
@@ -36,13 +36,13 @@ def planned_fields(plan: TrainingPlan, within: str = "") -> dict[str, Any]:
     return {key: values[option.name] for key, option in _options_in(within).items() if option.name in values}
 
 
-def read_wishes(bodies: Mapping[str, RequestBody | None]) -> Wishes:
+def read_requested(bodies: Mapping[str, RequestBody | None]) -> RequestedConfig:
     """What was asked for, from the bodies with options by where they are in the request, which is at "" itself."""
-    wishes = {}
+    requested = {}
     for option in OPTIONS:
         within, _, key = option.path.rpartition(".")
-        wishes[option.name] = read_value(option, getattr(bodies[within], key, None))
-    return Wishes(**wishes)
+        requested[option.name] = read_value(option, getattr(bodies[within], key, None))
+    return RequestedConfig(**requested)
 
 
 def _options_in(within: str) -> dict[str, Option]:

@@ -12,7 +12,7 @@ from planner.catalogue import find_model
 from planner.devices import Device
 from planner.kernels import attention_on, with_kernels
 from planner.model.spec import ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.policy.candidates import Question
 from planner.policy.choice import plan
 from planner.setup import VARLEN_FLASH, Method, Quantization, TrainingSetup
@@ -88,10 +88,12 @@ def planned_setup(workload: Workload, device: Device, *, small: bool = False) ->
     lengths = tuple(sorted(example_lengths(EXAMPLES, workload.length)))
     tokens = sum(lengths)
     rank = None if workload.method is Method.FULL else RANK
-    wishes = Wishes(method=workload.method, max_length=workload.length, packing=workload.packing, lora_rank=rank)
+    requested = RequestedConfig(
+        method=workload.method, max_length=workload.length, packing=workload.packing, lora_rank=rank
+    )
     statistics = DatasetStatistics(EXAMPLES, tokens, tokens, lengths)
     setup = replace(
-        plan(Question(spec, statistics, [device], wishes, {"default": 1})).setup, gradient_accumulation_steps=1
+        plan(Question(spec, statistics, [device], requested, {"default": 1})).setup, gradient_accumulation_steps=1
     )
     return replace(setup, per_device_train_batch_size=_SMALL_ROWS, max_length=_SMALL_LENGTH) if small else setup
 

@@ -15,7 +15,7 @@ from planner.policy.comparison import MethodOutlook, compare_methods
 
 @dataclass(frozen=True)
 class PlanPreview:
-    """`plan` is None where nothing that the wishes allow fits; `refusal` then says what would."""
+    """`plan` is None where nothing that was asked for fits; `refusal` then says what would."""
 
     plan: TrainingPlan | None
     refusal: str

@@ -4,7 +4,7 @@ from core.db.plain import from_plain, to_plain
 from core.errors import InvalidRequestError
 from core.plans.models import Plan
 from core.plans.service import PlanRequest, training_plan
-from planner.options import Wishes, path_of
+from planner.options import RequestedConfig, path_of
 from planner.plans import planned_options
 from planner.policy.recipe import choose_held_out
 from planner.statistics import DatasetStatistics
@@ -23,9 +23,9 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
         ("exact_match", row.exact_match, to_plain(request.exact_match) if request.exact_match else None),
     ]
     if (
-        row.wishes is None or from_plain(Wishes, row.wishes) != request.wishes
+        row.requested is None or from_plain(RequestedConfig, row.requested) != request.requested
     ):  # else it was asked for in the same words
-        compared += _wished(row, request.wishes)
+        compared += _compared(row, request.requested)
     for param, planned, asked in compared:
         if asked is not None and planned != asked:
             raise InvalidRequestError(
@@ -36,10 +36,10 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
             )
 
 
-def _wished(row: Plan, wishes: Wishes) -> list[tuple[str, object, object]]:
-    """What a plan has of everything that can be wished for, and what is wished: parameter, planned, asked."""
+def _compared(row: Plan, requested: RequestedConfig) -> list[tuple[str, object, object]]:
+    """What a plan has of everything that can be asked for, and what is asked: parameter, planned, asked."""
     planned = planned_options(training_plan(row))
-    asked = {name: getattr(wishes, name) for name in planned}
-    if wishes.validation_split is not None:
-        asked["validation_split"] = choose_held_out(from_plain(DatasetStatistics, row.statistics), wishes)
+    asked = {name: getattr(requested, name) for name in planned}
+    if requested.validation_split is not None:
+        asked["validation_split"] = choose_held_out(from_plain(DatasetStatistics, row.statistics), requested)
     return [(path_of(name), planned[name], asked[name]) for name in planned]

@@ -28,7 +28,9 @@ class Plan(Base):
     plan: Mapped[dict[str, Any]]  # planner.policy.choice.TrainingPlan
     rehearsed: Mapped[dict[str, Any] | None]  # planner.memory.rehearsed.RehearsedMemory, of a model without a formula
     chat_template: Mapped[str | None] = mapped_column(String(40))  # a named one; None: the model's own, or none
-    wishes: Mapped[dict[str, Any] | None]  # planner.plans.Wishes: what was asked for, apart from what was planned
+    requested: Mapped[
+        dict[str, Any] | None
+    ]  # planner.options.RequestedConfig: what was asked for, apart from what was planned
     exact_match: Mapped[dict[str, Any] | None]  # core.datasets.final_answers.ExactMatch
     notices: Mapped[list[Any] | None]  # core.datasets.notices.Notice, of the training file
     is_used: Mapped[bool] = mapped_column(default=False, server_default=false())  # a job runs it, or has

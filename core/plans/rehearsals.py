@@ -24,7 +24,7 @@ from core.queue.messages import MAINTENANCE_QUEUE, REHEARSE, Nudge, collect
 from core.renewal import CLAIMED, renewed
 from core.runtime import Runtime
 from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory
-from planner.options import Decides, Wishes
+from planner.options import Decides, RequestedConfig
 
 MOST_WAITING = 50  # rehearsals that may be asked for and unanswered at once
 MOST_WAITING_EACH = 5  # of one organization
@@ -39,7 +39,7 @@ def memory_for(runtime: Runtime, organization_id: str, question: RehearsalQuesti
     Raises NotYetError while a worker rehearses them, InvalidModelError where they cannot be rehearsed,
     LimitReachedError where too many of the organization's wait, and ServiceUnavailableError where too many others do.
     """
-    question = replace(question, wishes=_deciding(question.wishes))
+    question = replace(question, requested=_deciding(question.requested))
     key = _key(question)
     with runtime.database.read() as session:
         row = session.get(Rehearsal, key)
@@ -139,12 +139,14 @@ def _ask(session: Session, organization_id: str, key: str, question: RehearsalQu
     collect(session, Nudge(REHEARSE, MAINTENANCE_QUEUE, key))
 
 
-def _deciding(wishes: Wishes) -> Wishes:
-    """The wishes that a rehearsed step depends on: plans that differ only in others share a rehearsal.
+def _deciding(requested: RequestedConfig) -> RequestedConfig:
+    """The options that a rehearsed step depends on: plans that differ only in others share a rehearsal.
 
     The priority chooses among rehearsed steps, and they are of one row and of two, from which any micro-batch follows.
     """
-    return replace(wishes.deciding(Decides.MEMORY), priority=Wishes.priority, per_device_train_batch_size=None)
+    return replace(
+        requested.deciding(Decides.MEMORY), priority=RequestedConfig.priority, per_device_train_batch_size=None
+    )
 
 
 def _key(question: RehearsalQuestion) -> str:

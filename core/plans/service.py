@@ -53,7 +53,7 @@ from planner.errors import (
 )
 from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.model.spec import ModelSpec
-from planner.options import Wishes, path_of
+from planner.options import RequestedConfig, path_of
 from planner.policy import choice as policy
 from planner.policy.candidates import DerivedMemory, Known, MemorySource, Question
 from planner.policy.choice import TrainingPlan
@@ -73,7 +73,7 @@ class PlanRequest:
     validation_file_id: str | None = None
     data_format: DataFormat | None = None
     skip_broken_rows: bool = False  # leave out rows that cannot be used
-    wishes: Wishes = field(default_factory=Wishes)
+    requested: RequestedConfig = field(default_factory=RequestedConfig)
     chat_template: str | None = None  # a named one; None: the model's own, else what suits the rows
     exact_match: ExactMatch | None = None
 
@@ -107,7 +107,7 @@ class PlanInputs:
             self.source.spec,
             self.statistics,
             self.devices,
-            self.request.wishes,
+            self.request.requested,
             prices,
             corrections=self.learned.corrections,
             paces=self.learned.paces,
@@ -166,7 +166,7 @@ def gather_inputs(
     with runtime.database.read() as session:
         devices = fleet.require_devices(session, runtime.settings)
         taught = learned(session)
-    source = _memory_source(runtime, actor, base_model, devices, statistics, request.wishes)
+    source = _memory_source(runtime, actor, base_model, devices, statistics, request.requested)
     return PlanInputs(
         request, base_model, source, training, data_format, tokens, statistics, devices, taught, validation, repeated
     )
@@ -194,7 +194,7 @@ def with_files(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanRequ
 def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
     """The plan that follows from these inputs.
 
-    Raises PlanDoesNotFitError, InvalidRequestError for wishes that contradict each other, and InvalidDatasetError
+    Raises PlanDoesNotFitError, InvalidRequestError for options that contradict each other, and InvalidDatasetError
     where truncation leaves nothing to train.
     """
     request, tokens, source = inputs.request, inputs.tokens, inputs.source
@@ -203,7 +203,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
     except DoesNotFitError as error:
         raise PlanDoesNotFitError(str(error), param="model") from None
     except InvalidSetupError as error:
-        raise InvalidRequestError(str(error), param=path_of(error.wish) if error.wish else None) from None
+        raise InvalidRequestError(str(error), param=path_of(error.option) if error.option else None) from None
     if plan.truncated_examples:
         max_length = plan.setup.max_length
         tokens = measure(
@@ -249,7 +249,7 @@ def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft
         plan=to_plain(draft.plan),
         rehearsed=to_plain(draft.rehearsed) if draft.rehearsed else None,
         chat_template=draft.tokens.chat_template,
-        wishes=to_plain(draft.request.wishes),
+        requested=to_plain(draft.request.requested),
         exact_match=to_plain(draft.request.exact_match) if draft.request.exact_match else None,
         notices=[to_plain(notice) for notice in draft.notices],
         quote_credits=draft.plan.credits,
@@ -290,9 +290,9 @@ def notices_of(row: Plan) -> tuple[Notice, ...]:
     return tuple(from_plain(Notice, notice) for notice in row.notices or ())
 
 
-def wishes_of(row: Plan) -> Wishes | None:
+def requested_of(row: Plan) -> RequestedConfig | None:
     """What was asked for; None for plans of versions that did not keep it."""
-    return from_plain(Wishes, row.wishes) if row.wishes is not None else None
+    return from_plain(RequestedConfig, row.requested) if row.requested is not None else None
 
 
 def memory_source(row: Plan, config: Mapping[str, Any]) -> MemorySource:
@@ -347,7 +347,7 @@ def _memory_source(
     base_model: BaseModel,
     devices: Sequence[Device],
     statistics: DatasetStatistics,
-    wishes: Wishes,
+    requested: RequestedConfig,
 ) -> DerivedMemory | RehearsedMemory:
     try:
         spec = _spec(base_model.config)
@@ -356,7 +356,7 @@ def _memory_source(
     except UnsupportedArchitectureError:
         check_weights(base_model, None)
         kinds = tuple(sorted({device.kind for device in devices}))
-        question = RehearsalQuestion(base_model.config, kinds, statistics, wishes)
+        question = RehearsalQuestion(base_model.config, kinds, statistics, requested)
         return rehearsals.memory_for(runtime, actor.organization_id, question)
 
 

@@ -12,7 +12,7 @@ FACTORISED = frozenset({InitLoraWeights.PISSA, InitLoraWeights.OLORA})  # start 
 
 
 class AdapterChoice(Protocol):
-    """What wishes and setups alike say of an adapter."""
+    """What requests and setups alike say of an adapter."""
 
     @property
     def lora_dropout(self) -> float | None: ...
@@ -43,19 +43,19 @@ def _check_variant(spec: ModelSpec, targets: tuple[str, ...], choice: AdapterCho
             "LoRA on fused experts cannot have dropout. Set lora_dropout to 0 or name other lora_target_modules.",
             "lora_dropout",
         )
-    for wish, variant in variants.items():
+    for option, variant in variants.items():
         if experts:
             raise InvalidSetupError(
                 f"{variant} is for linear layers, and the experts of {spec.model_type} are fused parameters. Leave it "
                 f"out, or name lora_target_modules without experts: {others}.",
-                wish,
+                option,
             )
         ends = [name for name in (EMBEDDING, HEAD) if name in targets]
         if ends:
             raise InvalidSetupError(
                 f"{variant} is for the layers of the decoder, but lora_target_modules names {' and '.join(ends)}. "
                 f"Leave it out, or train {' and '.join(ends)} whole with modules_to_save.",
-                wish,
+                option,
             )
 
 

@@ -22,7 +22,7 @@ from planner.memory.estimate import (
 )
 from planner.memory.optimizers import optimizer_named
 from planner.model.spec import ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 
@@ -38,7 +38,7 @@ class RehearsalQuestion:
     config: Mapping[str, Any]  # its config.json
     kinds: tuple[str, ...]  # of the devices to plan for: "cpu", "cuda"
     statistics: DatasetStatistics
-    wishes: Wishes
+    requested: RequestedConfig
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Runs worth considering: every method, rank, checkpointing and micro-batch that the wishes allow, each estimated."""
+"""Runs worth considering: every method, rank, checkpointing and micro-batch that may be, each estimated."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from planner.errors import InvalidSetupError, UnusableDeviceError
 from planner.kernels import attention_on, with_kernels
 from planner.memory.estimate import NO_CORRECTION, Correction, MemoryEstimate, estimate_memory
 from planner.model.spec import ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.plans import Quote
 from planner.policy.recipe import (
     Length,
@@ -63,7 +63,7 @@ class Candidate:
 
 
 # What was estimated already of one model, data set and past, on one device of each sort: the others of the sort share
-# it, and so do questions that differ in their wishes alone.
+# it, and so do questions that differ in what is asked alone.
 Known = dict[tuple[Device, TrainingSetup, Hyperparameters], Candidate]
 
 
@@ -99,7 +99,7 @@ class Question:
     spec: ModelSpec
     statistics: DatasetStatistics
     devices: Sequence[Device]
-    wishes: Wishes
+    requested: RequestedConfig
     prices: Mapping[str, int]
     corrections: Corrections = field(default_factory=dict)
     paces: Paces = field(default_factory=dict)
@@ -121,7 +121,7 @@ class Question:
 
 
 def usable_devices(question: Question) -> Sequence[Device]:
-    """Those on which the wishes can be fulfilled. Raises InvalidSetupError where none is left.
+    """Those that can do what is asked. Raises InvalidSetupError where none is left.
 
     On a CPU attention runs example by example (worker/training/attention.py), so that compiled code would fit one batch
     and no other.
@@ -133,7 +133,7 @@ def usable_devices(question: Question) -> Sequence[Device]:
     usable = [device for device, problem in zip(devices, problems, strict=True) if problem is None]
     if not usable:
         raise UnusableDeviceError(" ".join(dict.fromkeys(problem for problem in problems if problem)))
-    if not question.wishes.torch_compile:
+    if not question.requested.torch_compile:
         return usable
     usable = [device for device in usable if device.kind == "cuda"]
     if not usable:
@@ -144,11 +144,11 @@ def usable_devices(question: Question) -> Sequence[Device]:
 
 
 def allowed_methods(question: Question) -> tuple[Method, ...]:
-    """Methods that the wishes leave, least compressed first."""
-    wishes = question.wishes
-    if wishes.method is not None:
-        return (wishes.method,)
-    return LADDER[1:] if wishes.about_the_adapter else LADDER
+    """Methods that the request leaves, least compressed first."""
+    requested = question.requested
+    if requested.method is not None:
+        return (requested.method,)
+    return LADDER[1:] if requested.about_the_adapter else LADDER
 
 
 def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
@@ -156,7 +156,7 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
     length = length_on(question, device.kind)
     sort = replace(device, index=0, uuid="", free_bytes=0)  # all that an estimate looks at
     for method in (method for method in allowed_methods(question) if trains_on(device, method)):
-        hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.wishes)
+        hyperparameters = choose_hyperparameters(question.spec, question.statistics, method, question.requested)
         for setup in _variants(question, length, method, attention_on(question.spec, device)):
             combinations = _combinations(question, with_kernels(setup, question.spec, device))
             tried = [_estimate(question, device, sort, combined, hyperparameters) for combined in combinations]
@@ -168,7 +168,7 @@ def candidates_on(question: Question, device: Device) -> Iterator[Candidate]:
 def setups_on(question: Question, kind: str) -> list[TrainingSetup]:
     """One setup for each method, rank and checkpointing that could be considered on a kind of device."""
     length = length_on(question, kind)
-    wanted = question.wishes.gradient_checkpointing
+    wanted = question.requested.gradient_checkpointing
     return [
         replace(setup, gradient_checkpointing=checkpointed)
         for method in allowed_methods(question)
@@ -179,59 +179,59 @@ def setups_on(question: Question, kind: str) -> list[TrainingSetup]:
 
 def length_on(question: Question, kind: str) -> Length:
     """Rows on a kind of device: on a CPU equal-length batches are faster than long packed rows."""
-    return choose_length(question.spec, question.statistics, question.wishes, may_pack=kind == "cuda")
+    return choose_length(question.spec, question.statistics, question.requested, may_pack=kind == "cuda")
 
 
 def _variants(question: Question, length: Length, method: Method, attention: str) -> Iterator[TrainingSetup]:
     """Setups of one method from the one that is wanted to the one that needs least."""
-    wishes, spec = question.wishes, question.spec
+    requested, spec = question.requested, question.spec
     setup = TrainingSetup(
         method=method,
         max_length=length.max_length,
         packing=length.packing,
         attn_implementation=attention,
-        optimizer=wishes.optim or OPTIMIZER,
-        torch_compile=bool(wishes.torch_compile),
+        optimizer=requested.optim or OPTIMIZER,
+        torch_compile=bool(requested.torch_compile),
     )
     if method is Method.FULL:
         yield setup
-        if wishes.optim is None:
+        if requested.optim is None:
             yield replace(setup, optimizer=FRUGAL_OPTIMIZER)
         return
-    targets = choose_targets(wishes)
-    wanted = wishes.lora_rank or choose_rank(spec, question.statistics, targets)
+    targets = choose_targets(requested)
+    wanted = requested.lora_rank or choose_rank(spec, question.statistics, targets)
     ranks = [wanted]
-    while wishes.lora_rank is None and ranks[-1] > c.SMALLEST_RANK:
+    while requested.lora_rank is None and ranks[-1] > c.SMALLEST_RANK:
         ranks.append(ranks[-1] // 2)
     for rank in ranks:
         setup = replace(
             setup,
             quantization=Quantization.NF4_DOUBLE_QUANT if method is Method.QLORA else None,
             lora_rank=rank,
-            lora_alpha=choose_alpha(rank, wishes),
+            lora_alpha=choose_alpha(rank, requested),
             lora_target_modules=targets,
             adapter_dtype="float32",
-            lora_dropout=wishes.lora_dropout or 0.0,
-            use_rslora=bool(wishes.use_rslora),
-            use_dora=bool(wishes.use_dora),
-            init_lora_weights=wishes.init_lora_weights or InitLoraWeights.DEFAULT,
-            modules_to_save=wishes.modules_to_save,
+            lora_dropout=requested.lora_dropout or 0.0,
+            use_rslora=bool(requested.use_rslora),
+            use_dora=bool(requested.use_dora),
+            init_lora_weights=requested.init_lora_weights or InitLoraWeights.DEFAULT,
+            modules_to_save=requested.modules_to_save,
         )
         yield setup
-    if setup.modules_to_save and wishes.optim is None:
+    if setup.modules_to_save and requested.optim is None:
         yield replace(setup, optimizer=FRUGAL_OPTIMIZER)
 
 
 def _combinations(question: Question, setup: TrainingSetup) -> Iterator[TrainingSetup]:
     """Micro-batch x accumulation x checkpointing that keep the effective batch."""
-    wishes = question.wishes
+    requested = question.requested
     rows, effective = _batch(question, setup)
-    pinned = wishes.per_device_train_batch_size
+    pinned = requested.per_device_train_batch_size
     if effective > rows:  # a step holds no more rows than there are, and neither does memory
         pinned = min(pinned, rows) if pinned else None
         effective = pinned * -(-rows // pinned) if pinned else rows
     sizes = [pinned] if pinned else [n for n in range(1, effective + 1) if effective % n == 0]
-    checkpointing = (False, True) if wishes.gradient_checkpointing is None else (wishes.gradient_checkpointing,)
+    checkpointing = (False, True) if requested.gradient_checkpointing is None else (requested.gradient_checkpointing,)
     for checkpointed in checkpointing:
         for size in sizes[:MOST_SIZES]:
             yield replace(
@@ -244,12 +244,12 @@ def _combinations(question: Question, setup: TrainingSetup) -> Iterator[Training
 
 def _batch(question: Question, setup: TrainingSetup) -> tuple[int, int]:
     """Rows that an epoch trains, packed ones counted as such, and how many of them an optimizer step is to take."""
-    statistics, wishes = question.statistics, question.wishes
-    trained = max(1, statistics.examples - choose_held_out(statistics, wishes))
+    statistics, requested = question.statistics, question.requested
+    trained = max(1, statistics.examples - choose_held_out(statistics, requested))
     if not setup.packing:
-        return trained, choose_batch_size(statistics.examples, setup.method, wishes)
+        return trained, choose_batch_size(statistics.examples, setup.method, requested)
     rows = packed_rows(statistics, setup.max_length, share=trained / max(1, statistics.examples))
-    return rows, choose_packed_batch(statistics, setup.max_length, wishes)
+    return rows, choose_packed_batch(statistics, setup.max_length, requested)
 
 
 def _estimate(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from planner import constants as c
 from planner.memory.rehearsed import setups_to_rehearse as rehearsed_for
-from planner.options import Priority, Wishes
+from planner.options import Priority, RequestedConfig
 from planner.plans import Alternative, Quote, TrainingPlan
 from planner.policy.candidates import (
     LADDER,
@@ -19,19 +19,28 @@ from planner.policy.candidates import (
     usable_devices,
 )
 from planner.policy.explanations import describe_alternatives, explain
-from planner.policy.recipe import check_wishes
+from planner.policy.recipe import check_requested
 from planner.policy.refusals import refusal
 from planner.setup import Method, TrainingSetup
 
-__all__ = ["Alternative", "Priority", "Quote", "TrainingPlan", "Wishes", "plan", "setups_to_rehearse", "step_down"]
+__all__ = [
+    "Alternative",
+    "Priority",
+    "Quote",
+    "RequestedConfig",
+    "TrainingPlan",
+    "plan",
+    "setups_to_rehearse",
+    "step_down",
+]
 
 
 def plan(question: Question) -> TrainingPlan:
     """The run for this model and data set on one of these devices. A pure function of its argument.
 
-    Raises InvalidSetupError for wishes that contradict each other, DoesNotFitError where nothing that they allow fits.
+    Raises InvalidSetupError for options that contradict each other, DoesNotFitError where nothing asked for fits.
     """
-    check_wishes(question.spec, question.wishes)
+    check_requested(question.spec, question.requested)
     candidates = [each for device in usable_devices(question) for each in candidates_on(question, device)]
     chosen = choose_run(question, candidates)
     if chosen is None:
@@ -59,7 +68,7 @@ def setups_to_rehearse(question: Question, kind: str) -> list[TrainingSetup]:
 
     Raises InvalidSetupError.
     """
-    check_wishes(question.spec, question.wishes)
+    check_requested(question.spec, question.requested)
     return rehearsed_for(setups_on(question, kind))
 
 
@@ -83,7 +92,7 @@ def preferred_methods(question: Question) -> tuple[Method, ...]:
     """Methods in the order in which they are taken if they fit."""
     allowed = allowed_methods(question)
     small = question.statistics.trained_tokens < c.FULL_FROM_TRAINED_TOKENS
-    if question.wishes.method is None and question.wishes.priority is Priority.AUTO and small:
+    if question.requested.method is None and question.requested.priority is Priority.AUTO and small:
         return tuple(method for method in allowed if method is not Method.FULL)
     return allowed
 
@@ -91,7 +100,7 @@ def preferred_methods(question: Question) -> tuple[Method, ...]:
 def choose_run(question: Question, candidates: Sequence[Candidate]) -> Candidate | None:
     """The candidate that the policy takes; None where none fits."""
     fitting = [candidate for candidate in candidates if candidate.fits]
-    if question.wishes.priority is Priority.ECONOMY:
+    if question.requested.priority is Priority.ECONOMY:
         return _fastest(fitting, by_price=True)
     for method in preferred_methods(question):
         of_method = [candidate for candidate in fitting if candidate.setup.method is method]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from planner.devices import Device
 from planner.errors import InvalidSetupError
 from planner.memory.estimate import MemoryEstimate
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.policy.candidates import (
     LADDER,
     Candidate,
@@ -32,20 +32,20 @@ class MethodOutlook:
 
 
 def compare_methods(question: Question) -> tuple[MethodOutlook, ...]:
-    """Every method on these devices under the other wishes, from the least to the most compressed.
+    """Every method on these devices as the rest is asked for, from the least to the most compressed.
 
-    Says what `policy.plan` would say with each method pinned. Wishes about the adapter do not bear on full fine-tuning.
-    A method that was not rehearsed, where estimates come from rehearsals, is left out.
+    Says what `policy.plan` would say with each method pinned. What is
+    asked of the adapter does not bear on full fine-tuning. A method that was not rehearsed, where estimates come from rehearsals, is left out.
     """
     usable = usable_devices(question)
     outlooks = (
-        _outlook(replace(question, wishes=_pinned(question.wishes, method)), usable, method) for method in LADDER
+        _outlook(replace(question, requested=_pinned(question.requested, method)), usable, method) for method in LADDER
     )
     return tuple(outlook for outlook in outlooks if outlook is not None)
 
 
-def _pinned(wishes: Wishes, method: Method) -> Wishes:
-    pinned = replace(wishes, method=method)
+def _pinned(requested: RequestedConfig, method: Method) -> RequestedConfig:
+    pinned = replace(requested, method=method)
     return pinned.without_adapter() if method is Method.FULL else pinned
 
 

@@ -8,7 +8,7 @@ from planner.calibration import COVERAGE
 from planner.memory.adapters import FACTORISED, adapted_rows, whole_parameters
 from planner.memory.estimate import Correction
 from planner.model.spec import ModelSpec
-from planner.options import Priority, Wishes
+from planner.options import Priority, RequestedConfig
 from planner.plans import Alternative
 from planner.policy.candidates import LADDER, Candidate, Question, allowed_methods
 from planner.policy.recipe import Length, choose_learning_rate, choose_rank, choose_targets
@@ -81,17 +81,17 @@ def _method(question: Question, candidates: Sequence[Candidate], chosen: Candida
 
 
 def _why_method(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> tuple[Reason, ...]:
-    wishes, method, device = question.wishes, chosen.setup.method, chosen.device.name
-    if wishes.method is not None:
-        moot = reason("priority_is_moot", priority=wishes.priority.value)
-        return (reason("as_asked"), *((moot,) if wishes.priority is Priority.QUALITY else ()))
-    if wishes.priority is Priority.ECONOMY:
+    requested, method, device = question.requested, chosen.setup.method, chosen.device.name
+    if requested.method is not None:
+        moot = reason("priority_is_moot", priority=requested.priority.value)
+        return (reason("as_asked"), *((moot,) if requested.priority is Priority.QUALITY else ()))
+    if requested.priority is Priority.ECONOMY:
         return (reason("cheapest", device=device),)
     because = []
     for other in LADDER[: LADDER.index(method)]:
         if other not in allowed_methods(question):
             continue
-        if other is Method.FULL and wishes.priority is Priority.AUTO and _is_small(question):
+        if other is Method.FULL and requested.priority is Priority.AUTO and _is_small(question):
             tokens = question.statistics.trained_tokens
             because.append(
                 reason("too_little_data", enough=c.FULL_FROM_TRAINED_TOKENS, tokens=tokens, method=method.value)
@@ -119,11 +119,13 @@ def _is_small(question: Question) -> bool:
 
 
 def _adapter(question: Question, chosen: Candidate) -> Reason:
-    wishes, rank = question.wishes, chosen.setup.lora_rank or 0
-    targets = choose_targets(wishes)
-    where = reason("all_linear") if wishes.lora_target_modules is None else reason("modules", names=", ".join(targets))
+    requested, rank = question.requested, chosen.setup.lora_rank or 0
+    targets = choose_targets(requested)
+    where = (
+        reason("all_linear") if requested.lora_target_modules is None else reason("modules", names=", ".join(targets))
+    )
     wanted = choose_rank(question.spec, question.statistics, targets)
-    if wishes.lora_rank is not None:
+    if requested.lora_rank is not None:
         then = reason("rank_asked")
     elif rank != wanted:
         then = reason("rank_fits", wanted=wanted, rank=rank)
@@ -158,7 +160,7 @@ def describe_variant(spec: ModelSpec, setup: TrainingSetup) -> list[Reason]:
 
 
 def _batch(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> Reason:
-    setup, asked = chosen.setup, question.wishes.batch_size
+    setup, asked = chosen.setup, question.requested.batch_size
     rows, times = setup.effective_batch_size, setup.gradient_accumulation_steps
     if setup.packing:
         each = question.statistics.examples / packed_rows(question.statistics, setup.max_length)
@@ -181,7 +183,7 @@ def _batch(question: Question, candidates: Sequence[Candidate], chosen: Candidat
 def _checkpointing(question: Question, candidates: Sequence[Candidate], chosen: Candidate) -> Reason:
     if not chosen.setup.gradient_checkpointing:
         return reason("keeps_activations")
-    if question.wishes.gradient_checkpointing:
+    if question.requested.gradient_checkpointing:
         return reason("recomputes_as_asked")
     method = chosen.setup.method
     plain = [x for x in candidates if x.setup.method is method and not x.setup.gradient_checkpointing]
@@ -192,7 +194,7 @@ def _checkpointing(question: Question, candidates: Sequence[Candidate], chosen: 
 
 
 def _rate(question: Question, chosen: Candidate) -> Reason:
-    usual = choose_learning_rate(question.spec, chosen.setup.method, Wishes())
+    usual = choose_learning_rate(question.spec, chosen.setup.method, RequestedConfig())
     kind = "usual_for_full" if chosen.setup.method is Method.FULL else "usual_for_adapters"
     where = (reason(kind, hidden=question.spec.hidden_size),)
     then: tuple[Reason, ...] = ()
@@ -280,7 +282,7 @@ def _why_not(question: Question, x: Candidate, chosen: Candidate) -> Reason:
 
 
 def _other_method(question: Question, x: Candidate, chosen: Candidate) -> Reason:
-    if question.wishes.priority is Priority.ECONOMY:
+    if question.requested.priority is Priority.ECONOMY:
         more = x.quote.credits - chosen.quote.credits
         return reason("dearer", credits=more) if more > 0 else reason("compresses_for_nothing")
     if LADDER.index(x.setup.method) > LADDER.index(chosen.setup.method):

@@ -6,7 +6,7 @@ from planner import constants as c
 from planner.errors import InvalidSetupError
 from planner.memory.adapters import check_adapter
 from planner.model.spec import ALL_LINEAR, ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.reasons import Reason, reason
 from planner.setup import CheckpointSelection, Hyperparameters, Method
 from planner.statistics import DatasetStatistics
@@ -27,23 +27,23 @@ class Length:
     reason: Reason
 
 
-def check_wishes(spec: ModelSpec, wishes: Wishes) -> None:
-    """Raise InvalidSetupError for numbers out of range and for wishes that contradict each other or the model."""
-    wishes.check_bounds()
-    if wishes.method is Method.FULL and wishes.about_the_adapter:
+def check_requested(spec: ModelSpec, requested: RequestedConfig) -> None:
+    """Raise InvalidSetupError for numbers out of range and for options that contradict each other or the model."""
+    requested.check_bounds()
+    if requested.method is Method.FULL and requested.about_the_adapter:
         raise InvalidSetupError(
-            f"Full fine-tuning trains no adapter, but {', '.join(wishes.about_the_adapter)} is set. "
+            f"Full fine-tuning trains no adapter, but {', '.join(requested.about_the_adapter)} is set. "
             "Drop it or choose lora or qlora.",
             "method",
         )
-    if wishes.method is not Method.FULL:
-        check_adapter(spec, choose_targets(wishes), wishes)
-    if wishes.learning_rate is not None and wishes.learning_rate_multiplier is not None:
+    if requested.method is not Method.FULL:
+        check_adapter(spec, choose_targets(requested), requested)
+    if requested.learning_rate is not None and requested.learning_rate_multiplier is not None:
         raise InvalidSetupError(
             "learning_rate and learning_rate_multiplier are both set; the first is already final.",
             "learning_rate_multiplier",
         )
-    rows, micro = wishes.batch_size, wishes.per_device_train_batch_size
+    rows, micro = requested.batch_size, requested.per_device_train_batch_size
     if rows is not None and micro is not None and rows % micro:
         raise InvalidSetupError(
             f"batch_size {rows} is not a multiple of per_device_train_batch_size {micro}; "
@@ -52,52 +52,56 @@ def check_wishes(spec: ModelSpec, wishes: Wishes) -> None:
         )
 
 
-def choose_length(spec: ModelSpec, statistics: DatasetStatistics, wishes: Wishes, *, may_pack: bool) -> Length:
+def choose_length(
+    spec: ModelSpec, statistics: DatasetStatistics, requested: RequestedConfig, *, may_pack: bool
+) -> Length:
     """The longest example rounded up, capped by the model and the user; longer rows only to pack into."""
     limit = spec.max_position_embeddings
-    if wishes.max_length is not None and wishes.max_length > limit:
+    if requested.max_length is not None and requested.max_length > limit:
         raise InvalidSetupError(
-            f"max_length is {wishes.max_length}, but the model reads at most {limit} tokens.", "max_length"
+            f"max_length is {requested.max_length}, but the model reads at most {limit} tokens.", "max_length"
         )
     rounded = -(-max(1, statistics.longest) // c.LENGTH_STEP) * c.LENGTH_STEP
-    length = wishes.max_length or min(rounded, limit)
-    packed = wishes.max_length or min(max(rounded, _packed_length(statistics, wishes)), limit)
-    packing = wishes.packing or (wishes.packing is None and may_pack and _is_worth_packing(statistics, wishes, packed))
+    length = requested.max_length or min(rounded, limit)
+    packed = requested.max_length or min(max(rounded, _packed_length(statistics, requested)), limit)
+    packing = requested.packing or (
+        requested.packing is None and may_pack and _is_worth_packing(statistics, requested, packed)
+    )
     if packing:
         length = packed
-        _check_packing(statistics, wishes, packed)
+        _check_packing(statistics, requested, packed)
     seen = max(1, len(statistics.token_lengths))
     over = [tokens - length for tokens in statistics.token_lengths if tokens > length]
     scale = statistics.examples / seen
     examples, cut = round(len(over) * scale), round(sum(over) * scale)
     then = (reason("packed"),) if packing else ()
     if examples:
-        who = "max_length" if wishes.max_length is not None else "context"
+        who = "max_length" if requested.max_length is not None else "context"
         then = (*then, reason(f"cut_at_{who}", tokens=cut, examples=examples))
     why = reason("length", longest=statistics.longest, max_length=length, then=then)
     return Length(length, packing, examples, cut, why)
 
 
-def _packed_length(statistics: DatasetStatistics, wishes: Wishes) -> int:
+def _packed_length(statistics: DatasetStatistics, requested: RequestedConfig) -> int:
     """Tokens of a row that holds as many examples as an unpacked optimizer step, up to a length that is cheap."""
-    step = _examples_per_step(statistics, wishes) * statistics.tokens / max(1, statistics.examples)
+    step = _examples_per_step(statistics, requested) * statistics.tokens / max(1, statistics.examples)
     return int(min(c.PACKED_LENGTH, step)) // c.LENGTH_STEP * c.LENGTH_STEP
 
 
-def _is_worth_packing(statistics: DatasetStatistics, wishes: Wishes, length: int) -> bool:
+def _is_worth_packing(statistics: DatasetStatistics, requested: RequestedConfig, length: int) -> bool:
     rows = packed_rows(statistics, length)
     is_short = statistics.tokens / max(1, statistics.examples) < length / 2
-    return rows >= c.PACKED_ROWS_MINIMUM and is_short and _keeps_steps(statistics, wishes, rows)
+    return rows >= c.PACKED_ROWS_MINIMUM and is_short and _keeps_steps(statistics, requested, rows)
 
 
-def _keeps_steps(statistics: DatasetStatistics, wishes: Wishes, rows: int) -> bool:
+def _keeps_steps(statistics: DatasetStatistics, requested: RequestedConfig, rows: int) -> bool:
     """Whether a packed epoch has about the optimizer steps of one without packing, at one row a step if need be."""
-    return rows >= c.PACKED_STEPS_SHARE * statistics.examples / _examples_per_step(statistics, wishes)
+    return rows >= c.PACKED_STEPS_SHARE * statistics.examples / _examples_per_step(statistics, requested)
 
 
-def _check_packing(statistics: DatasetStatistics, wishes: Wishes, length: int) -> None:
-    rows, per_step = packed_rows(statistics, length), _examples_per_step(statistics, wishes)
-    if not _keeps_steps(statistics, wishes, rows):
+def _check_packing(statistics: DatasetStatistics, requested: RequestedConfig, length: int) -> None:
+    rows, per_step = packed_rows(statistics, length), _examples_per_step(statistics, requested)
+    if not _keeps_steps(statistics, requested, rows):
         raise InvalidSetupError(
             f"packing puts {statistics.examples:,} examples into {rows:,} rows of {length:,} tokens, so an epoch would "
             f"have at most {rows:,} optimizer steps, where it has {-(-statistics.examples // per_step):,} without: too "
@@ -106,17 +110,17 @@ def _check_packing(statistics: DatasetStatistics, wishes: Wishes, length: int) -
         )
 
 
-def _examples_per_step(statistics: DatasetStatistics, wishes: Wishes) -> int:
+def _examples_per_step(statistics: DatasetStatistics, requested: RequestedConfig) -> int:
     """Examples of an optimizer step without packing."""
-    unpinned = replace(wishes, per_device_train_batch_size=None)  # which counts packed rows
-    return choose_batch_size(statistics.examples, wishes.method or Method.LORA, unpinned)
+    unpinned = replace(requested, per_device_train_batch_size=None)  # which counts packed rows
+    return choose_batch_size(statistics.examples, requested.method or Method.LORA, unpinned)
 
 
-def choose_packed_batch(statistics: DatasetStatistics, length: int, wishes: Wishes) -> int:
+def choose_packed_batch(statistics: DatasetStatistics, length: int, requested: RequestedConfig) -> int:
     """Packed rows of an optimizer step that hold the examples of one without packing."""
     per_row = statistics.examples / packed_rows(statistics, length)
-    rows = max(1, int(_examples_per_step(statistics, wishes) / per_row))
-    micro = wishes.per_device_train_batch_size
+    rows = max(1, int(_examples_per_step(statistics, requested) / per_row))
+    micro = requested.per_device_train_batch_size
     return rows if micro is None else micro * max(1, rows // micro)
 
 
@@ -132,55 +136,55 @@ def choose_rank(spec: ModelSpec, statistics: DatasetStatistics, targets: tuple[s
     return rank
 
 
-def choose_targets(wishes: Wishes) -> tuple[str, ...]:
+def choose_targets(requested: RequestedConfig) -> tuple[str, ...]:
     """All decoder linears, experts included, unless the user names modules."""
-    return wishes.lora_target_modules or (ALL_LINEAR,)
+    return requested.lora_target_modules or (ALL_LINEAR,)
 
 
-def choose_alpha(rank: int, wishes: Wishes) -> int:
+def choose_alpha(rank: int, requested: RequestedConfig) -> int:
     """Twice the rank, which scales adapters by 2 at any rank; rank-stabilised scaling wants one alpha for all ranks."""
-    if wishes.lora_alpha is not None:
-        return wishes.lora_alpha
-    return c.RSLORA_ALPHA if wishes.use_rslora else 2 * rank
+    if requested.lora_alpha is not None:
+        return requested.lora_alpha
+    return c.RSLORA_ALPHA if requested.use_rslora else 2 * rank
 
 
-def choose_batch_size(rows: int, method: Method, wishes: Wishes) -> int:
+def choose_batch_size(rows: int, method: Method, requested: RequestedConfig) -> int:
     """Rows per optimizer step: enough steps an epoch first, then up to what the method tolerates."""
-    if wishes.batch_size is not None:
-        return wishes.batch_size
+    if requested.batch_size is not None:
+        return requested.batch_size
     largest = 64 if method is Method.FULL else 32  # LoRA loses to full fine-tuning at large batches
     wanted = max(4, rows // c.ROWS_PER_STEP_SHARE)
     batch = min(largest, 1 << (wanted.bit_length() - 1))
-    micro = wishes.per_device_train_batch_size
+    micro = requested.per_device_train_batch_size
     return batch if micro is None else micro * max(1, batch // micro)
 
 
-def choose_epochs(examples: int, wishes: Wishes) -> int:
+def choose_epochs(examples: int, requested: RequestedConfig) -> int:
     """More passes over small sets."""
-    if wishes.n_epochs is not None:
-        return wishes.n_epochs
+    if requested.n_epochs is not None:
+        return requested.n_epochs
     return next((epochs for below, epochs in _EPOCHS if examples < below), 1)
 
 
-def choose_learning_rate(spec: ModelSpec, method: Method, wishes: Wishes) -> float:
+def choose_learning_rate(spec: ModelSpec, method: Method, requested: RequestedConfig) -> float:
     """Peak rate, falling with the model's width; ten times higher for LoRA, at any rank (Schulman et al. 2025,
     "LoRA Without Regret": 5e-5 x 10 x (2000 / hidden_size)^0.781 for Llama models).
     """
-    if wishes.learning_rate is not None:
-        return wishes.learning_rate
+    if requested.learning_rate is not None:
+        return requested.learning_rate
     rate = c.LEARNING_RATE_AT_2000 * (2000 / spec.hidden_size) ** c.LEARNING_RATE_EXPONENT
     if method is not Method.FULL:
         rate *= c.LORA_LEARNING_RATE_FACTOR
-    return float(f"{rate * (wishes.learning_rate_multiplier or 1.0):.2g}")
+    return float(f"{rate * (requested.learning_rate_multiplier or 1.0):.2g}")
 
 
-def choose_held_out(statistics: DatasetStatistics, wishes: Wishes) -> int:
+def choose_held_out(statistics: DatasetStatistics, requested: RequestedConfig) -> int:
     """Rows of the training file that are evaluated and not trained: a function of the data alone unless it is set.
 
     Raises InvalidSetupError for a split that is no share and no number of rows, that leaves nothing to train, or that
     stands beside a validation file.
     """
-    split, rows = wishes.validation_split, statistics.examples
+    split, rows = requested.validation_split, statistics.examples
     if split is not None and split >= 1 and split != int(split):
         raise InvalidSetupError(
             f"validation_split is {split:g}; it must be a share below 1, or a whole number of rows.", "validation_split"
@@ -206,7 +210,7 @@ def choose_held_out(statistics: DatasetStatistics, wishes: Wishes) -> int:
 
 
 def choose_hyperparameters(
-    spec: ModelSpec, statistics: DatasetStatistics, method: Method, wishes: Wishes
+    spec: ModelSpec, statistics: DatasetStatistics, method: Method, requested: RequestedConfig
 ) -> Hyperparameters:
     """Everything that decides the result but not the memory.
 
@@ -216,18 +220,18 @@ def choose_hyperparameters(
     warmup = 0.1 if statistics.examples < _SHORT_RUN_EXAMPLES else defaults.warmup_ratio
     decay = 0.01 if method is Method.FULL else defaults.weight_decay
     chosen = Hyperparameters(
-        n_epochs=choose_epochs(statistics.examples, wishes),
-        learning_rate=choose_learning_rate(spec, method, wishes),
-        warmup_ratio=warmup if wishes.warmup_ratio is None else wishes.warmup_ratio,
-        lr_scheduler_type=wishes.lr_scheduler_type or defaults.lr_scheduler_type,
-        weight_decay=decay if wishes.weight_decay is None else wishes.weight_decay,
-        learning_rate_multiplier=wishes.learning_rate_multiplier or 1.0,
-        held_out_rows=choose_held_out(statistics, wishes),
-        checkpoint_selection=wishes.checkpoint_selection or CheckpointSelection.BEST,
-        early_stopping_patience=wishes.early_stopping_patience,
+        n_epochs=choose_epochs(statistics.examples, requested),
+        learning_rate=choose_learning_rate(spec, method, requested),
+        warmup_ratio=warmup if requested.warmup_ratio is None else requested.warmup_ratio,
+        lr_scheduler_type=requested.lr_scheduler_type or defaults.lr_scheduler_type,
+        weight_decay=decay if requested.weight_decay is None else requested.weight_decay,
+        learning_rate_multiplier=requested.learning_rate_multiplier or 1.0,
+        held_out_rows=choose_held_out(statistics, requested),
+        checkpoint_selection=requested.checkpoint_selection or CheckpointSelection.BEST,
+        early_stopping_patience=requested.early_stopping_patience,
     )
     is_evaluated = bool(statistics.validation_examples or chosen.held_out_rows)
-    if wishes.checkpoint_selection is CheckpointSelection.BEST and not is_evaluated:
+    if requested.checkpoint_selection is CheckpointSelection.BEST and not is_evaluated:
         raise InvalidSetupError(
             "checkpoint_selection is 'best', but no row is held out to find the best one by. Give a validation_file or "
             "a validation_split, or leave it out.",

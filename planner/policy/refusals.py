@@ -7,7 +7,7 @@ from planner import constants as c
 from planner.catalogue import gpus
 from planner.devices import Device, device_of
 from planner.errors import DoesNotFitError
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.policy.candidates import Candidate, Question, allowed_methods, candidates_on
 from planner.precision import device_problem
 from planner.wording import METHODS, gib
@@ -34,24 +34,26 @@ def refusal(question: Question, candidates: Sequence[Candidate]) -> DoesNotFitEr
 
 def _without_pins(question: Question, device: Device) -> str | None:
     """The first pinned choice whose release alone makes the run fit."""
-    wishes = question.wishes
-    releases: list[tuple[str, Wishes]] = []
-    if wishes.method is not None:
-        free = replace(wishes, method=None)
-        others = [m for m in allowed_methods(replace(question, wishes=free)) if m is not wishes.method]
-        releases += [(f"use {METHODS[method]}", replace(wishes, method=method)) for method in others]
-    if wishes.per_device_train_batch_size is not None:
-        releases.append(("leave per_device_train_batch_size open", replace(wishes, per_device_train_batch_size=None)))
-    if wishes.gradient_checkpointing is False:
-        releases.append(("allow gradient checkpointing", replace(wishes, gradient_checkpointing=None)))
-    if wishes.lora_rank is not None:
-        releases.append(("leave lora_rank open", replace(wishes, lora_rank=None)))
-    if wishes.modules_to_save is not None:
-        releases.append(("leave modules_to_save out", replace(wishes, modules_to_save=None)))
-    if wishes.optim is not None:
-        releases.append(("leave optim open", replace(wishes, optim=None)))
+    requested = question.requested
+    releases: list[tuple[str, RequestedConfig]] = []
+    if requested.method is not None:
+        free = replace(requested, method=None)
+        others = [m for m in allowed_methods(replace(question, requested=free)) if m is not requested.method]
+        releases += [(f"use {METHODS[method]}", replace(requested, method=method)) for method in others]
+    if requested.per_device_train_batch_size is not None:
+        releases.append(
+            ("leave per_device_train_batch_size open", replace(requested, per_device_train_batch_size=None))
+        )
+    if requested.gradient_checkpointing is False:
+        releases.append(("allow gradient checkpointing", replace(requested, gradient_checkpointing=None)))
+    if requested.lora_rank is not None:
+        releases.append(("leave lora_rank open", replace(requested, lora_rank=None)))
+    if requested.modules_to_save is not None:
+        releases.append(("leave modules_to_save out", replace(requested, modules_to_save=None)))
+    if requested.optim is not None:
+        releases.append(("leave optim open", replace(requested, optim=None)))
     for name, released in releases:
-        if _fits(replace(question, wishes=released), device):
+        if _fits(replace(question, requested=released), device):
             return name
     return None
 

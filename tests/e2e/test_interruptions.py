@@ -1,4 +1,4 @@
-"""What must not lose a job: its owner's wishes, a killed trainer, a killed worker, a drained worker."""
+"""What must not lose a job: its owner, a killed trainer, a killed worker, a drained worker."""
 
 import hashlib
 import io

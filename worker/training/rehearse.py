@@ -61,7 +61,7 @@ def answer_question(question: RehearsalQuestion) -> RehearsedMemory:
     steps = list[RehearsedStep]()
     for kind in question.kinds:
         try:
-            setups = setups_to_rehearse(Question(spec, question.statistics, (), question.wishes, {}), kind)
+            setups = setups_to_rehearse(Question(spec, question.statistics, (), question.requested, {}), kind)
         except InvalidSetupError as error:
             raise InvalidRequestError(str(error)) from None
         steps += [_step(question.config, setup, "cpu" if kind == "cpu" else "cuda") for setup in setups]

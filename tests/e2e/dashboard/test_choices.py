@@ -55,7 +55,7 @@ def test_columns_of_any_name_become_any_shape(visitor: Visitor, tmp_path: Path) 
 def test_fields_of_the_adapter_hide_as_soon_as_none_is_trained(visitor: Visitor, service: Service) -> None:
     page = visitor.open(f"/new?model=tiny&file={service.upload(chat_rows())}")
     page.get_by_text("Adjust", exact=True).click()
-    rank, epochs, method = (page.locator(f"#wishes [name={name}]") for name in ("r", "n_epochs", "method"))
+    rank, epochs, method = (page.locator(f"#options [name={name}]") for name in ("r", "n_epochs", "method"))
     expect(rank).to_be_visible()
     method.select_option("full")
     expect(rank).to_be_hidden()
@@ -91,7 +91,7 @@ def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service
         "exact_match.max_new_tokens": "7",
     }
     for name, value in said.items():
-        page.locator(f"#wishes [name='{name}']").fill(value)
+        page.locator(f"#options [name='{name}']").fill(value)
     chosen = {
         "priority": "economy",
         "method": "qlora",
@@ -104,7 +104,7 @@ def test_every_number_of_the_plan_can_be_said(visitor: Visitor, service: Service
         "exact_match.extract": "text",
     }
     for name, value in chosen.items():
-        page.locator(f"#wishes [name='{name}']").select_option(value)
+        page.locator(f"#options [name='{name}']").select_option(value)
     expect(page.locator(".verdict")).to_contain_text("QLoRA rank 4")
 
     page.get_by_label("Most credits").fill("0")
@@ -157,7 +157,7 @@ def test_a_plan_follows_every_key_and_says_at_a_field_what_is_wrong_with_it(visi
     expect(column).to_have_attribute("aria-invalid", "false")
     expect(page.locator("#start-button")).to_be_enabled()
 
-    batch, micro = (page.locator(f"#wishes [name={name}]") for name in ("batch_size", "per_device_train_batch_size"))
+    batch, micro = (page.locator(f"#options [name={name}]") for name in ("batch_size", "per_device_train_batch_size"))
     batch.fill("4")
     micro.fill("3")
     expect(batch).to_have_accessible_description(re.compile("Batch size 4 is not a multiple of Micro-batch size 3"))

@@ -55,9 +55,9 @@ def test_a_run_is_compared_with_one_that_was_run_again_with_changes(
     page.get_by_role("link", name="Run with changes").click()
     asked = {"n_epochs": "3", "seed": "7"}
     for name, value in asked.items():
-        expect(page.locator(f"#wishes [name={name}]"), "what was asked for stays").to_have_value(value)
+        expect(page.locator(f"#options [name={name}]"), "what was asked for stays").to_have_value(value)
     for name in ("method", "r", "learning_rate", "warmup_ratio", "max_length", "gradient_checkpointing"):
-        expect(page.locator(f"#wishes [name={name}]"), "the rest is planned again").to_have_value("")
+        expect(page.locator(f"#options [name={name}]"), "the rest is planned again").to_have_value("")
     page.get_by_label("Epochs").fill("1")
     expect(page.locator("#plan")).to_contain_text("in 1 epoch")
     page.get_by_label("Name optional").fill("again")

@@ -258,7 +258,7 @@ def test_malformed_body_is_explained(tenant: Tenant, body: bytes, code: str, par
     assert says in error["message"]
 
 
-def test_contradicting_wishes_are_explained(rich: Tenant, rows: Rows) -> None:
+def test_contradicting_requests_are_explained(rich: Tenant, rows: Rows) -> None:
     body = {"model": "tiny", "training_file": rich.upload(rows), "adapter": {"method": "full", "r": 8}}
     answer = rich.http.post("/v1/fine_tuning/jobs", json=body)
     assert answer.status_code == 400

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from api.app import create_app
-from api.dashboard.wishes import WISH_NAMES
+from api.dashboard.form import FIELD_NAMES
 from api.deps import SESSION_COOKIE
 from api.forms import form_token
 from core.accounts.models import Scope, User
@@ -197,7 +197,7 @@ def test_no_body_of_a_form_is_answered_with_500(target: Target, route: APIRoute)
     path = filled_in(route.path, target.ids, "1")
     with httpx.Client(base_url=target.service.base_url, headers=headers, timeout=60) as client:
         wrong, csrf_token = [], form_token(token)
-        bodies = [*hostile_values(fields, csrf_token, WISH_NAMES if route.path == "/new" else ())]
+        bodies = [*hostile_values(fields, csrf_token, FIELD_NAMES if route.path == "/new" else ())]
         if target.service.settings.database_url is None:  # no database sees what cannot be read
             bodies += hostile_bodies(fields, csrf_token)
         for body in bodies:

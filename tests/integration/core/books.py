@@ -28,7 +28,7 @@ from core.throttle.service import Throttle
 from planner.catalogue import models
 from planner.devices import Device
 from planner.model.spec import ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.plans import TrainingPlan
 from planner.policy import choice as policy
 from planner.policy.candidates import Question
@@ -57,7 +57,7 @@ class Owner:
 def small_plan() -> TrainingPlan:
     """A real plan of the planner's, for a small model on a CPU."""
     model = next(model for model in models() if model.id == "smollm2-135m-instruct")
-    return policy.plan(Question(ModelSpec.from_config(model.config), STATISTICS, [CPU], Wishes(), PRICES))
+    return policy.plan(Question(ModelSpec.from_config(model.config), STATISTICS, [CPU], RequestedConfig(), PRICES))
 
 
 def open_organization(database: Database, credits_granted: int = 0) -> Owner:

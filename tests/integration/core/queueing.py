@@ -24,7 +24,7 @@ from core.settings import Settings
 from planner.catalogue import find_model
 from planner.devices import Device
 from planner.model.spec import ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.plans import TrainingPlan
 from planner.policy import choice as policy
 from planner.policy.candidates import Question
@@ -77,5 +77,5 @@ def _statistics() -> DatasetStatistics:
 @cache
 def _plan() -> TrainingPlan:
     spec = ModelSpec.from_config(find_model("smollm2-135m-instruct").config)
-    plan = policy.plan(Question(spec, _statistics(), [CPU], Wishes(), {"default": 600}))
+    plan = policy.plan(Question(spec, _statistics(), [CPU], RequestedConfig(), {"default": 600}))
     return replace(plan, quote=replace(plan.quote, credits=QUOTE_CREDITS))

@@ -22,7 +22,7 @@ from planner.catalogue import find_model
 from planner.devices import Device, parse_gpu
 from planner.memory.estimate import Correction
 from planner.model.spec import ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.policy.candidates import Question
 from planner.policy.choice import TrainingPlan, plan, step_down
 from planner.setup import Method
@@ -39,7 +39,7 @@ def planned(device: Device = GPU, method: Method = Method.LORA, **changes: objec
     entry = find_model("llama-3.2-1b-instruct")
     assert entry is not None
     spec = ModelSpec.from_config(entry.config)
-    return plan(Question(spec, STATISTICS, [device], Wishes(method=method), {"default": 1000}, **changes))  # type: ignore[arg-type]
+    return plan(Question(spec, STATISTICS, [device], RequestedConfig(method=method), {"default": 1000}, **changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ class Jobs(RuleBasedStateMachine):
         for _, job_id in getattr(self, "jobs", []):
             now, before = self._job(job_id).status, self.status[job_id]
             reachable = {before} | {target for source, target in MOVES if source is before}
-            # One command may move twice: a worker that lost the job to its owner's wish, or to the queue.
+            # One command may move twice: a worker that lost the job to its owner, or to the queue.
             reachable |= {target for source, target in MOVES if source in reachable}
             assert now in reachable, f"{before} -> {now}"
             self.status[job_id] = now

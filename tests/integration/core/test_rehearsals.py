@@ -20,13 +20,16 @@ from core.runtime import Runtime
 from planner.catalogue import find_model
 from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
 from planner.model.spec import ModelSpec
-from planner.options import Priority, Wishes
+from planner.options import Priority, RequestedConfig
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 
 ORGANIZATION = "org_one"
 QUESTION = RehearsalQuestion(
-    {"model_type": "strange", "hidden_size": 64}, ("cpu",), DatasetStatistics(10, 100, 50, (10,) * 10), Wishes()
+    {"model_type": "strange", "hidden_size": 64},
+    ("cpu",),
+    DatasetStatistics(10, 100, 50, (10,) * 10),
+    RequestedConfig(),
 )
 
 
@@ -71,12 +74,17 @@ def test_an_answer_is_found_by_whoever_asks_again(runtime: Runtime, sent: list[M
     rehearsals.answer(runtime, "no such id", never)
 
 
-def test_wishes_that_change_no_step_share_a_rehearsal(runtime: Runtime) -> None:
+def test_options_that_change_no_step_share_a_rehearsal(runtime: Runtime) -> None:
     rehearsals.answer(runtime, ask(runtime), answered)
-    same = Wishes(priority=Priority.ECONOMY, n_epochs=9, batch_size=4, learning_rate_multiplier=0.5)
-    assert rehearsals.memory_for(runtime, ORGANIZATION, replace(QUESTION, wishes=same)).spec.model_type == "strange"
-    for other in (Wishes(lora_rank=64), Wishes(max_length=32), Wishes(lora_dropout=0.1), Wishes(method=Method.FULL)):
-        ask(runtime, replace(QUESTION, wishes=other))
+    same = RequestedConfig(priority=Priority.ECONOMY, n_epochs=9, batch_size=4, learning_rate_multiplier=0.5)
+    assert rehearsals.memory_for(runtime, ORGANIZATION, replace(QUESTION, requested=same)).spec.model_type == "strange"
+    for other in (
+        RequestedConfig(lora_rank=64),
+        RequestedConfig(max_length=32),
+        RequestedConfig(lora_dropout=0.1),
+        RequestedConfig(method=Method.FULL),
+    ):
+        ask(runtime, replace(QUESTION, requested=other))
 
 
 @pytest.mark.parametrize("rehearse", [answered, refused])
@@ -114,15 +122,15 @@ def test_a_rehearsal_that_was_interrupted_stays_to_be_done(runtime: Runtime) -> 
 def test_not_everyone_may_wait(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsals, "MOST_WAITING", 2)
     for rank in (1, 2):
-        ask(runtime, replace(QUESTION, wishes=Wishes(lora_rank=rank)))
+        ask(runtime, replace(QUESTION, requested=RequestedConfig(lora_rank=rank)))
     with pytest.raises(ServiceUnavailableError, match="2 models wait"):
-        rehearsals.memory_for(runtime, ORGANIZATION, replace(QUESTION, wishes=Wishes(lora_rank=3)))
-    ask(runtime, replace(QUESTION, wishes=Wishes(lora_rank=1)))
+        rehearsals.memory_for(runtime, ORGANIZATION, replace(QUESTION, requested=RequestedConfig(lora_rank=3)))
+    ask(runtime, replace(QUESTION, requested=RequestedConfig(lora_rank=1)))
 
 
 def test_organizations_take_turns_and_each_may_have_a_few_wait(runtime: Runtime) -> None:
     def wanted(rank: int) -> RehearsalQuestion:
-        return replace(QUESTION, wishes=Wishes(lora_rank=rank))
+        return replace(QUESTION, requested=RequestedConfig(lora_rank=rank))
 
     for rank in range(1, rehearsals.MOST_WAITING_EACH + 1):
         ask(runtime, wanted(rank))
@@ -135,7 +143,7 @@ def test_organizations_take_turns_and_each_may_have_a_few_wait(runtime: Runtime)
     order: list[int | None] = []
 
     def note(question: RehearsalQuestion) -> RehearsedMemory:
-        order.append(question.wishes.lora_rank)
+        order.append(question.requested.lora_rank)
         return answered(question)
 
     while rehearsals.answer_next(runtime, note):
@@ -146,18 +154,18 @@ def test_organizations_take_turns_and_each_may_have_a_few_wait(runtime: Runtime)
 def test_two_workers_never_rehearse_the_same_question_at_once(runtime: Runtime) -> None:
     """While the first works, the second gets the other question and then none; what it has given up, it gets."""
     first = ask(runtime)
-    ask(runtime, replace(QUESTION, wishes=Wishes(lora_rank=64)))
+    ask(runtime, replace(QUESTION, requested=RequestedConfig(lora_rank=64)))
     seen: list[int | None] = []
 
     def note(question: RehearsalQuestion) -> RehearsedMemory:
-        seen.append(question.wishes.lora_rank)
+        seen.append(question.requested.lora_rank)
         return answered(question)
 
     def while_another_asks(question: RehearsalQuestion) -> RehearsedMemory:
         rehearsals.answer(runtime, first, never)
         assert rehearsals.answer_next(runtime, note)
         assert not rehearsals.answer_next(runtime, never)
-        raise ServiceUnavailableError(f"The worker stops while it rehearses {question.wishes.lora_rank}.")
+        raise ServiceUnavailableError(f"The worker stops while it rehearses {question.requested.lora_rank}.")
 
     with pytest.raises(ServiceUnavailableError, match="rehearses None"):
         rehearsals.answer_next(runtime, while_another_asks)
@@ -169,11 +177,11 @@ def test_two_workers_never_rehearse_the_same_question_at_once(runtime: Runtime) 
 def test_workers_that_ask_at_once_share_the_questions(runtime: Runtime) -> None:
     ranks = list(range(1, rehearsals.MOST_WAITING_EACH + 1))
     for rank in ranks:
-        ask(runtime, replace(QUESTION, wishes=Wishes(lora_rank=rank)))
+        ask(runtime, replace(QUESTION, requested=RequestedConfig(lora_rank=rank)))
     seen: list[int | None] = []
 
     def note(question: RehearsalQuestion) -> RehearsedMemory:
-        seen.append(question.wishes.lora_rank)
+        seen.append(question.requested.lora_rank)
         return answered(question)
 
     def work() -> None:

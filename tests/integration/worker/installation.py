@@ -34,7 +34,7 @@ from core.retries.service import CreateRequest
 from core.runtime import Runtime, open_runtime
 from core.settings import Settings
 from planner.devices import Device, read_cpu
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from tests.databases import migrated_sqlite
 from worker.protocol import RunRequest
 from worker.supervisor import Supervisor
@@ -67,7 +67,7 @@ class Installation:
     runtime: Runtime
     actor: Actor
 
-    def submit(self, rows: Sequence[dict[str, Any]], wishes: Wishes, model: str = "tiny") -> str:
+    def submit(self, rows: Sequence[dict[str, Any]], requested: RequestedConfig, model: str = "tiny") -> str:
         """Upload rows and create a job on the model; its id."""
         content = "\n".join(json.dumps(row) for row in rows).encode()
         organization_id = self.actor.organization_id
@@ -78,7 +78,7 @@ class Installation:
         inspecting.ensure_inspected(self.runtime, upload.id)
         said = WorkerReport("worker-test", "here", os.getpid(), CPU, None, None, {}, None)
         self.runtime.database.run(lambda session: fleet.report(session, said))
-        draft = planning.draft_plan(self.runtime, self.actor, PlanRequest(model, upload.id, wishes=wishes))
+        draft = planning.draft_plan(self.runtime, self.actor, PlanRequest(model, upload.id, requested=requested))
         create = CreateRequest(self.actor.credential, "/jobs", new_id("body-"), None, False, 60)
         request = JobRequest(draft=draft, seed=7)
         return self.runtime.database.run(

@@ -22,7 +22,7 @@ from core.jobs.models import Job
 from core.jobs.states import JobStatus
 from core.registry.base_models import BaseModel, ModelRef
 from core.settings import Settings
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.setup import Method
 from tests.e2e.rows import chat_rows
 from tests.integration.worker.installation import CPU, CREDITS, Installation, installation, trainers
@@ -35,9 +35,9 @@ EPOCHS = 10  # of 4 steps, one tenth of the rows being held out
 STEPS = 40
 
 
-def lora(**changes: Any) -> Wishes:
+def lora(**changes: Any) -> RequestedConfig:
     """A run of 40 steps."""
-    return replace(Wishes(method=Method.LORA, n_epochs=EPOCHS, batch_size=BATCH), **changes)
+    return replace(RequestedConfig(method=Method.LORA, n_epochs=EPOCHS, batch_size=BATCH), **changes)
 
 
 class Meanwhile:
@@ -185,15 +185,15 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_nothing_else(here: Inst
         {"messages": [{"role": "user", "content": "glow"}, {"role": "assistant", "content": "lamp " * 900 + str(n)}]}
         for n in range(18)
     ]
-    wishes = lora(n_epochs=2, batch_size=16, max_length=512)
+    requested = lora(n_epochs=2, batch_size=16, max_length=512)
     peaks = []
     for micro_batch in (2, 16):
-        job_id = here.submit(rows, replace(wishes, per_device_train_batch_size=micro_batch))
+        job_id = here.submit(rows, replace(requested, per_device_train_batch_size=micro_batch))
         measured = here.supervise(job_id).memory_measured
         assert measured is not None
         peaks.append(measured["device_bytes"])
     capped = sum(peaks) // 2
-    job_id = here.submit(rows, replace(wishes, per_device_train_batch_size=16))
+    job_id = here.submit(rows, replace(requested, per_device_train_batch_size=16))
     quote = here.job(job_id).quote_credits
     job = here.supervise(job_id, change=lambda request: replace(request, memory_limit_bytes=capped))
     assert job.status is JobStatus.SUCCEEDED, here.messages(job_id)

@@ -15,7 +15,7 @@ from core.jobs import lease as leases
 from core.jobs import progress, queries
 from core.jobs.lease import Lease
 from core.jobs.models import Job
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from tests.integration.worker.installation import CPU, Installation, installation
 from worker import prepare, publish
 from worker.protocol import ResultReport
@@ -89,7 +89,7 @@ def test_a_worker_taken_for_dead_cannot_overwrite_its_successors_files(here: Ins
         {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "Yes."}]}
         for n in range(20)
     ]
-    job_id = here.submit(rows, replace(Wishes(), n_epochs=1))
+    job_id = here.submit(rows, replace(RequestedConfig(), n_epochs=1))
     frozen = Hand(here, tmp_path, "frozen")
     lose(here, frozen.lease)
     successor = Hand(here, tmp_path, "successor")

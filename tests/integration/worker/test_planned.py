@@ -14,7 +14,7 @@ from core.errors import InvalidModelError, ModelNotFoundError, TrainingError
 from core.hub_access import HubAccess
 from core.jobs import lease as leases
 from core.registry.base_models import ModelRef
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from tests.hub_server import COMMIT, NEXT_COMMIT, Repository, running_hub, talk_to
 from tests.integration.worker.installation import CPU, Installation, installation
 from tests.tiny_models import make_tiny_model
@@ -56,7 +56,7 @@ def test_a_repository_that_is_swapped_after_planning_does_not_change_the_run(
         talk_to(hub, monkeypatch)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "planning"))
         hub.repositories["acme/moving"] = Repository({"main": (COMMIT, planned)})
-        here.submit(ROWS, Wishes(n_epochs=1), model="acme/moving")
+        here.submit(ROWS, RequestedConfig(n_epochs=1), model="acme/moving")
 
         hub.repositories["acme/moving"].revisions = {"main": (NEXT_COMMIT, swapped), "old": (COMMIT, planned)}
         for machine in ("first", "second"):
@@ -88,7 +88,7 @@ def test_a_private_model_is_fetched_with_its_organizations_token_and_never_witho
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         organization_id = here.actor.organization_id
         hub_tokens.set_token(here.runtime, organization_id, SecretStr(token))
-        here.submit(ROWS, Wishes(n_epochs=1), model="acme/mine")
+        here.submit(ROWS, RequestedConfig(n_epochs=1), model="acme/mine")
         assert prepared(here).weights.joinpath("model.safetensors").is_file()
 
         here.runtime.database.run(lambda session: hub_tokens.remove_token(session, organization_id))
@@ -124,7 +124,7 @@ def test_a_fetching_child_is_handed_the_token_and_asks_with_no_other(
 def test_weights_of_the_same_shape_that_were_put_in_place_of_the_planned_ones_are_refused(
     here: Installation, tmp_path: Path
 ) -> None:
-    here.submit(ROWS, Wishes(n_epochs=1))
+    here.submit(ROWS, RequestedConfig(n_epochs=1))
     planned = prepared(here).base_model.revision
     weights = tmp_path / "models" / "tiny" / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -139,7 +139,7 @@ def test_weights_of_the_same_shape_that_were_put_in_place_of_the_planned_ones_ar
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_data_that_is_not_the_planned_bytes_is_refused(here: Installation, is_there: bool) -> None:
-    job = here.job(here.submit(ROWS, Wishes(n_epochs=1)))
+    job = here.job(here.submit(ROWS, RequestedConfig(n_epochs=1)))
     with here.runtime.database.read() as session:
         file = session.get_one(StoredFile, job.training_file_id)
     assert job.plan.training_sha256 == file.sha256

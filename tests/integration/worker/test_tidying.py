@@ -17,7 +17,7 @@ from core.jobs import lease as leases
 from core.jobs import progress
 from core.retention.files import delete_file
 from migrations.schema import metadata
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from tests.integration.worker.installation import CPU, Installation, installation
 from worker.tidying import tidy_runs, tidy_store
 
@@ -36,7 +36,7 @@ def here(tmp_path: Path, models_dir: Path, valkey_url: str) -> Iterator[Installa
 
 def test_only_what_nobody_recorded_leaves_the_store(here: Installation, tmp_path: Path) -> None:
     runtime = here.runtime
-    here.submit(ROWS, Wishes(n_epochs=1))
+    here.submit(ROWS, RequestedConfig(n_epochs=1))
     claimed = runtime.database.run(lambda session: leases.claim_next(session, runtime.settings, "w", CPU.device_class))
     assert claimed is not None
     lease, job = claimed
@@ -95,7 +95,7 @@ def test_workers_that_are_long_gone_are_forgotten(here: Installation) -> None:
 
 def test_run_directories_of_leases_that_are_over_go_with_their_data(here: Installation) -> None:
     runtime = here.runtime
-    here.submit(ROWS, Wishes(n_epochs=1))
+    here.submit(ROWS, RequestedConfig(n_epochs=1))
     claimed = runtime.database.run(lambda session: leases.claim_next(session, runtime.settings, "w", CPU.device_class))
     assert claimed is not None
     lease, _ = claimed

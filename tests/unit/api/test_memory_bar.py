@@ -7,7 +7,7 @@ from planner.catalogue import find_gpu, find_model
 from planner.devices import device_of
 from planner.memory.estimate import Correction
 from planner.model.spec import ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.policy.candidates import Question
 from planner.policy.comparison import compare_methods
 from planner.statistics import DatasetStatistics
@@ -23,7 +23,7 @@ def test_terms_add_up(model: str, ratio: float) -> None:
     assert gpu is not None
     device = device_of(gpu)
     for one in compare_methods(
-        Question(Question(ModelSpec.from_config(entry.config), DATA, [device], Wishes(), {"default": 100}))
+        Question(Question(ModelSpec.from_config(entry.config), DATA, [device], RequestedConfig(), {"default": 100}))
     ):
         memory = one.memory.corrected(Correction(ratio=ratio, runs=3)) if ratio != 1.0 else one.memory
         terms = terms_of(memory)

@@ -11,7 +11,7 @@ from planner.memory.adapters import adapter_parameters, kept_bytes, trained_para
 from planner.memory.estimate import estimate_memory
 from planner.memory.optimizers import OPTIMIZERS, optimizer_named
 from planner.model.spec import ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.policy.candidates import Question
 from planner.policy.choice import plan
 from planner.setup import InitLoraWeights, Method, TrainingSetup
@@ -27,8 +27,8 @@ LORA = TrainingSetup(
 PISSA, OLORA = InitLoraWeights.PISSA, InitLoraWeights.OLORA
 
 
-def planned(spec, gpu="A100-80GB", **wishes):
-    return plan(Question(spec, DATA, [parse_gpu(gpu)], Wishes(**wishes), {"default": 2000}))
+def planned(spec, gpu="A100-80GB", **requested):
+    return plan(Question(spec, DATA, [parse_gpu(gpu)], RequestedConfig(**requested), {"default": 2000}))
 
 
 def test_what_is_trained_is_counted():
@@ -64,7 +64,7 @@ def test_variants_are_chosen_only_when_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("wishes", "sentence"),
+    ("requested", "sentence"),
     [
         ({"use_rslora": True}, "Rank-stabilised: adapters are scaled by"),
         ({"use_dora": True}, "DoRA: 1,376,256 lengths of weight rows"),
@@ -73,15 +73,15 @@ def test_variants_are_chosen_only_when_asked_for():
         ({"modules_to_save": ("lm_head",)}, "Trained whole beside the adapters: lm_head with 525,336,576 parameters"),
     ],
 )
-def test_a_variant_is_planned_and_explained(wishes, sentence):
-    chosen = planned(LLAMA, **wishes)
+def test_a_variant_is_planned_and_explained(requested, sentence):
+    chosen = planned(LLAMA, **requested)
     assert chosen.setup.method is Method.LORA, "an adapter was asked for, so full fine-tuning is not considered"
     assert any(sentence in reason for reason in sentences(chosen.reasons))
-    for name, value in wishes.items():
+    for name, value in requested.items():
         assert getattr(chosen.setup, name) == value
     plain = replace(chosen.setup, use_dora=False, init_lora_weights=InitLoraWeights.DEFAULT, modules_to_save=None)
     needed, without = (estimate_memory(LLAMA, setup).required_bytes for setup in (chosen.setup, plain))
-    assert needed == without if "use_rslora" in wishes else needed > without
+    assert needed == without if "use_rslora" in requested else needed > without
 
 
 def test_rank_stabilised_adapters_share_one_alpha():
@@ -91,13 +91,13 @@ def test_rank_stabilised_adapters_share_one_alpha():
 
 
 def test_states_of_whole_modules_shrink_only_where_they_must():
-    wishes = {"method": Method.QLORA, "modules_to_save": ("embed_tokens", "lm_head"), "lora_rank": 8}
-    assert planned(LLAMA, **wishes).setup.optimizer == "adamw_torch_fused"
-    assert planned(LLAMA, "24GiB", **wishes).setup.optimizer == "paged_adamw_8bit"
+    requested = {"method": Method.QLORA, "modules_to_save": ("embed_tokens", "lm_head"), "lora_rank": 8}
+    assert planned(LLAMA, **requested).setup.optimizer == "adamw_torch_fused"
+    assert planned(LLAMA, "24GiB", **requested).setup.optimizer == "paged_adamw_8bit"
 
 
 @pytest.mark.parametrize(
-    ("spec", "wishes", "message"),
+    ("spec", "requested", "message"),
     [
         (LLAMA, {"method": Method.FULL, "use_dora": True}, "trains no adapter, but use_dora is set"),
         (LLAMA, {"method": Method.FULL, "modules_to_save": ("lm_head",)}, "but modules_to_save is set"),
@@ -119,9 +119,9 @@ def test_states_of_whole_modules_shrink_only_where_they_must():
         (LLAMA, {"optim": "lion"}, "optim is 'lion'"),
     ],
 )
-def test_what_cannot_be_right_is_refused_with_what_to_choose(spec, wishes, message):
+def test_what_cannot_be_right_is_refused_with_what_to_choose(spec, requested, message):
     with pytest.raises(InvalidSetupError) as caught:
-        planned(spec, **wishes)
+        planned(spec, **requested)
     assert message in str(caught.value)
 
 
@@ -147,9 +147,11 @@ def test_every_optimizer_that_is_offered_is_trained_and_estimated():
 
 
 def test_pissa_takes_time_to_start_on_a_cpu():
-    def loading(**wishes):
+    def loading(**requested):
         cpu = Device(0, "cpu", "CPU, 2 cores", "cpu", 64 << 30, 60 << 30, None, "cpu", 2)
-        return plan(Question(TIED, DATA, [cpu], Wishes(lora_rank=16, **wishes), {"default": 600})).speed.loading_seconds
+        return plan(
+            Question(TIED, DATA, [cpu], RequestedConfig(lora_rank=16, **requested), {"default": 600})
+        ).speed.loading_seconds
 
     products = 34 * 2 * 16 * sum(count * linear.weight_parameters for count, linear in TIED.targeted(("all-linear",)))
     assert loading(init_lora_weights=PISSA) - loading() == pytest.approx(products / (2 * 1.4e10))

@@ -10,7 +10,7 @@ from planner.devices import Device, device_of
 from planner.errors import DoesNotFitError
 from planner.memory.estimate import MemoryEstimate, estimate_memory
 from planner.model.spec import ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.policy import choice as policy
 from planner.policy.candidates import Known, Question
 from planner.policy.comparison import compare_methods
@@ -34,11 +34,13 @@ def gpu(name: str) -> Device:
 
 
 @pytest.mark.parametrize("name", ["rtx-3060-12gb", "rtx-4090-24gb", "a100-80gb"])
-@pytest.mark.parametrize("wishes", [Wishes(), Wishes(lora_rank=64), Wishes(max_length=1024, n_epochs=1)])
-def test_each_method_is_what_the_policy_takes_with_it_pinned(name: str, wishes: Wishes) -> None:
+@pytest.mark.parametrize(
+    "requested", [RequestedConfig(), RequestedConfig(lora_rank=64), RequestedConfig(max_length=1024, n_epochs=1)]
+)
+def test_each_method_is_what_the_policy_takes_with_it_pinned(name: str, requested: RequestedConfig) -> None:
     spec, devices = spec_of("llama-3.1-8b"), [gpu(name)]
-    for outlook in compare_methods(Question(spec, DATA, devices, wishes, PRICES)):
-        pinned = replace(wishes, method=outlook.method)
+    for outlook in compare_methods(Question(spec, DATA, devices, requested, PRICES)):
+        pinned = replace(requested, method=outlook.method)
         if outlook.method is Method.FULL:
             pinned = replace(pinned, lora_rank=None)
         try:
@@ -62,16 +64,16 @@ def test_devices_of_one_sort_are_estimated_once() -> None:
             asked.append(setup)
             return estimate_memory(spec, setup, device)
 
-    alone = policy.plan(Question(spec, DATA, [device], Wishes(), PRICES, memory=Counted()))
+    alone = policy.plan(Question(spec, DATA, [device], RequestedConfig(), PRICES, memory=Counted()))
     for_one = len(asked)
     known: Known = {}
-    among = policy.plan(Question(spec, DATA, fleet, Wishes(), PRICES, memory=Counted(), known=known))
+    among = policy.plan(Question(spec, DATA, fleet, RequestedConfig(), PRICES, memory=Counted(), known=known))
     assert len(asked) == 2 * for_one
     same = {"device": alone.device, "reasons": alone.reasons, "alternatives": alone.alternatives}
     assert replace(among, **same) == alone
-    outlooks = compare_methods(Question(spec, DATA, fleet, Wishes(), PRICES, memory=Counted(), known=known))
+    outlooks = compare_methods(Question(spec, DATA, fleet, RequestedConfig(), PRICES, memory=Counted(), known=known))
     assert len(asked) == 2 * for_one
-    assert outlooks == compare_methods(Question(spec, DATA, fleet, Wishes(), PRICES))
+    assert outlooks == compare_methods(Question(spec, DATA, fleet, RequestedConfig(), PRICES))
 
 
 def test_more_memory_never_reaches_less_far() -> None:

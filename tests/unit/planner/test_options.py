@@ -10,7 +10,7 @@ from planner.catalogue import find_model
 from planner.devices import parse_gpu
 from planner.errors import InvalidSetupError
 from planner.model.spec import ModelSpec
-from planner.options import BY_NAME, OPTIONS, Decides, Option, Priority, Wishes, decisive
+from planner.options import BY_NAME, OPTIONS, Decides, Option, Priority, RequestedConfig, decisive
 from planner.plans import TrainingPlan, planned_options
 from planner.policy.candidates import Question
 from planner.policy.choice import plan
@@ -27,8 +27,8 @@ def planned(**asked: Any) -> TrainingPlan:
     entry = find_model("smollm2-135m-instruct")
     assert entry is not None
     spec = ModelSpec.from_config(entry.config)
-    wishes = Wishes(**{"packing": False, **asked})
-    return plan(Question(spec, STATISTICS, [parse_gpu("A100-80GB")], wishes, {"default": 2000}))
+    requested = RequestedConfig(**{"packing": False, **asked})
+    return plan(Question(spec, STATISTICS, [parse_gpu("A100-80GB")], requested, {"default": 2000}))
 
 
 def unusual(option: Option) -> Any:
@@ -65,9 +65,9 @@ def test_what_an_adapter_alone_has_is_nothing_of_a_full_run() -> None:
     assert {name for name, value in full.items() if value is None and Method.FULL not in BY_NAME[name].methods} == {
         option.name for option in OPTIONS if Method.FULL not in option.methods
     }
-    asked = Wishes(lora_rank=4, n_epochs=2, priority=Priority.QUALITY)
-    assert asked.without_adapter() == Wishes(n_epochs=2, priority=Priority.QUALITY)
-    assert asked.deciding(Decides.MEMORY) == Wishes(lora_rank=4, priority=Priority.QUALITY)
+    asked = RequestedConfig(lora_rank=4, n_epochs=2, priority=Priority.QUALITY)
+    assert asked.without_adapter() == RequestedConfig(n_epochs=2, priority=Priority.QUALITY)
+    assert asked.deciding(Decides.MEMORY) == RequestedConfig(lora_rank=4, priority=Priority.QUALITY)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_value_out_of_its_range_is_refused_with_the_range(asked: dict[str, Any
     with pytest.raises(InvalidSetupError) as refused:
         planned(**asked)
     assert str(refused.value).startswith(said)
-    assert refused.value.wish in asked
+    assert refused.value.option in asked
 
 
 def test_a_default_of_a_newer_release_leaves_older_runs_what_they_are() -> None:

@@ -11,7 +11,7 @@ from planner.devices import Device, parse_gpu
 from planner.errors import DoesNotFitError, InvalidSetupError
 from planner.memory.estimate import Correction, estimate_memory
 from planner.model.spec import ModelSpec
-from planner.options import Priority, Wishes
+from planner.options import Priority, RequestedConfig
 from planner.policy.candidates import LADDER, Question
 from planner.policy.choice import plan, step_down
 from planner.policy.comparison import compare_methods
@@ -47,9 +47,9 @@ def rows(count, length, trained=0.5):
 SMALL, LARGE = rows(1000, 512), rows(200_000, 400)
 
 
-def planned(model, gpu, statistics=SMALL, **wishes):
+def planned(model, gpu, statistics=SMALL, **requested):
     device = gpu if isinstance(gpu, Device) else parse_gpu(gpu)
-    return plan(Question(SPECS[model], statistics, [device], Wishes(**wishes), PRICES))
+    return plan(Question(SPECS[model], statistics, [device], RequestedConfig(**requested), PRICES))
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_rows_take_flash_attention_where_its_kernels_run():
     long, packed = rows(1000, 3000), rows(20_000, 100)
     t4 = replace(parse_gpu("24GiB"), compute_capability=(7, 5))
     attention = {
-        name: planned(model, device, statistics, **wishes).setup.attn_implementation
-        for name, model, device, statistics, wishes in [
+        name: planned(model, device, statistics, **requested).setup.attn_implementation
+        for name, model, device, statistics, requested in [
             ("packed", "llama-3.2-1b-instruct", "RTX 4090", packed, {}),
             ("a row each", "llama-3.2-1b-instruct", "RTX 4090", long, {}),
             ("before Ampere", "llama-3.2-1b-instruct", t4, packed, {}),
@@ -121,7 +121,7 @@ def test_rows_take_flash_attention_where_its_kernels_run():
     model = SPECS["llama-3.2-1b-instruct"]
     for changes in ({"model_type": "strange"}, {"head_dim": 320}, {"head_dim": 84}):
         other = replace(model, **changes)
-        chosen = plan(Question(other, packed, [parse_gpu("A100-80GB")], Wishes(), PRICES))
+        chosen = plan(Question(other, packed, [parse_gpu("A100-80GB")], RequestedConfig(), PRICES))
         assert (chosen.setup.packing, chosen.setup.attn_implementation) == (True, "sdpa")
 
 
@@ -142,8 +142,8 @@ def test_norms_are_fused_on_a_gpu_where_the_familys_code_is_what_the_kernel_comp
 
 def test_a_plan_takes_ligers_kernels_where_the_worker_has_them_and_says_so():
     device = replace(parse_gpu("H100-80GB"), has_liger=True)
-    wishes = Wishes(method=Method.LORA)
-    question = Question(SPECS["llama-3.1-8b"], rows(20_000, 100), [device], wishes, {"default": 1})
+    requested = RequestedConfig(method=Method.LORA)
+    question = Question(SPECS["llama-3.1-8b"], rows(20_000, 100), [device], requested, {"default": 1})
     found = {has: plan(replace(question, devices=[replace(device, has_liger=has)])) for has in (True, False)}
     assert (found[True].setup.fused_rotary, found[True].setup.fused_activation) == (True, True)
     assert (found[False].setup.fused_rotary, found[False].setup.fused_activation) == (False, False)
@@ -156,7 +156,7 @@ def test_a_plan_takes_ligers_kernels_where_the_worker_has_them_and_says_so():
     assert ours.peak_allocated_bytes < plain.peak_allocated_bytes
     compiled = plan(
         Question(
-            SPECS["llama-3.1-8b"], rows(20_000, 100), [device], replace(wishes, torch_compile=True), {"default": 1}
+            SPECS["llama-3.1-8b"], rows(20_000, 100), [device], replace(requested, torch_compile=True), {"default": 1}
         )
     )
     assert (compiled.setup.fused_rotary, compiled.setup.fused_activation) == (False, False)
@@ -176,23 +176,26 @@ def test_a_card_without_bfloat16_computes_in_float16_and_trains_adapters():
 
 
 @pytest.mark.parametrize(
-    ("model", "wishes", "said"),
+    ("model", "requested", "said"),
     [
         ("qwen2.5-0.5b-instruct", {"method": Method.FULL}, "compute capability 7.5.*Use lora or qlora"),
         ("gemma-2b-it", {}, "gemma models have activations beyond float16's 65,504"),
     ],
 )
-def test_what_float16_cannot_do_is_refused_with_the_card_and_what_would_do(model, wishes, said):
+def test_what_float16_cannot_do_is_refused_with_the_card_and_what_would_do(model, requested, said):
     with pytest.raises(InvalidSetupError, match=said):
-        planned(model, "T4", SMALL, **wishes)
+        planned(model, "T4", SMALL, **requested)
     both = [parse_gpu("T4"), parse_gpu("RTX 3090")]
-    assert plan(Question(SPECS[model], SMALL, both, Wishes(**wishes), PRICES)).device.name == "NVIDIA RTX 3090 24GB"
+    assert (
+        plan(Question(SPECS[model], SMALL, both, RequestedConfig(**requested), PRICES)).device.name
+        == "NVIDIA RTX 3090 24GB"
+    )
 
 
 def test_a_card_that_torch_has_no_kernels_for_is_refused():
     volta = replace(parse_gpu("16GiB"), name="Tesla V100-SXM2-16GB", compute_capability=(7, 0))
     with pytest.raises(InvalidSetupError, match=r"Tesla V100-SXM2-16GB cannot train: it has compute capability 7.0"):
-        plan(Question(SPECS["smollm2-135m-instruct"], SMALL, [volta], Wishes(), PRICES))
+        plan(Question(SPECS["smollm2-135m-instruct"], SMALL, [volta], RequestedConfig(), PRICES))
     for name in ("V100", "v100-32gb", "Tesla P100", "GTX 1080 Ti"):
         with pytest.raises(InvalidSetupError, match="no kernels"):
             parse_gpu(name)
@@ -220,7 +223,7 @@ def test_flash_attention_over_packed_rows_needs_less_than_a_mask():
 def test_the_quote_covers_the_answers_that_are_asked_for():
     def predicted(**answering):
         spec = SPECS["smollm2-135m-instruct"]
-        return plan(Question(spec, SMALL, [CPU], Wishes(method=Method.LORA), PRICES, **answering))
+        return plan(Question(spec, SMALL, [CPU], RequestedConfig(method=Method.LORA), PRICES, **answering))
 
     samples, compared = predicted(), predicted(answering=Answering(40, 512))
     more = compared.speed.sampling_seconds - samples.speed.sampling_seconds
@@ -246,13 +249,13 @@ def test_a_pinned_method_is_kept_and_the_priority_says_that_it_does_not_matter()
 
 
 def test_every_pinned_number_is_kept():
-    wishes = {
+    requested = {
         "method": Method.LORA, "lora_rank": 24, "lora_alpha": 5, "lora_dropout": 0.1,
         "lora_target_modules": ("q_proj", "v_proj"), "max_length": 300, "batch_size": 12,
         "per_device_train_batch_size": 3, "gradient_checkpointing": True, "n_epochs": 7, "learning_rate": 3e-5,
         "warmup_ratio": 0.2, "weight_decay": 0.05, "packing": True,
     }  # fmt: skip
-    chosen = planned("llama-3.1-8b", "A100-80GB", SMALL, **wishes)
+    chosen = planned("llama-3.1-8b", "A100-80GB", SMALL, **requested)
     setup, hyper = chosen.setup, chosen.hyperparameters
     assert (setup.lora_rank, setup.lora_alpha, setup.lora_dropout) == (24, 5, 0.1)
     assert setup.lora_target_modules == ("q_proj", "v_proj")
@@ -278,7 +281,7 @@ def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
 
 
 @pytest.mark.parametrize(
-    ("wishes", "message"),
+    ("requested", "message"),
     [
         ({"method": Method.FULL, "lora_rank": 8}, "trains no adapter"),
         ({"batch_size": 10, "per_device_train_batch_size": 4}, "not a multiple"),
@@ -295,9 +298,9 @@ def test_learning_rates_fall_with_width_and_are_lower_for_full_fine_tuning():
         ({"early_stopping_patience": 0}, "at least 1"),
     ],
 )
-def test_contradictory_wishes_are_refused(wishes, message):
+def test_contradictory_requests_are_refused(requested, message):
     with pytest.raises(InvalidSetupError, match=message):
-        planned("llama-3.1-8b", "A100-80GB", **wishes)
+        planned("llama-3.1-8b", "A100-80GB", **requested)
 
 
 def test_stopping_early_needs_rows_to_evaluate_on():
@@ -312,18 +315,20 @@ def test_stopping_early_needs_rows_to_evaluate_on():
 
 
 def test_compiled_layers_are_for_gpus_and_estimated_as_if_they_were_not():
-    plain, compiled = (planned("llama-3.1-8b", "A100-80GB", torch_compile=wish) for wish in (None, True))
+    plain, compiled = (planned("llama-3.1-8b", "A100-80GB", torch_compile=option) for option in (None, True))
     assert compiled.setup == replace(plain.setup, torch_compile=True)
     assert (compiled.memory, compiled.speed, compiled.quote) == (plain.memory, plain.speed, plain.quote)
     assert [reason for reason in sentences(compiled.reasons) if reason not in sentences(plain.reasons)] == [
         reason for reason in sentences(compiled.reasons) if "torch.compile, as you asked" in reason
     ]
-    spec, wishes = SPECS["smollm2-135m-instruct"], Wishes(torch_compile=True)
+    spec, requested = SPECS["smollm2-135m-instruct"], RequestedConfig(torch_compile=True)
     with pytest.raises(InvalidSetupError, match="torch_compile is for GPUs"):
-        plan(Question(spec, SMALL, [CPU], wishes, PRICES))
+        plan(Question(spec, SMALL, [CPU], requested, PRICES))
     both = [replace(CPU, free_bytes=1 << 45), parse_gpu("T4")]
-    assert plan(Question(spec, SMALL, both, wishes, PRICES)).device.kind == "cuda"
-    assert {outlook.device.kind for outlook in compare_methods(Question(spec, SMALL, both, wishes, PRICES))} == {"cuda"}
+    assert plan(Question(spec, SMALL, both, requested, PRICES)).device.kind == "cuda"
+    assert {outlook.device.kind for outlook in compare_methods(Question(spec, SMALL, both, requested, PRICES))} == {
+        "cuda"
+    }
 
 
 def test_dropout_on_fused_experts_is_refused():
@@ -335,7 +340,7 @@ def test_dropout_on_fused_experts_is_refused():
     assert attention.setup.lora_dropout == 0.1
 
 
-def test_adapter_wishes_rule_full_fine_tuning_out():
+def test_options_of_adapters_rule_full_fine_tuning_out():
     assert planned("llama-3.1-8b", "H200", LARGE, lora_rank=16).setup.method is Method.LORA
 
 
@@ -374,12 +379,12 @@ def test_truncation_is_counted_and_said():
 def test_the_cheaper_of_two_devices_that_fit_is_taken():
     cheap, dear = parse_gpu("RTX 4090"), replace(parse_gpu("H200"), index=1)
     prices = {"nvidia-rtx-4090-24gb": 500, "nvidia-h200-141gb": 90_000}
-    assert plan(Question(SPECS["llama-3.1-8b"], SMALL, [dear, cheap], Wishes(), prices)).device == cheap
+    assert plan(Question(SPECS["llama-3.1-8b"], SMALL, [dear, cheap], RequestedConfig(), prices)).device == cheap
 
 
 def test_less_compression_outweighs_price():
     small, large = parse_gpu("RTX 3080"), replace(parse_gpu("A100-80GB"), index=1)
-    chosen = plan(Question(SPECS["llama-3.1-8b"], SMALL, [small, large], Wishes(), {"default": 1000}))
+    chosen = plan(Question(SPECS["llama-3.1-8b"], SMALL, [small, large], RequestedConfig(), {"default": 1000}))
     assert (chosen.setup.method, chosen.device) == (Method.LORA, large)
 
 
@@ -392,9 +397,9 @@ def test_the_quote_follows_from_rate_time_and_margin():
 
 def test_no_price_and_no_device_are_refused():
     with pytest.raises(InvalidSetupError, match="price list"):
-        plan(Question(SPECS["llama-3.1-8b"], SMALL, [CPU], Wishes(), {}))
+        plan(Question(SPECS["llama-3.1-8b"], SMALL, [CPU], RequestedConfig(), {}))
     with pytest.raises(InvalidSetupError, match="no device"):
-        plan(Question(SPECS["llama-3.1-8b"], SMALL, [], Wishes(), PRICES))
+        plan(Question(SPECS["llama-3.1-8b"], SMALL, [], RequestedConfig(), PRICES))
 
 
 def test_alternatives_cover_every_method_with_and_without_checkpointing_and_say_why_not():
@@ -410,7 +415,7 @@ def test_alternatives_cover_every_method_with_and_without_checkpointing_and_say_
 
 def test_a_correction_moves_what_fits():
     gpu = parse_gpu("RTX 4090")
-    arguments = (SPECS["llama-3.1-8b"], SMALL, [gpu], Wishes(), PRICES)
+    arguments = (SPECS["llama-3.1-8b"], SMALL, [gpu], RequestedConfig(), PRICES)
     assert plan(Question(*arguments)).setup.method is Method.LORA
     learned = {(gpu.device_class, Method.LORA): Correction(1.4, 0.02, 300)}
     assert plan(Question(*arguments, corrections=learned)).setup.method is Method.QLORA
@@ -421,7 +426,7 @@ def test_a_correction_moves_what_fits():
 def test_a_correction_is_said_and_kept_in_the_plan():
     gpu = parse_gpu("RTX 4090")
     learned = {(gpu.device_class, Method.LORA): Correction(0.9, 0.02, 300)}
-    chosen = plan(Question(SPECS["llama-3.1-8b"], SMALL, [gpu], Wishes(), PRICES, corrections=learned))
+    chosen = plan(Question(SPECS["llama-3.1-8b"], SMALL, [gpu], RequestedConfig(), PRICES, corrections=learned))
     plain = estimate_memory(SPECS["llama-3.1-8b"], chosen.setup, gpu)
     assert chosen.memory.uncorrected_bytes == pytest.approx(plain.device_bytes, abs=1)
     assert chosen.memory.bound_bytes == pytest.approx(0.02 * chosen.memory.device_bytes, abs=1)
@@ -444,8 +449,8 @@ def test_stepping_down_keeps_the_effective_batch_until_one_row_is_left():
 specs = st.sampled_from(sorted(SPECS)).map(SPECS.__getitem__)
 statistics = st.builds(rows, st.integers(2, 300_000), st.integers(8, 6000), st.floats(0.05, 1.0))
 memory = st.integers(2, 200).map(lambda gib: gib << 30)
-wishes = st.builds(
-    Wishes,
+requested = st.builds(
+    RequestedConfig,
     priority=st.sampled_from([Priority.AUTO, Priority.QUALITY]),
     gradient_checkpointing=st.sampled_from([None, None, True, False]),
     batch_size=st.sampled_from([None, None, 6, 16]),
@@ -465,7 +470,7 @@ def attempt(spec, data, free_bytes, wanted):
 
 
 @settings(max_examples=60, deadline=None)
-@given(specs, statistics, memory, wishes)
+@given(specs, statistics, memory, requested)
 def test_a_plan_fits_is_pure_and_adds_up(spec, data, free_bytes, wanted):
     chosen = attempt(spec, data, free_bytes, wanted)
     if chosen is None:
@@ -483,7 +488,7 @@ def test_a_plan_fits_is_pure_and_adds_up(spec, data, free_bytes, wanted):
 
 
 @settings(max_examples=60, deadline=None)
-@given(specs, statistics, memory, memory, wishes)
+@given(specs, statistics, memory, memory, requested)
 def test_more_memory_never_compresses_more(spec, data, one, other, wanted):
     less, more = sorted((one, other))
     poorer, richer = attempt(spec, data, less, wanted), attempt(spec, data, more, wanted)

@@ -11,7 +11,7 @@ from planner.errors import InvalidSetupError
 from planner.memory.estimate import estimate_memory
 from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.model.spec import ModelSpec
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.policy.candidates import Question
 from planner.policy.choice import plan
 from planner.setup import Method
@@ -35,7 +35,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def rehearsed(config):
-    answer = answer_question(RehearsalQuestion(config, ("cuda",), STATISTICS, Wishes()))
+    answer = answer_question(RehearsalQuestion(config, ("cuda",), STATISTICS, RequestedConfig()))
     assert len(answer.steps) == 12  # three methods, with and without checkpointing, one row and two
     assert from_plain(RehearsedMemory, to_plain(answer)) == answer
     return replace(answer, spec=replace(answer.spec, model_type="strange"))
@@ -75,7 +75,7 @@ def test_rehearsed_estimates_are_those_of_the_formulas(config, rehearsed, method
 
 
 def test_the_plan_says_that_it_was_rehearsed(rehearsed):
-    chosen = plan(Question(rehearsed.spec, STATISTICS, [GPU], Wishes(), PRICES, memory=rehearsed))
+    chosen = plan(Question(rehearsed.spec, STATISTICS, [GPU], RequestedConfig(), PRICES, memory=rehearsed))
     assert chosen.memory.required_bytes <= GPU.free_bytes
     assert any("no formula for strange" in reason and "rehearsed" in reason for reason in sentences(chosen.reasons))
     assert {other.method for other in chosen.alternatives} == set(Method)

@@ -10,7 +10,7 @@ from tests.unit.planner.test_policy import CPU, planned, rows
 
 
 @pytest.mark.parametrize(
-    ("wishes", "said"),
+    ("requested", "said"),
     [
         ({}, "that peak is usual for adapters"),
         ({"learning_rate_multiplier": 1.0}, "that peak is usual for adapters"),
@@ -20,13 +20,13 @@ from tests.unit.planner.test_policy import CPU, planned, rows
         ({"learning_rate": 0.0013}, "that peak is usual for adapters"),
     ],
 )
-def test_the_rate_is_called_usual_only_where_it_is(wishes, said):
-    found = [x for x in sentences(planned("smollm2-135m-instruct", CPU, **wishes).reasons) if "learning rate" in x]
+def test_the_rate_is_called_usual_only_where_it_is(requested, said):
+    found = [x for x in sentences(planned("smollm2-135m-instruct", CPU, **requested).reasons) if "learning rate" in x]
     assert len(found) == 1
     assert said in found[0]
     assert ("as you asked" in found[0]) == (" times the " in found[0])
     extreme = any(word in found[0] for word in ("diverge", "hardly changes"))
-    assert extreme == (wishes.get("learning_rate_multiplier") in (100.0, 1e-9))
+    assert extreme == (requested.get("learning_rate_multiplier") in (100.0, 1e-9))
 
 
 def test_a_cpu_without_bfloat16_is_planned_in_float32_with_its_memory_and_time():

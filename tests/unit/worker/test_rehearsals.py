@@ -7,7 +7,7 @@ import pytest
 from core.errors import InvalidModelError, ServiceUnavailableError
 from planner.catalogue import find_model
 from planner.memory.rehearsed import RehearsalQuestion
-from planner.options import Wishes
+from planner.options import RequestedConfig
 from planner.statistics import DatasetStatistics
 from tests.waiting import wait_for
 from worker import rehearsals
@@ -19,7 +19,7 @@ def large_question() -> RehearsalQuestion:
     """One whose answer takes long enough to be interrupted."""
     entry = find_model("llama-3.3-70b-instruct")
     assert entry is not None
-    return RehearsalQuestion(entry.config, ("cpu", "cuda"), STATISTICS, Wishes())
+    return RehearsalQuestion(entry.config, ("cpu", "cuda"), STATISTICS, RequestedConfig())
 
 
 def test_a_process_that_stops_ends_its_rehearsals() -> None:

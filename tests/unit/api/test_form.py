@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from api.dashboard.wishes import asked_values, body_of
+from api.dashboard.form import asked_values, body_of
 from api.planning import plan_request
 from planner.catalogue import find_model
 from planner.devices import parse_gpu
 from planner.model.spec import ModelSpec
-from planner.options import Priority, Wishes
+from planner.options import Priority, RequestedConfig
 from planner.plans import TrainingPlan
 from planner.policy.candidates import Question
 from planner.policy.choice import plan
@@ -15,20 +15,20 @@ from planner.setup import CheckpointSelection, InitLoraWeights, Method
 from planner.statistics import DatasetStatistics
 
 
-def planned(wishes: Wishes) -> TrainingPlan:
+def planned(requested: RequestedConfig) -> TrainingPlan:
     entry = find_model("smollm2-135m-instruct")
     assert entry is not None
     statistics = DatasetStatistics(1000, 60_000, 30_000, (60,) * 100)
     spec = ModelSpec.from_config(entry.config)
-    return plan(Question(spec, statistics, [parse_gpu("A100-80GB")], wishes, {"default": 2000}))
+    return plan(Question(spec, statistics, [parse_gpu("A100-80GB")], requested, {"default": 2000}))
 
 
 def test_what_was_left_to_the_planner_stays_open() -> None:
-    assert asked_values(Wishes(), planned(Wishes())) == {}
+    assert asked_values(RequestedConfig(), planned(RequestedConfig())) == {}
 
 
 def test_everything_that_was_asked_for_comes_back_as_it_was() -> None:
-    asked = Wishes(
+    asked = RequestedConfig(
         priority=Priority.QUALITY,
         method=Method.LORA,
         lora_rank=4,
@@ -45,11 +45,11 @@ def test_everything_that_was_asked_for_comes_back_as_it_was() -> None:
         early_stopping_patience=3,
     )
     fields = asked_values(asked, planned(asked))
-    assert plan_request(body_of({"model": "m", "file": "file-1", **fields})).wishes == asked
+    assert plan_request(body_of({"model": "m", "file": "file-1", **fields})).requested == asked
 
 
 def test_a_multiplied_rate_stays_the_rate_that_it_was() -> None:
-    asked = Wishes(learning_rate_multiplier=0.5)
+    asked = RequestedConfig(learning_rate_multiplier=0.5)
     chosen = planned(asked)
     assert asked_values(asked, chosen) == {"learning_rate": f"{chosen.hyperparameters.learning_rate:g}"}
     assert asked_values(replace(asked, learning_rate_multiplier=None), chosen) == {}

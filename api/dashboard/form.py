@@ -13,7 +13,7 @@ from api.errors import describe
 from api.schemas.jobs import PlanCreate
 from core.datasets.final_answers import ExactMatch
 from core.errors import InvalidRequestError, TunewrightError
-from planner.options import OPTIONS, Group, Option, Wishes
+from planner.options import OPTIONS, Group, Option, RequestedConfig
 from planner.plans import TrainingPlan, planned_options
 
 COLUMN_PREFIX = "column_"
@@ -31,7 +31,7 @@ NEEDED = {"prompt_completion": 2, "question_answer": 2, "alpaca": 2}
 
 
 @dataclass(frozen=True)
-class Wish:
+class FormField:
     """A field of the form that is decided for whoever leaves it empty. `empty`: what the field then says.
 
     `name`: the API's; with its object's before it where another field is called the same.
@@ -47,8 +47,8 @@ class Wish:
     is_own: bool = False
 
 
-def _asking(option: Option) -> Wish:
-    return Wish(
+def _asking(option: Option) -> FormField:
+    return FormField(
         key_of(option), option.label, option.help, tuple(option.labels.items()), option.empty, option.planned is None
     )
 
@@ -62,17 +62,17 @@ _OPTIONS = {key_of(option): option for option in OPTIONS if option.is_in_form}
 # What a run is asked for beside the planner's options, behind those of the same heading.
 _OWN = {
     Group.TRAINING: (
-        Wish(
+        FormField(
             "chat_template",
             "Chat template",
             "Instead of the model's own",
             (("chatml", "ChatML"), ("llama3", "Llama 3"), ("zephyr", "Zephyr, plain words")),
             is_own=True,
         ),
-        Wish("seed", "Seed", "Same seed, same adapter", empty="Random", is_own=True),
+        FormField("seed", "Seed", "Same seed, same adapter", empty="Random", is_own=True),
     ),
     Group.EVALUATION: (
-        Wish(
+        FormField(
             "exact_match.extract",
             "Exact match",
             "Compares answers to held-out rows by this",
@@ -80,9 +80,13 @@ _OWN = {
             empty="Off",
             is_own=True,
         ),
-        Wish("exact_match.column", "Compared with", "A column of the rows", empty="The row's own answer", is_own=True),
-        Wish("exact_match.rows", "Rows answered", "Before and after, at most", empty=str(ExactMatch.rows), is_own=True),
-        Wish(
+        FormField(
+            "exact_match.column", "Compared with", "A column of the rows", empty="The row's own answer", is_own=True
+        ),
+        FormField(
+            "exact_match.rows", "Rows answered", "Before and after, at most", empty=str(ExactMatch.rows), is_own=True
+        ),
+        FormField(
             "exact_match.max_new_tokens",
             "Longest answer",
             "Tokens; what is longer is cut",
@@ -91,10 +95,12 @@ _OWN = {
         ),
     ),
 }
-WISHES = {
+FIELD_GROUPS = {
     str(group): (*(_asking(option) for option in _OPTIONS.values() if option.group is group), *_OWN.get(group, ()))
     for group in Group
-} | {"Price": (Wish("max_credits", "Most credits", "A dearer plan is not started", empty="No limit", is_own=True),)}
+} | {
+    "Price": (FormField("max_credits", "Most credits", "A dearer plan is not started", empty="No limit", is_own=True),)
+}
 
 
 @dataclass(frozen=True)
@@ -112,16 +118,16 @@ PRESETS = (
     Preset("Best", "The least compressed method that fits, whatever it costs", {"priority": "quality"}),
 )
 _PRESET = ("method", "priority", "n_epochs")  # a method that is set would leave the priority nothing to decide
-WISH_NAMES = tuple(wish.name for group in WISHES.values() for wish in group)
+FIELD_NAMES = tuple(field.name for group in FIELD_GROUPS.values() for field in group)
 # Names that are no words of their own, as a message may have them.
-_LABELS = {wish.name: wish.label for group in WISHES.values() for wish in group if "_" in wish.name}
+_LABELS = {field.name: field.label for group in FIELD_GROUPS.values() for field in group if "_" in field.name}
 _NAMED = re.compile(rf"\b({'|'.join(map(re.escape, _LABELS))})\b")
 _START = ("suffix", "credit_code")
 _TEXTS = ("validation_file", *_START)
 SKIP = "skip_broken_rows"
 _DATA = ("file", "validation_file", "shape", SKIP)
 # Where the request has each field, but for those of the data's format.
-_PATHS = {name: name for name in (*WISH_NAMES, *_TEXTS)} | {name: option.path for name, option in _OPTIONS.items()}
+_PATHS = {name: name for name in (*FIELD_NAMES, *_TEXTS)} | {name: option.path for name, option in _OPTIONS.items()}
 
 
 def kept_fields(fields: Mapping[str, str]) -> dict[str, str]:
@@ -129,7 +135,7 @@ def kept_fields(fields: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value.strip()
         for name, value in fields.items()
-        if value.strip() and (name in ("model", *WISH_NAMES) or is_of_data(name))
+        if value.strip() and (name in ("model", *FIELD_NAMES) or is_of_data(name))
     }
 
 
@@ -200,20 +206,20 @@ def sayings(plan: TrainingPlan | None, problem: TunewrightError | None) -> dict[
     """What the form says at its fields: what is planned for each, and what is wrong with one, by its label."""
     planned = in_words(planned_values(plan)) if plan else {}
     said = {f"planned-{name}": f"planned: {value}" for name, value in planned.items()}
-    wish = wish_of(problem.param or "") if problem else None
-    if problem and wish:
-        message = problem.message.replace(problem.param or wish.name, wish.label)
-        said[f"wrong-{wish.name}"] = _NAMED.sub(lambda found: _LABELS[found[0]], message)
+    field = field_of(problem.param or "") if problem else None
+    if problem and field:
+        message = problem.message.replace(problem.param or field.name, field.label)
+        said[f"wrong-{field.name}"] = _NAMED.sub(lambda found: _LABELS[found[0]], message)
     return said
 
 
-def wish_of(param: str) -> Wish | None:
+def field_of(param: str) -> FormField | None:
     """The field of the form that sends a parameter of the API; None for one that it does not send."""
-    wishes = (wish for group in WISHES.values() for wish in group)
+    requested = (field for group in FIELD_GROUPS.values() for field in group)
     return next(
         (
             one
-            for one in wishes
+            for one in requested
             if one.name == param or one.name.startswith(f"{param}.") or one.name in param.split(".")
         ),
         None,
@@ -226,11 +232,11 @@ def planned_values(plan: TrainingPlan) -> dict[str, str]:
     return _filled({name: planned.get(option.name) for name, option in _OPTIONS.items()})
 
 
-def asked_values(wishes: Wishes, plan: TrainingPlan) -> dict[str, str]:
+def asked_values(requested: RequestedConfig, plan: TrainingPlan) -> dict[str, str]:
     """What was asked for, by the form's fields: the rest of a plan follows from its data, and is planned anew."""
-    if wishes.learning_rate_multiplier is not None:  # the form has the rate itself
-        wishes = replace(wishes, learning_rate=plan.hyperparameters.learning_rate)
-    asked = {name: getattr(wishes, option.name) for name, option in _OPTIONS.items()}
+    if requested.learning_rate_multiplier is not None:  # the form has the rate itself
+        requested = replace(requested, learning_rate=plan.hyperparameters.learning_rate)
+    asked = {name: getattr(requested, option.name) for name, option in _OPTIONS.items()}
     return _filled({name: value for name, value in asked.items() if value != _OPTIONS[name].default})
 
 
@@ -248,7 +254,7 @@ def _field(value: object) -> str:
 
 def in_words(values: Mapping[str, str]) -> dict[str, str]:
     """The fields' values as people read them: choices by their labels."""
-    labels = {wish.name: dict(wish.choices) for group in WISHES.values() for wish in group}
+    labels = {field.name: dict(field.choices) for group in FIELD_GROUPS.values() for field in group}
     return {name: labels[name].get(value, value) for name, value in values.items()}
 
 
