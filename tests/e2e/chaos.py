@@ -6,6 +6,7 @@ import random
 import signal
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,14 +76,13 @@ def strike_at_random(service: Service, job_id: str, kills: int, chance: random.R
 
 
 def trainers(service: Service) -> list[psutil.Process]:
-    """The worker's training children: grandchildren that lead a process group of their own."""
+    """The worker's training children: forked by its fork server, each the leader of a process group of its own."""
     found = []
     for child in psutil.Process(service.processes["worker"].pid).children(recursive=True):
-        try:
-            if os.getpgid(child.pid) == child.pid:
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            is_forked = "multiprocessing.forkserver" in " ".join(child.cmdline())
+            if is_forked and os.getpgid(child.pid) == child.pid:
                 found.append(child)
-        except ProcessLookupError:
-            continue
     return found
 
 

@@ -116,17 +116,24 @@ def test_pause_and_resume_go_on_where_it_stopped(service: Service) -> None:
     assert steps == list(range(1, len(steps) + 1))
 
 
-def test_a_killed_trainer_is_started_again_from_its_checkpoint(service: Service) -> None:
-    job_id = _start_training(service, steps=30)
+def test_a_killed_fork_server_and_a_killed_trainer_are_started_again_from_the_checkpoint(service: Service) -> None:
+    job_id = _start_training(service, steps=10)
+    (trainer,) = trainers(service)
+    environment = trainer.environ()
+    assert "PATH" in environment
+    assert [name for name in environment if name.startswith("TUNEWRIGHT_")] == [], "passwords are among them"
+    fork_server = trainer.parent()
+    assert fork_server is not None
+    assert fork_server.pid != service.processes["worker"].pid
+    fork_server.kill()
+    _wait_for_step(service, job_id, 30)
     for trainer in trainers(service):
-        environment = trainer.environ()
-        assert "PATH" in environment
-        assert [name for name in environment if name.startswith("TUNEWRIGHT_")] == [], "passwords are among them"
         trainer.kill()
     service.wait(job_id, "succeeded")
     steps = _steps(service, job_id)
     assert steps == list(range(1, len(steps) + 1))
     events = [event.message for event in service.client.fine_tuning.jobs.list_events(job_id, limit=100)]
+    assert sum("going on from the last checkpoint" in message for message in events) == 2, events
     assert any("signal 9" in message for message in events)
 
 
