@@ -52,14 +52,18 @@ class VerificationTask:
     on_16bit_base: tuple[Scored, ...] = ()  # to score on the base in 16 bits too, where that fits
 
 
+class VerifierDiedError(Exception):
+    """Raised when the process that proves the export is gone: of the export that says nothing, so it is a crash."""
+
+
 class Verifier:
     """The waiting process, as its parent sees it."""
 
     def __init__(self, report_fd: int) -> None:
         """Fork it. `report_fd` is closed there, so that the supervisor sees the pipe's end when the parent exits."""
         ours, theirs = Pipe()
-        self._process_id = os.fork()
-        if self._process_id == 0:
+        self.process_id = os.fork()
+        if self.process_id == 0:
             ours.close()
             os.close(report_fd)
             _serve(theirs)
@@ -67,12 +71,12 @@ class Verifier:
         self._connection = ours
 
     def loss(self, task: VerificationTask) -> float:
-        """Mean loss of the reloaded export. Raises TrainingError where it cannot be loaded."""
-        self._connection.send(task)
+        """Mean loss of the reloaded export. Raises TrainingError where it cannot be loaded, and VerifierDiedError."""
         try:
+            self._connection.send(task)
             answer: float | str = self._connection.recv()
-        except EOFError:
-            answer = "the process that reloads it died, most likely for lack of memory"
+        except (EOFError, OSError):
+            raise VerifierDiedError("The process that reloads the export died, likely for lack of memory.") from None
         if isinstance(answer, str):
             raise TrainingError(f"The export could not be loaded: {answer}", code="export_verification_failed")
         return answer
@@ -88,8 +92,8 @@ class Verifier:
     def close(self) -> None:
         """End the process and wait for it."""
         self._connection.close()
-        os.kill(self._process_id, signal.SIGKILL)
-        os.waitpid(self._process_id, 0)
+        os.kill(self.process_id, signal.SIGKILL)
+        os.waitpid(self.process_id, 0)
 
 
 def compare(trained_loss: float, reloaded_loss: float) -> None:

@@ -1,5 +1,7 @@
 """The reload check passes what is right and stops what is wrong."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,14 @@ from planner.setup import Method
 from tests.unit.training.runs import request_for, run_child, setup_for
 from worker.protocol import ResultReport
 from worker.training.data import load_data
-from worker.training.verification import VerificationTask, compare, fixed_examples, reloaded_loss
+from worker.training.verification import (
+    VerificationTask,
+    Verifier,
+    VerifierDiedError,
+    compare,
+    fixed_examples,
+    reloaded_loss,
+)
 
 
 @pytest.mark.usefixtures("fork_server")
@@ -32,6 +41,18 @@ def test_a_wrong_adapter_is_caught(tiny_model: Path, conversations: Path, tmp_pa
     with pytest.raises(TrainingError, match="not published") as caught:
         compare(right, reloaded_loss(task))
     assert caught.value.code == "export_verification_failed"
+
+
+def test_a_verifier_that_is_killed_says_nothing_of_the_export(tmp_path: Path) -> None:
+    """A crash, which the supervisor repeats: it is no TrainingError, which would end the job."""
+    _, report_fd = os.pipe()
+    verifier = Verifier(report_fd)
+    os.kill(verifier.process_id, signal.SIGKILL)
+    os.waitid(os.P_PID, verifier.process_id, os.WEXITED | os.WNOWAIT)
+    task = VerificationTask(str(tmp_path), str(tmp_path), setup_for(Method.LORA), "cpu", 1, ())
+    with pytest.raises(VerifierDiedError):
+        verifier.loss(task)
+    verifier.close()
 
 
 def test_a_loss_that_is_not_a_number_is_never_equal() -> None:
