@@ -1,5 +1,6 @@
 """What programs that this worker starts may know: not the passwords of its database, broker, store and hub."""
 
+import multiprocessing
 import os
 import re
 import sys
@@ -27,5 +28,10 @@ def start_again_without_secrets() -> None:
     Deleting variables would not do: /proc shows the environment that a program was started with, of its forks too.
     """
     kept = without_secrets()
-    if kept != dict(os.environ):
-        os.execve(sys.executable, sys.orig_argv, kept)  # noqa: S606 - this very program, as it was started
+    if kept == dict(os.environ):
+        return
+    if multiprocessing.parent_process() is not None:  # a fork, whose program is another's: what it starts knows none
+        os.environ.clear()
+        os.environ.update(kept)
+        return
+    os.execve(sys.executable, sys.orig_argv, kept)  # noqa: S606 - this very program, as it was started

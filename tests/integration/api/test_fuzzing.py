@@ -59,7 +59,7 @@ def target(
         settings = Settings(
             data_dir=directory,
             models_dir=models_dir,
-            redis_url=valkey_url,
+            redis_url=valkey_url.removesuffix("0") + "1",  # what its forms have counted stays theirs
             database_url=postgres_url if request.param == "postgresql" else None,
             heartbeat_seconds=300,
             lease_seconds=900,

@@ -27,7 +27,7 @@ from planner.setup import Method
 from tests.e2e.rows import chat_rows
 from tests.integration.worker.installation import CPU, CREDITS, Installation, installation, trainers
 from tests.waiting import wait_for
-from worker.protocol import Phase
+from worker.protocol import Phase, RunRequest
 from worker.supervisor import PHASES, Supervisor
 
 BATCH = 8
@@ -98,8 +98,12 @@ def test_a_trainer_that_dies_with_its_gpu_leaves_the_job_to_another_worker(
 
 
 def test_a_run_that_diverges_is_tried_once_more_with_smaller_steps_and_is_paid_for(here: Installation) -> None:
-    job_id = here.submit(chat_rows(), lora(method=Method.FULL, learning_rate=1e38))
-    job = here.supervise(job_id)
+    def hot(request: RunRequest) -> RunRequest:
+        """With a rate that nobody can ask for."""
+        return replace(request, hyperparameters=replace(request.hyperparameters, learning_rate=1e38))
+
+    job_id = here.submit(chat_rows(), lora(method=Method.FULL))
+    job = here.supervise(job_id, change=hot)
     assert job.status is JobStatus.FAILED
     assert job.error is not None
     assert job.error["code"] == "loss_diverged"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -100,6 +101,15 @@ def test_a_private_model_is_fetched_with_its_organizations_token_and_never_witho
         assert prepared(here), "a hub that is away stops no job whose model is here"
 
 
+@pytest.fixture
+def fresh_fork_server() -> Iterator[None]:
+    """Its libraries read the hub's address once, at its start: one that runs already has read another."""
+    forkserver._forkserver._stop()
+    yield
+    forkserver._forkserver._stop()
+
+
+@pytest.mark.usefixtures("fresh_fork_server")
 def test_a_fetching_child_is_handed_the_token_and_asks_with_no_other(
     here: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,9 +22,8 @@ def test_terms_add_up(model: str, ratio: float) -> None:
     assert entry is not None
     assert gpu is not None
     device = device_of(gpu)
-    for one in compare_methods(
-        Question(Question(ModelSpec.from_config(entry.config), DATA, [device], RequestedConfig(), {"default": 100}))
-    ):
+    spec = ModelSpec.from_config(entry.config)
+    for one in compare_methods(Question(spec, DATA, [device], RequestedConfig(), {"default": 100})):
         memory = one.memory.corrected(Correction(ratio=ratio, runs=3)) if ratio != 1.0 else one.memory
         terms = terms_of(memory)
         assert sum(terms.values()) == memory.required_bytes

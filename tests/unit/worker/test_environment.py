@@ -43,3 +43,19 @@ def test_a_process_started_again_shows_no_secret_to_whoever_looks_at_it() -> Non
     assert "CUDA_VISIBLE_DEVICES" in said
     assert "and it goes on" in said
     assert os.environ["HF_TOKEN"] == "hidden", "this process keeps its own"
+
+
+def test_a_fork_of_another_program_forgets_in_its_place() -> None:
+    """It cannot start that program again: what forked it waits for its answer."""
+    script = (
+        "import multiprocessing, os\n"
+        "from worker.environment import start_again_without_secrets\n"
+        "def work():\n"
+        "    start_again_without_secrets()\n"
+        "    print('HF_TOKEN' in os.environ, os.environ['HF_HOME'], flush=True)\n"
+        "process = multiprocessing.get_context('fork').Process(target=work)\n"
+        "process.start()\n"
+        "process.join()\n"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said == "False /somewhere\n"
