@@ -85,9 +85,10 @@ image-check: $(VENV)/.dev ## Build the image and train a job in it as docker-com
 	$(BIN)/python -m tests.image.check --build-flags "$(IMAGE_BUILD_FLAGS)"
 
 .PHONY: openapi
-openapi: $(VENV)/.dev ## Write docs/openapi.json anew
-	$(BIN)/python -m api.openapi > docs/openapi.json.tmp
-	mv docs/openapi.json.tmp docs/openapi.json
+openapi: $(VENV)/.dev ## Write the OpenAPI document to build/openapi.json
+	mkdir -p build
+	$(BIN)/python -m api.openapi > build/openapi.json.tmp
+	mv build/openapi.json.tmp build/openapi.json
 
 .PHONY: lock
 lock: $(VENV)/.created ## Write constraints.txt anew from pyproject.toml (UPGRADE=1 takes the newest versions that it allows)

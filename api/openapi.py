@@ -1,4 +1,4 @@
-"""`python -m api.openapi > docs/openapi.json`: the OpenAPI document as it is committed."""
+"""`python -m api.openapi`: the OpenAPI document, without a running service."""
 
 import json
 import sys

@@ -68,12 +68,12 @@ def start(service: Service, model: str = "tiny") -> str:
 def interrupt(service: Service, hub: Hub, phase: Phase | str | None, verb: str) -> float:
     """Seconds from the request, made in the phase (None: in the queue), to the job's rest."""
     ahead = start(service) if phase is None else None  # the only worker has it
-    hub.fetched.clear()
+    hub.begun.clear()
     job_id = start(service, SLOW_MODEL if phase == FETCHING else "tiny")
     if isinstance(phase, Phase):
         wait_for_phase(service, job_id, phase)
     elif phase == FETCHING:
-        while not any(path.endswith(hub.stuck) for path in hub.fetched):
+        while not hub.begun:
             time.sleep(POLL_SECONDS)
     asked = time.perf_counter()
     with service.http as http:

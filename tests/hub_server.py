@@ -44,7 +44,8 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
     is_broken: bool = False
-    stuck: str = ""  # files with this ending begin to come, and never end
+    stuck: str = ""  # files with this ending begin to come, and never end; parts of them, as planning reads, do
+    begun: list[str] = field(default_factory=list)  # paths of those
     accounts: dict[str, str] = field(default_factory=dict)  # names by token; other tokens are refused
     tokens: set[str | None] = field(default_factory=set)  # that requests came with
 
@@ -171,7 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
             first, _, last = asked.removeprefix("bytes=").partition("-")
             content = content[int(first) : int(last or len(content)) + 1]
         headers = {"ETag": etag, "X-Repo-Commit": found[0]}
-        if self.command == "GET" and self.served.stuck and path.endswith(self.served.stuck):
+        if self.command == "GET" and not asked and self.served.stuck and path.endswith(self.served.stuck):
+            self.served.begun.append(path)
             self._begin(headers, content)
             return
         self._send(206 if asked else 200, headers, content)

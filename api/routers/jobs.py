@@ -72,7 +72,7 @@ def create_fine_tuning_job(
 @router.get(
     "",
     summary="List jobs",
-    responses=errors(*SIGNED_IN),
+    responses=errors(*SIGNED_IN, "request_head_too_large"),
     openapi_extra={
         "parameters": [
             {

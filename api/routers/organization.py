@@ -84,7 +84,7 @@ def audit_filter(
     )
 
 
-@router.get("/audit_logs", summary="List audit logs", responses=errors(*SIGNED_IN))
+@router.get("/audit_logs", summary="List audit logs", responses=errors(*SIGNED_IN, "request_head_too_large"))
 def list_audit_logs(
     runtime: RuntimeDep,
     page: PageDep,
@@ -115,7 +115,7 @@ End = Annotated[int | None, Query(ge=0, le=LATEST_SECONDS, description="Unix sec
 NextPage = Annotated[int | None, Query(ge=0, le=LATEST_SECONDS, description="`next_page` of the page before.")]
 
 
-@router.get("/usage/fine_tuning", summary="Retrieve usage", responses=errors(*SIGNED_IN))
+@router.get("/usage/fine_tuning", summary="Retrieve usage", responses=errors(*SIGNED_IN, "request_head_too_large"))
 def retrieve_fine_tuning_usage(
     runtime: RuntimeDep,
     actor: ActorDep,
@@ -132,7 +132,7 @@ def retrieve_fine_tuning_usage(
     return show_usage(rows, buckets.starts, buckets.next_page)
 
 
-@router.get("/costs", summary="Retrieve costs", responses=errors(*SIGNED_IN))
+@router.get("/costs", summary="Retrieve costs", responses=errors(*SIGNED_IN, "request_head_too_large"))
 def retrieve_costs(
     runtime: RuntimeDep,
     actor: ActorDep,
