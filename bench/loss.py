@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from planner.catalogue import find_model  # noqa: E402
 from planner.model.spec import ModelSpec  # noqa: E402
-from worker.training.loss import LogitTransform, linear_cross_entropy  # noqa: E402
+from worker.training.model.cross_entropy import LogitTransform, linear_cross_entropy  # noqa: E402
 
 REPEATS = 3
 MIB = 2**20

@@ -12,8 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from planner.setup import TrainingSetup
-from worker.training.fake_model import build_base, read_config, replace_parameters
-from worker.training.loading import LoadedModel, cut_attention, cuts_rows, make_trainable
+from worker.training.dry_run.fake_model import build_base, read_config, replace_parameters
+from worker.training.model.loading import LoadedModel, cut_attention, cuts_rows, make_trainable
 
 DEVIATION = 0.02  # of the weights: transformers' initializer_range
 

@@ -117,18 +117,18 @@ def train_ours(model: Path, data: Path, held_out: Conversations, steps: int) -> 
     from core.datasets.examples import DataFormat, DataKind
     from core.datasets.reading import read_examples
     from planner.setup import Hyperparameters, Method, TrainingSetup
-    from worker.training.batches import Layout, TokenizedSet, epoch_steps, micro_batches, step_tokens
-    from worker.training.forward import score
+    from worker.training.data.batches import Layout, TokenizedSet, epoch_steps, micro_batches, step_tokens
     from worker.training.libraries import quiet
-    from worker.training.loading import load_for_training, plain_attention
-    from worker.training.memory import keep_freed_pages
-    from worker.training.optimizer import (
+    from worker.training.loop.optimizer import (
         build_optimizer,
         clip_gradients,
         gradient_norm,
         learning_rate,
         set_learning_rate,
     )
+    from worker.training.memory import keep_freed_pages
+    from worker.training.model.forward import score
+    from worker.training.model.loading import load_for_training, plain_attention
 
     quiet()
     keep_freed_pages()

@@ -57,5 +57,5 @@ def _convert_from_wheel(settings: Settings, model_id: str) -> bool:
     target = settings.resolved_models_dir / WHEEL_MODEL
     log.info("converting_model", model=model_id, target=str(target))
     # A process of its own: the worker must stay free of torch.
-    subprocess.run([sys.executable, "-m", "worker.training.gguf", str(source), str(target)], check=True)  # noqa: S603 - our own module, no shell
+    subprocess.run([sys.executable, "-m", "worker.training.model.gguf", str(source), str(target)], check=True)  # noqa: S603 - our own module, no shell
     return True

@@ -14,7 +14,7 @@ from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory, Rehears
 from planner.setup import TrainingSetup
 from worker.environment import without_secrets
 
-PROGRAM = "worker.training.rehearse"
+PROGRAM = "worker.training.dry_run"
 _RUNNING: set[subprocess.Popen[bytes]] = set()
 _ENDED: set[subprocess.Popen[bytes]] = set()  # by `end_all`
 LONGEST_SECONDS = 600.0  # two dozen steps of a few seconds each, on a machine that has other things to do

@@ -120,7 +120,7 @@ def train_trl(contest: Contest) -> dict[str, Any]:
     from transformers.utils import is_flash_attn_2_available
 
     from bench.random_weights import random_base
-    from worker.training.loading import lora_config
+    from worker.training.model.loading import lora_config
 
     setup = _setup_of(contest)
     base = random_base(contest.config, setup, torch.device(contest.device))

@@ -10,8 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
 from bench.gpu_check.session import Session, clear_device
-from worker.training.flash import flash_problem
-from worker.training.loss import LogitTransform, linear_cross_entropy
+from worker.training.model.cross_entropy import LogitTransform, linear_cross_entropy
+from worker.training.model.flash import flash_problem
 
 GIB = 1 << 30
 _FLASH_HEADS = ((32, 8, 128), (9, 3, 64), (8, 1, 256), (32, 32, 96), (14, 2, 64))  # heads, key heads, features

@@ -14,16 +14,16 @@ from bench.gpu_check.shapes import example_lengths
 from bench.random_weights import load_random
 from planner.setup import Hyperparameters, TrainingSetup
 from worker.protocol import MessageReport, Report
-from worker.training.batches import Layout, Step, TokenizedSet, choose_layout, micro_batches, step_tokens
-from worker.training.compiling import compile_layers
-from worker.training.flash import proved_attention
-from worker.training.forward import score
-from worker.training.fused import proved_kernels
+from worker.training.data.batches import Layout, Step, TokenizedSet, choose_layout, micro_batches, step_tokens
+from worker.training.dry_run.step import longest_batch
 from worker.training.libraries import quiet
-from worker.training.loading import LoadedModel
-from worker.training.loss_scale import LossScale, unscaled_norm
-from worker.training.optimizer import build_optimizer, clip_gradients, gradient_norm
-from worker.training.rehearsal import longest_batch
+from worker.training.loop.loss_scale import LossScale, unscaled_norm
+from worker.training.loop.optimizer import build_optimizer, clip_gradients, gradient_norm
+from worker.training.model.compiling import compile_layers
+from worker.training.model.flash import proved_attention
+from worker.training.model.forward import score
+from worker.training.model.fused import proved_kernels
+from worker.training.model.loading import LoadedModel
 from worker.training.reporting import Reporter
 
 HYPERPARAMETERS = Hyperparameters(n_epochs=1, learning_rate=2e-4)
@@ -93,7 +93,7 @@ class Trainer:
         return choose_layout(cuts_attention=self.loaded.cuts_attention)
 
     def step(self, data: TokenizedSet, step: Step, *, count_dead: bool = False) -> StepFigures:
-        """`worker.training.loop.optimizer_step` without its reports."""
+        """`worker.training.loop.recipe.optimizer_step` without its reports."""
         tokens, trained = step_tokens(data, step)
         while True:
             loss, norm = self._gradients(data, step, trained)

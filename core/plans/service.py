@@ -79,7 +79,7 @@ class PlanRequest:
 
     @property
     def answering(self) -> Answering:
-        """What the run generates: samples, and more where answers are compared (worker/training/answers.py)."""
+        """What the run generates: samples, and more where answers are compared (worker/training/export/answers.py)."""
         wanted = self.exact_match
         return Answering(max(SAMPLES.rows, wanted.rows), wanted.max_new_tokens) if wanted else SAMPLES
 

@@ -56,7 +56,7 @@ class Tunewright:
         )
 
     def loss_phase(self, spec: ModelSpec, setup: TrainingSetup, step: StepProfile) -> LossPhase:
-        """Never the logits of all tokens (worker/training/loss.py)."""
+        """Never the logits of all tokens (worker/training/model/cross_entropy.py)."""
         return loss_phase(spec, setup, step)
 
 

@@ -250,7 +250,7 @@ def _phases(spec: ModelSpec, setup: TrainingSetup, backend: Backend, step: StepP
 def _evaluation(
     spec: ModelSpec, setup: TrainingSetup, throughout: int, layers: Sequence[LayerMemory], loss: LossPhase
 ) -> int:
-    """Held-out rows, as many at a time as in training, forward without gradients (worker/training/evaluation.py)."""
+    """Held-out rows, as many at a time as in training, forward without gradients (worker/training/objectives/likelihood.py)."""
     # The variables of the modelling code hold the layer's input, and that of its second block with its norm.
     forward = max(3 * layer.input_bytes + layer.forward_bytes + layer.weight_copies_bytes for layer in layers)
     return throughout + max(forward + _dequantization_workspace(spec, setup), loss.evaluation_bytes)
@@ -258,7 +258,7 @@ def _evaluation(
 
 def proof_bytes(spec: ModelSpec, setup: TrainingSetup, adapters: int, load: int, context: int) -> int:
     """Checkpoints and exports are written from where the tensors lie; then the model is dropped, and a fresh process
-    loads base and export and scores some examples on whole logits (worker/training/verification.py).
+    loads base and export and scores some examples on whole logits (worker/training/export/verification.py).
 
     On top of base weights and this process's context: another `context`, which a CPU has not, since the fork shares
     the first one; and the larger of loading and scoring.
@@ -332,7 +332,7 @@ def load_transient(spec: ModelSpec, setup: TrainingSetup, *, on_cpu: bool) -> in
 
 def _start_bytes(spec: ModelSpec, setup: TrainingSetup) -> int:
     """While adapters start from their base weights: themselves, and one weight at a time in float32, for which a 4-bit
-    one is dequantized (worker/training/variants.py)."""
+    one is dequantized (worker/training/model/initialization.py)."""
     if setup.method is Method.FULL or not (setup.use_dora or setup.init_lora_weights in FACTORISED):
         return 0
     targets = setup.lora_target_modules or (ALL_LINEAR,)

@@ -26,7 +26,7 @@ class LossPhase:
 
 
 def chunk_rows(vocabulary: int, *, on_cuda: bool) -> int:
-    """Rows of logits that our own loss (worker/training/loss.py) holds at a time.
+    """Rows of logits that our own loss (worker/training/model/cross_entropy.py) holds at a time.
 
     A GPU's products read the whole projection for each chunk and want hundreds of rows, in whole tiles, to be bound by
     arithmetic; a CPU's want what fits its memory's pace.
@@ -51,7 +51,7 @@ def final_hidden_bytes(spec: ModelSpec, setup: TrainingSetup, step: StepProfile,
 
 
 def loss_phase(spec: ModelSpec, setup: TrainingSetup, step: StepProfile) -> LossPhase:
-    """Our loss (worker/training/loss.py) and the final norm, of one micro-batch: the hidden states of the trained
+    """Our loss (worker/training/model/cross_entropy.py) and the final norm, of one micro-batch: the hidden states of the trained
     tokens, at worst all of them, and their gradient; chunks of logits; the projection's gradient where it is trained.
     Backward scales both gradients into new tensors.
     """

@@ -1,6 +1,6 @@
 """Memory of a model that the planner has no family of: read off rehearsed steps instead of derived.
 
-A rehearsal (worker/training/rehearsal.py) runs the trainer's own step on fake tensors. One with a single row and one
+A rehearsal (worker/training/dry_run/step.py) runs the trainer's own step on fake tensors. One with a single row and one
 with two give, phase by phase, a line for any micro-batch, since every tensor is either per row or per weight.
 """
 

@@ -123,7 +123,7 @@ class Question:
 def usable_devices(question: Question) -> Sequence[Device]:
     """Those that can do what is asked. Raises InvalidSetupError where none is left.
 
-    On a CPU attention runs example by example (worker/training/attention.py), so that compiled code would fit one batch
+    On a CPU attention runs example by example (worker/training/model/attention.py), so that compiled code would fit one batch
     and no other.
     """
     devices = question.devices

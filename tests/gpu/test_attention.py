@@ -5,7 +5,7 @@ import torch
 
 from planner.devices import read_devices
 from planner.kernels import FLASH_CAPABILITY
-from worker.training.flash import flash_problem
+from worker.training.model.flash import flash_problem
 
 HAS_GPU = any(
     device.compute_capability is not None and device.compute_capability >= FLASH_CAPABILITY for device in read_devices()

@@ -7,12 +7,12 @@ from safetensors import SafetensorError
 
 from core.errors import InvalidModelError, TunewrightError
 from worker.protocol import STOPPED_EXIT_CODE, ErrorReport, Phase, RunRequest
+from worker.training.export.verification import Verifier
 from worker.training.libraries import quiet
-from worker.training.loop import run
+from worker.training.loop.recipe import run
 from worker.training.memory import MEMORY_ERRORS, is_out_of_memory, keep_freed_pages
 from worker.training.reporting import Reporter
 from worker.training.stopping import StopRequested, StopSignal
-from worker.training.verification import Verifier
 
 FAILED_EXIT_CODE = 1
 

@@ -139,7 +139,7 @@ def test_full_fine_tuning_may_keep_its_states_in_float32(optim, bytes_per_parame
 
 
 def test_every_optimizer_that_is_offered_is_trained_and_estimated():
-    from worker.training import optimizer
+    from worker.training.loop import optimizer
 
     assert set(OPTIMIZERS) == {*optimizer._TORCH, *optimizer._BITSANDBYTES}
     for name in OPTIMIZERS:

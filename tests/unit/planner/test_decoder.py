@@ -42,7 +42,7 @@ def measured_saved_bytes(config, method):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from worker.training.lora import fuse_lora_layers
+    from worker.training.model.lora import fuse_lora_layers
 
     values = dict(config)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values)).bfloat16()

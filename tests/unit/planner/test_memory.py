@@ -66,7 +66,8 @@ def test_nf4_with_double_quantization_takes_4_127_bits():
 
 
 def test_what_is_known_of_our_trainer_is_what_the_trainer_does():
-    from worker.training import attention, loop
+    from worker.training.loop import recipe as loop
+    from worker.training.model import attention
 
     assert c.LONGEST_PLAIN_ATTENTION == attention._LONGEST_PLAIN
     assert c.PROOF_TOKENS == loop._VERIFIED_TOKENS

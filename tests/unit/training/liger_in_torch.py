@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from worker.training import liger
+from worker.training.model import liger
 
 
 def _tanh_gelu(gate: torch.Tensor) -> torch.Tensor:

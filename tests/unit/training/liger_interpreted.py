@@ -19,7 +19,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 from triton.runtime import interpreter
 
-from worker.training import liger
+from worker.training.model import liger
 
 _convert = interpreter._implicit_cvt
 TOLERANCE = 1e-5
@@ -51,7 +51,7 @@ def compare(name: str, ours: Callable[..., object], theirs: Callable[..., object
 
 
 def main() -> None:
-    """Every kernel that `worker.training.liger` has."""
+    """Every kernel that `worker.training.model.liger` has."""
     rows = (2, 7)
     compare("silu", liger.silu_and_multiply, lambda gate, up: functional.silu(gate) * up, (*rows, 48), (*rows, 48))
     compare(

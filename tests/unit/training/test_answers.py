@@ -18,8 +18,8 @@ from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import request_for, run_child, setup_here
 from worker.protocol import ErrorReport, MessageReport, PhaseReport, ResultReport, RunRequest
-from worker.training import sampling
-from worker.training.answers import answer_length, answered_rows
+from worker.training.export import sampling
+from worker.training.export.answers import answer_length, answered_rows
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 QUESTIONS = DataFormat(

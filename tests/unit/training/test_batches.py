@@ -15,7 +15,7 @@ from planner.setup import Method, TrainingSetup
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import setup_for
 from tests.unit.training.varlen import reference_flash
-from worker.training.batches import (
+from worker.training.data.batches import (
     Layout,
     TokenizedSet,
     choose_layout,
@@ -26,8 +26,8 @@ from worker.training.batches import (
     step_tokens,
     steps_per_epoch,
 )
-from worker.training.forward import score
-from worker.training.loading import load_for_training
+from worker.training.model.forward import score
+from worker.training.model.loading import load_for_training
 
 lengths = st.lists(st.integers(2, 40), min_size=1, max_size=40)
 

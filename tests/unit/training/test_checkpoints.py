@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.training.checkpoints import FINGERPRINT, RunState, newest_checkpoint, write_checkpoint
+from worker.training.export.sampling import Answer
+from worker.training.loop.checkpoints import FINGERPRINT, RunState, newest_checkpoint, write_checkpoint
 from worker.training.metrics import MetricsRow
-from worker.training.sampling import Answer
 
 PLAN = FINGERPRINT + "plan"
 STATE = RunState(PLAN, step=4, tokens=99, rows=(MetricsRow(4, 1.5, 0.5),), answers_before=(Answer("hi", 1, True),))

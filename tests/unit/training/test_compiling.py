@@ -20,14 +20,14 @@ from tests.unit.training.runs import Finished, request_for, run_child, setup_for
 from tests.unit.training.test_batches import examples
 from tests.unit.training.varlen import reference_varlen_attn
 from worker.protocol import ErrorReport, MessageReport, MetricsReport, Report, ResultReport
-from worker.training import attention, compiling
-from worker.training.batches import Layout, Row, collate
-from worker.training.compiling import Compilation, compile_layers, outlast_compiler
-from worker.training.evaluation import evaluate
-from worker.training.forward import score
-from worker.training.loading import LoadedModel, load_for_training
+from worker.training.data.batches import Layout, Row, collate
+from worker.training.loop.optimizer import NoGradientError
 from worker.training.memory import MemoryWatch
-from worker.training.optimizer import NoGradientError
+from worker.training.model import attention, compiling
+from worker.training.model.compiling import Compilation, compile_layers, outlast_compiler
+from worker.training.model.forward import score
+from worker.training.model.loading import LoadedModel, load_for_training
+from worker.training.objectives.likelihood import evaluate
 from worker.training.reporting import Reporter
 from worker.training.stopping import StopSignal
 
@@ -72,7 +72,7 @@ def _fresh_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 
 
 def load(model: Path, setup: TrainingSetup) -> LoadedModel:
-    with patch("worker.training.loading.cuts_rows", lambda *_: False):  # as on CUDA without flash attention
+    with patch("worker.training.model.loading.cuts_rows", lambda *_: False):  # as on CUDA without flash attention
         return load_for_training(model, setup, 0, CPU)
 
 

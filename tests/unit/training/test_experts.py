@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import setup_for
-from worker.training import experts
-from worker.training.experts import expert_parameters, quantized_state
-from worker.training.loading import LoadedModel, load_base, load_for_training
-from worker.training.loss import LogitTransform, linear_cross_entropy
+from worker.training.model import experts
+from worker.training.model.cross_entropy import LogitTransform, linear_cross_entropy
+from worker.training.model.experts import expert_parameters, quantized_state
+from worker.training.model.loading import LoadedModel, load_base, load_for_training
 
 FAMILIES = ["mixtral", "qwen3_moe", "olmoe"]
 CPU = torch.device("cpu")

@@ -14,10 +14,10 @@ from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import Finished, request_for, run_child, setup_for
 from worker.protocol import CheckpointReport, ErrorReport, MetricsReport, ResultReport
-from worker.training.checkpoints import RunState, newest_checkpoint, write_checkpoint
-from worker.training.loading import load_for_training
-from worker.training.loss import LogitTransform, linear_cross_entropy
-from worker.training.loss_scale import GROWTH_INTERVAL, INITIAL, LARGEST, LossScale, unscaled_norm
+from worker.training.loop.checkpoints import RunState, newest_checkpoint, write_checkpoint
+from worker.training.loop.loss_scale import GROWTH_INTERVAL, INITIAL, LARGEST, LossScale, unscaled_norm
+from worker.training.model.cross_entropy import LogitTransform, linear_cross_entropy
+from worker.training.model.loading import load_for_training
 
 CPU = torch.device("cpu")
 

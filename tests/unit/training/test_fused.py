@@ -25,8 +25,8 @@ from planner.setup import Method, TrainingSetup
 from tests.unit.training.liger_in_torch import liger_in_torch
 from tests.unit.training.runs import setup_for
 from tests.unit.training.test_attention import Heard
-from worker.training.fused import KERNELS, fuse, proved_kernels
-from worker.training.loading import LoadedModel, make_trainable
+from worker.training.model.fused import KERNELS, fuse, proved_kernels
+from worker.training.model.loading import LoadedModel, make_trainable
 
 ROOT = Path(__file__).parents[3]
 TINY = {

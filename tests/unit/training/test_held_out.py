@@ -11,7 +11,7 @@ from core.datasets.encoding import load_encoder
 from core.errors import InvalidDatasetError
 from planner.setup import Method
 from tests.unit.training.runs import request_for, setup_for, write_conversations
-from worker.training.data import RunData, load_data
+from worker.training.objectives.supervised.rows import RunData, load_data
 
 Load = Callable[..., RunData]
 

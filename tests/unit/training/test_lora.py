@@ -10,8 +10,8 @@ from torch import nn
 from planner.setup import InitLoraWeights, Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import setup_for
-from worker.training.loading import load_for_training
-from worker.training.lora import cast_tensors, cast_together, fuse_lora_layers
+from worker.training.model.loading import load_for_training
+from worker.training.model.lora import cast_tensors, cast_together, fuse_lora_layers
 
 PISSA = InitLoraWeights.PISSA
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worker.training.loss import LogitTransform, linear_cross_entropy
+from worker.training.model.cross_entropy import LogitTransform, linear_cross_entropy
 
 TOKENS, HIDDEN, VOCABULARY = 23, 16, 101
 TRANSFORMS = [LogitTransform(), LogitTransform(softcap=5.0), LogitTransform(multiplier=1 / 8), LogitTransform(0.5, 3.0)]

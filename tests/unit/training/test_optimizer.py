@@ -13,7 +13,7 @@ from bitsandbytes.optim.adamw import PagedAdamW8bit
 from core.errors import TrainingError
 from planner.setup import Hyperparameters, Method, TrainingSetup
 from tests.unit.training.runs import setup_for
-from worker.training.optimizer import (
+from worker.training.loop.optimizer import (
     NamedParameters,
     NoGradientError,
     build_optimizer,

@@ -8,9 +8,9 @@ import torch
 from bench.random_weights import load_random
 from planner.setup import Method, TrainingSetup
 from tests.unit.training.runs import setup_for
-from worker.training.batches import choose_layout
-from worker.training.forward import score
-from worker.training.rehearsal import longest_batch
+from worker.training.data.batches import choose_layout
+from worker.training.dry_run.step import longest_batch
+from worker.training.model.forward import score
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {

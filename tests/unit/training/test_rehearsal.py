@@ -13,8 +13,8 @@ from planner.memory.estimate import estimate_memory
 from planner.memory.rehearsed import EVALUATION, EVALUATION_LOSS
 from planner.model.spec import ModelSpec
 from planner.setup import VARLEN_FLASH, InitLoraWeights, Method, Quantization, TrainingSetup
-from worker.training.live_memory import Category, LiveMemory
-from worker.training.rehearsal import rehearse
+from worker.training.dry_run.memory_tracker import Category, LiveMemory
+from worker.training.dry_run.step import rehearse
 
 TOLERANCE = 0.03
 EVALUATION_TOLERANCE = (-0.16, 0.55)  # of what it takes above static: it never decides; an adapted head takes less

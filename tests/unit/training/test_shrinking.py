@@ -9,12 +9,13 @@ from core.datasets.encoding import load_encoder
 from core.datasets.reading import read_examples
 from planner.setup import Method
 from tests.unit.training.runs import CHAT, setup_for
-from worker.training import evaluation, sampling
-from worker.training.batches import Layout, MicroBatch, Row, TokenizedSet, collate
-from worker.training.evaluation import evaluate
-from worker.training.loading import LoadedModel, load_for_training
+from worker.training.data.batches import Layout, MicroBatch, Row, TokenizedSet, collate
+from worker.training.export import sampling
+from worker.training.export.sampling import Answer, Prompt, answer_prompts, choose_prompts
 from worker.training.memory import MemoryLimitError, MemoryWatch
-from worker.training.sampling import Answer, Prompt, answer_prompts, choose_prompts
+from worker.training.model.loading import LoadedModel, load_for_training
+from worker.training.objectives import likelihood as evaluation
+from worker.training.objectives.likelihood import evaluate
 from worker.training.stopping import StopSignal
 
 CPU = torch.device("cpu")

@@ -12,11 +12,11 @@ from core.errors import TrainingError
 from planner.setup import InitLoraWeights, Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import request_for, setup_for
-from worker.training.loading import LoadedModel, load_base, load_for_training
-from worker.training.lora import ADAPTER, START_A, START_B, lora_layers
-from worker.training.loss import LogitTransform, linear_cross_entropy
-from worker.training.portable import save_adapter
-from worker.training.variants import _factors
+from worker.training.export.portable import save_adapter
+from worker.training.model.cross_entropy import LogitTransform, linear_cross_entropy
+from worker.training.model.initialization import _factors
+from worker.training.model.loading import LoadedModel, load_base, load_for_training
+from worker.training.model.lora import ADAPTER, START_A, START_B, lora_layers
 
 CPU = torch.device("cpu")
 PISSA, OLORA = InitLoraWeights.PISSA, InitLoraWeights.OLORA

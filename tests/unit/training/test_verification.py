@@ -13,8 +13,7 @@ from core.errors import TrainingError
 from planner.setup import Method
 from tests.unit.training.runs import request_for, run_child, setup_for
 from worker.protocol import ResultReport
-from worker.training.data import load_data
-from worker.training.verification import (
+from worker.training.export.verification import (
     VerificationTask,
     Verifier,
     VerifierDiedError,
@@ -22,6 +21,7 @@ from worker.training.verification import (
     fixed_examples,
     reloaded_loss,
 )
+from worker.training.objectives.supervised.rows import load_data
 
 
 @pytest.mark.usefixtures("fork_server")

@@ -12,9 +12,9 @@ from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import request_for, setup_for
 from tests.unit.training.test_variants import CPU, IDS, logits_of, train
-from worker.training.loading import load_base, load_for_training
-from worker.training.portable import save_adapter
-from worker.training.verification import VerificationTask, _load
+from worker.training.export.portable import save_adapter
+from worker.training.export.verification import VerificationTask, _load
+from worker.training.model.loading import load_base, load_for_training
 
 BOTH = ("lm_head", "embed_tokens")
 NAMES = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}

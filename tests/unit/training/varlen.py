@@ -8,7 +8,7 @@ from unittest.mock import patch
 import torch
 from torch.nn import functional
 
-from worker.training import attention
+from worker.training.model import attention
 
 HALVES = (torch.bfloat16, torch.float16)
 

@@ -1,0 +1,86 @@
+"""`python -m worker.training.dry_run`: rehearsals for a process that must not load torch.
+
+Reads one JSON object on standard input: `{question}` (a RehearsalQuestion) asks for a survey of the model and
+every step that planning it takes, `{config, kind, setups}` for steps alone. Writes `{"memory": ...}` (RehearsedMemory)
+or `{"steps": [...]}` on standard output, or `{"error": ...}` with exit code 1.
+"""
+
+import resource
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import torch
+
+from core.db.plain import from_plain, to_plain
+from core.errors import InvalidRequestError, TunewrightError
+from planner.errors import InvalidSetupError
+from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
+from planner.policy.candidates import Question
+from planner.policy.choice import setups_to_rehearse
+from planner.setup import TrainingSetup
+from worker.training.dry_run.fake_model import read_config
+from worker.training.dry_run.introspection import survey
+from worker.training.dry_run.memory_tracker import Category
+from worker.training.dry_run.step import Kind, rehearse
+from worker.training.libraries import quiet
+
+SAMPLED_FROM = 16  # decoder layers; deeper models are rehearsed with two numbers of them, which gives the whole
+SAMPLE = (2, 3)
+# Of private memory. No tensor holds data here; what could grow is a configuration with millions of layers.
+MEMORY_LIMIT_BYTES = 8 * 2**30
+
+
+def main() -> int:
+    """Answer the request on standard input."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    quiet()
+    torch.set_num_threads(1)  # nothing is computed
+    request = orjson.loads(sys.stdin.buffer.read())
+    try:
+        answer = _answer(request)
+    except TunewrightError as error:
+        answer = {"error": error.message}
+    except MemoryError:
+        answer = {"error": f"The rehearsal takes more than {MEMORY_LIMIT_BYTES >> 30} GiB: the model is too large."}
+    sys.stdout.buffer.write(orjson.dumps(answer))
+    return 1 if "error" in answer else 0
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    if "question" in request:
+        return {"memory": to_plain(answer_question(from_plain(RehearsalQuestion, request["question"])))}
+    setups = [from_plain(TrainingSetup, setup) for setup in request["setups"]]
+    return {"steps": [to_plain(_step(request["config"], setup, request["kind"])) for setup in setups]}
+
+
+def answer_question(question: RehearsalQuestion) -> RehearsedMemory:
+    """The model counted, and every step rehearsed that planning it takes. Raises InvalidModelError, TrainingError."""
+    spec = survey(question.config)
+    steps = list[RehearsedStep]()
+    for kind in question.kinds:
+        try:
+            setups = setups_to_rehearse(Question(spec, question.statistics, (), question.requested, {}), kind)
+        except InvalidSetupError as error:
+            raise InvalidRequestError(str(error)) from None
+        steps += [_step(question.config, setup, "cpu" if kind == "cpu" else "cuda") for setup in setups]
+    return RehearsedMemory(spec, tuple(steps))
+
+
+def _step(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind) -> RehearsedStep:
+    depth = read_config(config).get_text_config().num_hidden_layers
+    done = rehearse(config, setup, kind, SAMPLE if depth >= SAMPLED_FROM and not config.get("layer_types") else None)
+    return RehearsedStep(
+        setup=setup,
+        kind=kind,
+        base_bytes=done.static.get(Category.BASE, 0),
+        static_bytes=done.static_bytes,
+        phases={moment.phase: moment.total_bytes for moment in done.moments},
+        operator=f"{done.peak.operator} ({done.peak.phase})",
+        layers=done.sampled_layers,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

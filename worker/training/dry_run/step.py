@@ -1,0 +1,242 @@
+"""A rehearsed training step: the loop's own forward, loss, backward and optimizer step on fake tensors.
+
+Ground truth for the planner without a GPU. Operators run on shapes alone (torch's FakeTensorMode), so that an 8B
+model's step takes seconds on a CPU; every storage is counted while it lives. Attention takes CUDA's kernels where the
+plan is for CUDA. What is not seen: cuBLAS and other libraries' workspaces, the context, the allocator's slack.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from transformers import masking_utils
+
+from core.errors import TrainingError
+from planner.memory.rehearsed import EVALUATION, EVALUATION_LOSS
+from planner.setup import VARLEN_FLASH, Hyperparameters, Method, TrainingSetup
+from worker.training.data.batches import Layout, MicroBatch, TokenizedSet, choose_layout, longest_micro_batch
+from worker.training.dry_run.cuda_kernels import cuda_kernels
+from worker.training.dry_run.fake_model import build_base, fake, make_fake, read_config
+from worker.training.dry_run.memory_tracker import Category, LiveMemory, Moment
+from worker.training.loop.optimizer import build_optimizer, clip_gradients, gradient_norm
+from worker.training.model import attention
+from worker.training.model.forward import score
+from worker.training.model.fused import fuse
+from worker.training.model.initialization import started_tensors
+from worker.training.model.loading import LoadedModel, cut_attention, cuts_rows, decoder_layers, make_trainable
+from worker.training.model.lora import cast_tensors
+
+Kind = Literal["cuda", "cpu"]
+_ATTENTION = ("sdpa", "eager", VARLEN_FLASH)
+STEPS = 2  # the first makes the optimizer's state
+_MICRO_BATCHES = 2  # of an accumulated step: all but the first find gradients, and all of those are alike
+HYPERPARAMETERS = Hyperparameters(n_epochs=1, learning_rate=1e-4, weight_decay=0.01)
+_PAGED_FROM = 100_000  # elements: bitsandbytes' get_state_buffer pages states of this many and more
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What one training step of a plan holds: bytes as CUDA's allocator counts them, cuBLAS's workspaces apart."""
+
+    static: dict[Category, int]  # between steps
+    moments: tuple[Moment, ...]  # the highest of each phase, in the order of a step
+    layers: int  # decoder layers that it is about
+    sampled_layers: tuple[int, ...]  # decoder layers that ran; the rest is extrapolated where there are two
+
+    @property
+    def peak(self) -> Moment:
+        """The highest moment of all."""
+        return max(self.moments, key=lambda moment: moment.total_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes alive at the peak."""
+        return self.peak.total_bytes
+
+    @property
+    def static_bytes(self) -> int:
+        """Bytes alive between steps."""
+        return sum(self.static.values())
+
+
+def rehearse(
+    config: Mapping[str, Any], setup: TrainingSetup, kind: Kind = "cuda", sample: tuple[int, int] | None = None
+) -> Rehearsal:
+    """Rehearse the step that `setup` describes on the longest micro-batch, every token of it trained.
+
+    `sample` names two numbers of decoder layers: both are rehearsed and a line through them gives the whole model,
+    phase by phase, which is exact where all layers are alike. Raises InvalidModelError for an architecture that cannot
+    be built and TrainingError for a setup that cannot run.
+    """
+    _check(setup, kind)
+    layers = int(read_config(config).get_text_config().num_hidden_layers)
+    if sample is None or layers <= max(sample):
+        return _rehearse(config, setup, kind, None)
+    few, more = (_rehearse(config, setup, kind, count) for count in sorted(sample))
+    return _extrapolate(few, more, layers)
+
+
+def _check(setup: TrainingSetup, kind: Kind) -> None:
+    if kind == "cuda" and setup.attn_implementation not in _ATTENTION:
+        raise TrainingError(
+            f"A rehearsal knows the attention of {', '.join(_ATTENTION)}, not of {setup.attn_implementation}.",
+            code="unsupported_setup",
+        )
+
+
+def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layers: int | None) -> Rehearsal:
+    base = build_base(read_config(config, layers), setup)
+    with torch.device("meta"):
+        loaded = make_trainable(base, setup, torch.device("cpu"))
+    with _fake_tensors(kind, packing=setup.packing) as memory:
+        statistics = make_fake(loaded.model, getattr(torch, setup.dtype))
+        trained = [(name, parameter) for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
+        loaded = replace(loaded, parameters=trained)
+        fuse(loaded.causal_model, setup)
+        if cuts_rows(setup, kind):
+            loaded = cut_attention(loaded)
+        memory.assign([*loaded.model.parameters(), *loaded.model.buffers(), *statistics], Category.BASE)
+        if setup.method is not Method.FULL:
+            started = started_tensors(loaded.model).values()
+            casts = cast_tensors(loaded.model)
+            memory.assign([*(parameter for _, parameter in trained), *started, *casts], Category.ADAPTERS)
+        with unset_fake_temporarily():
+            batch = longest_batch(setup, choose_layout(cuts_attention=loaded.cuts_attention))
+        batch = _fake_batch(batch)
+        memory.assign([batch.input_ids, batch.position_ids, batch.predicting, batch.labels], Category.INPUTS)
+        static = _run_steps(loaded, batch, setup, memory, pages=kind == "cuda" and "paged" in setup.optimizer)
+        depth = len(decoder_layers(loaded.causal_model))
+        return Rehearsal(static, tuple(memory.moments.values()), depth, (depth,))
+
+
+@contextmanager
+def _fake_tensors(kind: Kind, *, packing: bool) -> Iterator[LiveMemory]:
+    attention._bias.cache_clear()  # neither side may see the other's tensors
+    with ExitStack() as stack:
+        stack.callback(attention._bias.cache_clear)
+        if not packing:
+            # Whether rows are packed is read off their positions, and fake ones have none: transformers then builds a
+            # mask to be safe.
+            stack.enter_context(patch.object(masking_utils, "find_packed_sequence_indices", lambda _positions: None))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        memory = stack.enter_context(LiveMemory())
+        if kind == "cuda":
+            stack.enter_context(cuda_kernels())
+        yield memory
+
+
+def longest_batch(setup: TrainingSetup, layout: Layout) -> MicroBatch:
+    """Rows of `max_length` tokens, all trained; packed ones hold two examples each."""
+    rows, length = setup.per_device_train_batch_size, setup.max_length
+    examples = 2 * rows if setup.packing else rows
+    lengths = [length // 2, length - length // 2] * rows if setup.packing else [length] * rows
+    data = TokenizedSet(
+        tokens=np.ones(rows * length, np.int32),
+        trained=np.ones(rows * length, np.bool_),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+    )
+    assert len(data) == examples
+    return longest_micro_batch(data, setup, layout)
+
+
+def _fake_batch(batch: MicroBatch) -> MicroBatch:
+    segments = batch.segments
+    return MicroBatch(
+        input_ids=fake(batch.input_ids),
+        position_ids=fake(batch.position_ids),
+        predicting=fake(batch.predicting),
+        labels=fake(batch.labels),
+        segments=None if segments is None else segments.sent(fake),
+        tokens=batch.tokens,
+    )
+
+
+def _run_steps(
+    loaded: LoadedModel, batch: MicroBatch, setup: TrainingSetup, memory: LiveMemory, *, pages: bool
+) -> dict[Category, int]:
+    """Two whole steps of `loop.optimizer_step`, and an evaluation. Returns what is alive between the two."""
+    for _, parameter in loaded.parameters:
+        parameter.register_post_accumulate_grad_hook(lambda p: memory.assign([p.grad], Category.GRADIENTS))
+    _mark_layers(loaded, memory)
+    with unset_fake_temporarily():  # bitsandbytes reads values from the tables that it makes
+        optimizer = build_optimizer(loaded.parameters, setup, HYPERPARAMETERS)
+    for step in range(STEPS):
+        memory.moments.clear()  # the first step only makes the state; no moment of it is higher
+        for _ in range(min(setup.gradient_accumulation_steps, _MICRO_BATCHES)):
+            memory.enter("forward")
+            loss, _correct = score(loaded, batch, 1.0)
+            memory.enter("loss backward")
+            loss.backward()
+            del loss, _correct
+        memory.enter("optimizer step")
+        clip_gradients(loaded.parameters, HYPERPARAMETERS.max_grad_norm, gradient_norm(loaded.parameters))
+        optimizer.step()
+        if step == 0:
+            _take_states(optimizer, memory, pages=pages)
+        optimizer.zero_grad(set_to_none=True)
+    memory.enter(None)
+    static = memory.bytes_now()
+    _evaluate(loaded, batch, memory)
+    return static
+
+
+def _evaluate(loaded: LoadedModel, batch: MicroBatch, memory: LiveMemory) -> None:
+    """What `evaluation.evaluate` does with one batch."""
+    loaded.model.eval()
+    loaded.backbone.register_forward_hook(lambda *_: memory.enter(EVALUATION_LOSS))
+    memory.enter(EVALUATION)
+    with torch.inference_mode():
+        score(loaded, batch, 1.0)
+    memory.enter(None)
+
+
+def _mark_layers(loaded: LoadedModel, memory: LiveMemory) -> None:
+    """Enter a phase where the gradient reaches a decoder layer's output, and where it leaves the first layer."""
+    layers = decoder_layers(loaded.causal_model)
+
+    def mark(output: torch.Tensor, name: str) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda _gradient: memory.enter(name))
+
+    def after(name: str) -> Any:
+        return lambda _layer, _inputs, outputs: mark(outputs[0] if isinstance(outputs, tuple) else outputs, name)
+
+    last = len(layers) - 1
+    for index, layer in enumerate(layers):
+        place = "last" if index == last else "first" if index == 0 else "a middle"
+        layer.register_forward_hook(after(f"backward of {place} layer"))
+
+
+def _take_states(optimizer: torch.optim.Optimizer, memory: LiveMemory, *, pages: bool) -> None:
+    """Count the optimizer's state as such, or not at all where bitsandbytes would page it out of the device."""
+    for state in optimizer.state.values():
+        tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+        memory.assign(tensors, Category.OPTIMIZER)
+        if pages:
+            memory.forget(tensor for tensor in tensors if tensor.numel() >= _PAGED_FROM)
+
+
+def _extrapolate(few: Rehearsal, more: Rehearsal, layers: int) -> Rehearsal:
+    (low,), (high,) = few.sampled_layers, more.sampled_layers
+
+    def line(at_low: Mapping[Category, int], at_high: Mapping[Category, int]) -> dict[Category, int]:
+        return {
+            category: at_low.get(category, 0)
+            + (at_high.get(category, 0) - at_low.get(category, 0)) * (layers - low) // (high - low)
+            for category in Category
+            if category in at_low or category in at_high
+        }
+
+    named = {moment.phase: moment for moment in few.moments}
+    moments = []
+    for moment in more.moments:
+        other = named.get(moment.phase)
+        if other is not None:
+            size = line(other.bytes_by_category, moment.bytes_by_category)
+            moments.append(Moment(moment.phase, moment.operator, size))
+    return Rehearsal(line(few.static, more.static), tuple(moments), layers, (low, high))

@@ -1,0 +1,1 @@
+"""What a run learns: rows, batches, loss and metrics."""
