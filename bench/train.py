@@ -117,18 +117,15 @@ def train_ours(model: Path, data: Path, held_out: Conversations, steps: int) -> 
     from core.datasets.examples import DataFormat, DataKind
     from core.datasets.reading import read_examples
     from planner.setup import Hyperparameters, Method, TrainingSetup
-    from worker.training.data.batches import Layout, TokenizedSet, epoch_steps, micro_batches, step_tokens
+    from worker.training.data.batches import Layout
+    from worker.training.data.tokenized import TokenizedSet
     from worker.training.libraries import quiet
-    from worker.training.loop.optimizer import (
-        build_optimizer,
-        clip_gradients,
-        gradient_norm,
-        learning_rate,
-        set_learning_rate,
-    )
+    from worker.training.loop.optimizer import build_optimizer, learning_rate, set_learning_rate
     from worker.training.memory import keep_freed_pages
     from worker.training.model.forward import score
+    from worker.training.model.gradients import clip_gradients, gradient_norm
     from worker.training.model.loading import load_for_training, plain_attention
+    from worker.training.objectives.supervised.steps import epoch_steps, micro_batches, step_tokens
 
     quiet()
     keep_freed_pages()

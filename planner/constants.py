@@ -27,7 +27,7 @@ CPU_BOUND_SHARE = 0.10  # of device bytes; page cache and thread stacks count in
 CPU_PROCESS_BYTES = 524_288_000  # bytes; torch, transformers, peft imported: 404 to 600 MiB resident measured
 
 # Layers
-LONGEST_PLAIN_ATTENTION = 512  # tokens; up to here a CPU keeps the scores: worker/training/model/attention.py
+LONGEST_PLAIN_ATTENTION = 512  # tokens; up to here a CPU keeps the scores: above, they outgrow what plain products save
 LONGEST_FLASH_HEAD = 256  # features; of a head that flash attention takes: flash_api.cpp of torch, mha_varlen_fwd
 FLASH_PADDING = 128  # rows; per example in flash attention's backward: flash_api.cpp, mha_varlen_bwd, dq_accum
 SHORTEST_PACKED_EXAMPLE = 64  # tokens; of a packed row's examples on average, for the constant above: assumed
@@ -41,7 +41,7 @@ CUDA_LOSS_CHUNK_BYTES = 536_870_912  # bytes; the same on a GPU, 512 MiB: 1,024 
 CUDA_LOSS_CHUNK_MULTIPLE = 128  # rows; whole tiles of matrix kernels
 CUDA_LOSS_CHUNK_MINIMUM = 512  # rows; from about 300 on a product with a 16-bit weight is bound by an H100's arithmetic
 CUDA_LOSS_CHUNK_MAXIMUM = 1_024  # rows; more of them fill a GPU no better
-PROOF_TOKENS = 512  # tokens; of an example that proves an export: _VERIFIED_TOKENS of worker/training/loop/recipe.py
+PROOF_TOKENS = 512  # tokens; of an example that proves an export, at most: logits are whole there
 TORCHTUNE_LOSS_CHUNKS = 8  # chunks; num_output_chunks of torchtune's CEWithChunkedOutputLoss
 
 # Speed
@@ -65,9 +65,9 @@ PISSA_PRODUCTS = 34  # products; of a weight with rank columns: 16 iterations of
 CPU_PISSA_FLOPS_PER_CORE = 1.4e10  # FLOP/s; of those in float32: 14 to 22 GFLOP/s measured, 1536 x 576 to 4096 x 4096
 START_SECONDS = 2.0  # seconds; claim to first step of a preloaded child, the weights apart
 VERIFY_SECONDS = 8.0  # seconds; a fresh process imports torch, transformers, peft (5 to 6 s) and scores
-SAMPLE_TOKENS = 96  # tokens; per sample: MAX_NEW_TOKENS of worker/training/export/sampling.py
-SAMPLE_ROWS = 4  # rows; that are sampled: sample_count of worker/protocol.py
-ANSWERED_AT_ONCE = 8  # rows; decoded in one batch: _ANSWERED_AT_ONCE of worker/training/export/sampling.py
+SAMPLE_TOKENS = 96  # tokens; of a sample, at most
+SAMPLE_ROWS = 4  # rows; that are sampled before and after training
+ANSWERED_AT_ONCE = 8  # rows; that are answered in one batch
 CPU_GENERATION_BYTES = 6.0e9  # bytes/s; weights read in one decoding step or optimizer step on 2 cores: assumed
 VALIDATION_SPLIT = 0.05  # of rows; held out of a training file where nobody says how many: a twentieth, as is usual
 MOST_HELD_OUT = 512  # rows; that a plan evaluates by itself: enough for the loss to be known to a few per cent

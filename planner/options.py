@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 from planner.errors import InvalidSetupError
 from planner.memory.optimizers import OPTIMIZERS
+from planner.objectives import Objective
 from planner.setup import CheckpointSelection, Hyperparameters, InitLoraWeights, LRScheduler, Method, TrainingSetup
 
 MOST_ROWS = 10**9
@@ -60,6 +61,7 @@ class Option:
     group: Group
     planned: str | None  # where a `TrainingPlan` has what became of it; None: nowhere
     methods: tuple[Method, ...] = tuple(Method)  # others have no such option
+    objectives: tuple[Objective, ...] = tuple(Objective)  # nor have those that are not here
     minimum: float | None = None
     above: float | None = None  # a bound that is no value itself, as `below` is
     maximum: float | None = None

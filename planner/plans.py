@@ -5,7 +5,7 @@ from operator import attrgetter
 
 from planner.devices import Device
 from planner.memory.estimate import MemoryEstimate
-from planner.options import OPTIONS
+from planner.options import OPTIONS, Option
 from planner.reasons import Said
 from planner.setup import Hyperparameters, Method, TrainingSetup
 from planner.throughput import SpeedEstimate
@@ -65,9 +65,14 @@ class TrainingPlan:
 
 
 def planned_options(plan: TrainingPlan) -> dict[str, object]:
-    """What became of each option, by its name. None: its method has no such option, or it is off."""
+    """What became of each option, by its name. None: its method or objective has no such option, or it is off."""
+    setup = plan.setup
+
+    def has(option: Option) -> bool:
+        return setup.method in option.methods and setup.objective in option.objectives
+
     return {
-        option.name: attrgetter(option.planned)(plan) if plan.setup.method in option.methods else None
+        option.name: attrgetter(option.planned)(plan) if has(option) else None
         for option in OPTIONS
         if option.planned is not None
     }

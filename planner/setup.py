@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from planner.objectives import SPECS, Objective
+
 
 class Method(StrEnum):
     """How the base model is adapted, from the least to the most compressed."""
@@ -75,6 +77,12 @@ class TrainingSetup:
     optimizer: str = "adamw_torch_fused"
     torch_compile: bool = False  # decoder layers through torch.compile, on CUDA; estimated as if they were not
     dtype: str = "bfloat16"
+    objective: Objective = Objective.SUPERVISED
+
+    @property
+    def micro_sequences(self) -> int:
+        """Rows of token ids that one forward pass takes."""
+        return self.per_device_train_batch_size * SPECS[self.objective].sequences_per_example
 
     @property
     def effective_batch_size(self) -> int:

@@ -156,7 +156,7 @@ def tokens_per_second(
     if device.kind == "cpu":
         return 1 / (seconds * (c.CPU_EXPERTS_PENALTY if spec.expert_parameters else 1.0))
     step = backend.profile(setup, spec.model_type, False)
-    batch, longest = setup.per_device_train_batch_size, setup.max_length
+    batch, longest = setup.micro_sequences, setup.max_length
     passes = 4 / 3 if setup.gradient_checkpointing else 1.0
     rows = batch * length
     if spec.is_surveyed:
@@ -261,7 +261,7 @@ def _useful_share(setup: TrainingSetup, device: Device) -> float:
     if setup.packing:
         return 1 - c.PACKING_SHARE
     flat = device.kind == "cpu" or setup.attn_implementation == VARLEN_FLASH  # laid end to end
-    if flat or setup.per_device_train_batch_size == 1:
+    if flat or setup.micro_sequences == 1:
         return 1.0
     return 1 - c.PADDING_SHARE
 

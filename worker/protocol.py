@@ -4,6 +4,7 @@ The request goes in once, as a dataclass; reports come back as JSON Lines on a p
 `type`. The child writes nothing else on that pipe, and everything it says is also true on disk before it says it.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Literal
@@ -14,8 +15,11 @@ from core.db.plain import from_plain
 from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
 from core.jobs.verdict import Verdict
+from planner.constants import SAMPLE_ROWS
+from planner.objectives import TRAIN_LOSS, VALID_LOSS
 from planner.setup import Hyperparameters, TrainingSetup
 
+_NOT_ON_THE_WIRE = {"type", "processed_tokens", "metrics"}
 STOPPED_EXIT_CODE = 75  # the child obeyed SIGTERM: it wrote a checkpoint and left (EX_TEMPFAIL in sysexits.h)
 
 
@@ -38,7 +42,7 @@ class RunRequest:
     plan: dict[str, object]  # published verbatim as plan.json
     suffix: str | None = None
     checkpoint_interval_seconds: float = 60.0  # at most, within an epoch; 0: after every step
-    sample_count: int = 4  # held-out prompts answered before and after
+    sample_count: int = SAMPLE_ROWS  # held-out prompts answered before and after
     learning_rate_factor: float = 1.0  # of the planned rate; below 1 after a divergence
     chat_template: str | None = None  # a named one, published with the result; None: the model's own, or none
     exact_match: ExactMatch | None = None
@@ -75,23 +79,41 @@ class HeldOutReport:
     type: Literal["held_out"] = "held_out"
 
 
+class _Measured:
+    """What was measured at a step, by the names of planner/objectives.py."""
+
+    metrics: dict[str, float]
+
+    @property
+    def train_loss(self) -> float | None:
+        """Of the step's micro-batches."""
+        return self.metrics.get(TRAIN_LOSS)
+
+    @property
+    def valid_loss(self) -> float | None:
+        """Of the held-out rows behind the step."""
+        return self.metrics.get(VALID_LOSS)
+
+
 @dataclass(frozen=True)
-class MetricsReport:
-    """One optimizer step (or one evaluation, when `valid_loss` is set) is done and counted."""
+class MetricsReport(_Measured):
+    """One optimizer step is done and counted, or one evaluation behind it."""
 
     step: int  # optimizer steps done, 1-based
     total_steps: int
-    train_loss: float | None  # mean negative log likelihood per trained token of the step, nats
-    train_mean_token_accuracy: float | None
+    metrics: dict[str, float]  # by the names of planner/objectives.py; none of a step that was skipped
     learning_rate: float
     grad_norm: float | None
     tokens_per_second: float  # non-padding tokens
     memory_bytes: int  # allocated on CUDA, resident set on a CPU
     processed_tokens: int  # non-padding tokens processed so far, over all attempts
     epoch: float
-    valid_loss: float | None = None
-    valid_mean_token_accuracy: float | None = None
     type: Literal["metrics"] = "metrics"
+
+    def shown(self, names: Iterable[str]) -> dict[str, object]:
+        """The report as the wire shows it: flat, with each of these metrics, null where there is none."""
+        others = {name: value for name, value in vars(self).items() if name not in _NOT_ON_THE_WIRE}
+        return others | {name: self.metrics.get(name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -109,14 +131,12 @@ class MemoryReport:
 
 
 @dataclass(frozen=True)
-class CheckpointReport:
+class CheckpointReport(_Measured):
     """A checkpoint is complete on disk."""
 
     step: int
     path: str
-    train_loss: float | None
-    valid_loss: float | None
-    valid_mean_token_accuracy: float | None
+    metrics: dict[str, float]  # of its step
     type: Literal["checkpoint"] = "checkpoint"
 
 

@@ -37,6 +37,7 @@ from core.plans.service import memory_source, training_plan
 from core.runtime import Runtime
 from planner.devices import Device
 from planner.memory.estimate import Correction
+from planner.objectives import SPECS
 from planner.policy.candidates import MemorySource
 from planner.policy.choice import step_down
 from planner.setup import TrainingSetup
@@ -68,7 +69,6 @@ from worker.watchdog import Watchdog
 GIB = 1024**3
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.5, 30.0
 LOWERED_RATE = 0.25  # of the planned learning rate, after a divergence
-NOT_ON_THE_WIRE = {"type", "processed_tokens"}
 SILENCE_SECONDS = 1.0
 OUT_OF_MEMORY, DIVERGED = "out_of_memory", "loss_diverged"
 STEPPED_DOWN_PHASES = (Phase.PROBING, Phase.TRAINING, None)
@@ -293,9 +293,7 @@ class Supervisor:
                 lease=self._lease,
                 step=said.step,
                 stored=stored,
-                train_loss=said.train_loss,
-                valid_loss=said.valid_loss,
-                valid_mean_token_accuracy=said.valid_mean_token_accuracy,
+                metrics=said.metrics,
             )
         ):
             self._runtime.store.delete(pruned)
@@ -311,10 +309,10 @@ class Supervisor:
     def _record_metrics(self, reports: Sequence[MetricsReport]) -> None:
         seconds_left = None
         metrics = []
+        names = [metric.name for metric in SPECS[from_plain(TrainingSetup, self._job.setup).objective].metrics]
         for report in reports:
             seconds_left = self._pace.seconds_left(report)
-            data = {name: value for name, value in asdict(report).items() if name not in NOT_ON_THE_WIRE}
-            metrics.append(Metrics(data, report.processed_tokens))
+            metrics.append(Metrics(report.shown(names), report.processed_tokens))
         self._write(
             partial(
                 progress.record_metrics,

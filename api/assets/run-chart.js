@@ -7,23 +7,14 @@ const SMALL_HEIGHT = 120;
 const WHOLE_STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000, 100000];
 
 const GIB = 1024 ** 3;
-const loss = (value) => value.toPrecision(4);
 
-// The fields of a row: where each is, behind the step, and how it reads. The last four are those of two runs compared.
-const FIELDS = {
-  train_loss: { at: 1, format: loss, color: "--accent" },
-  valid_loss: { at: 2, format: loss, color: "--term-loss", dots: true },
-  learning_rate: { at: 3, format: (value) => value.toExponential(1), color: "--accent" },
-  tokens_per_second: {
-    at: 4,
-    format: (value) => Math.round(value).toLocaleString(),
-    color: "--accent",
-  },
-  memory: { at: 5, format: (value) => `${(value / GIB).toFixed(1)} GiB`, color: "--accent" },
-  first: { at: 1, format: loss, color: "--accent" },
-  first_valid: { at: 2, format: loss, color: "--accent", dots: true },
-  second: { at: 3, format: loss, color: "--term-loss" },
-  second_valid: { at: 4, format: loss, color: "--term-loss", dots: true },
+// How the values of a curve read, by the format that its field names.
+const FORMATS = {
+  loss: (value) => value.toPrecision(4),
+  share: (value) => `${(value * 100).toFixed(1)}%`,
+  rate: (value) => value.toExponential(1),
+  speed: (value) => Math.round(value).toLocaleString(),
+  memory: (value) => `${(value / GIB).toFixed(1)} GiB`,
 };
 
 /** Rows of [step, value, …], ascending by step; a step's later report fills what its earlier one left open. */
@@ -53,7 +44,7 @@ export class Points {
 
 class RunChart extends HTMLElement {
   connectedCallback() {
-    this.fields = this.dataset.fields.split(" ");
+    this.fields = JSON.parse(this.dataset.fields); // {at, label, format, color, dots} each
     this.points = new Points(JSON.parse(this.querySelector("script").textContent));
     this.listeners = new AbortController();
     const options = { signal: this.listeners.signal };
@@ -86,10 +77,7 @@ class RunChart extends HTMLElement {
   }
 
   data() {
-    return [
-      this.points.column(STEP),
-      ...this.fields.map((name) => this.points.column(FIELDS[name].at)),
-    ];
+    return [this.points.column(STEP), ...this.fields.map(({ at }) => this.points.column(at))];
   }
 
   size() {
@@ -108,7 +96,7 @@ class RunChart extends HTMLElement {
   options() {
     const [grid, text] = [this.color("--line"), this.color("--text-faint")];
     const axis = { stroke: text, font: "12px system-ui", grid: { stroke: grid, width: 1 } };
-    const format = FIELDS[this.fields[0]].format;
+    const format = FORMATS[this.fields[0].format];
     const quiet = { show: false };
     return {
       ...this.size(),
@@ -121,20 +109,19 @@ class RunChart extends HTMLElement {
       ],
       series: [
         { label: "Step", value: (_plot, value) => value?.toLocaleString() ?? "–" },
-        ...this.fields.map((name, index) => this.series(name, index)),
+        ...this.fields.map((field) => this.series(field)),
       ],
     };
   }
 
-  series(name, index) {
-    const { format, color, dots = false } = FIELDS[name];
+  series({ label, format, color, dots }) {
     return {
-      label: this.dataset.labels.split("|")[index],
+      label,
       stroke: this.color(color),
       width: dots ? 2 : 1.5,
       spanGaps: true,
       points: { show: dots || this.points.rows.length < 3, size: 6 },
-      value: (_plot, value) => (value == null ? "–" : format(value)),
+      value: (_plot, value) => (value == null ? "–" : FORMATS[format](value)),
     };
   }
 

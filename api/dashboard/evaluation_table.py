@@ -1,11 +1,14 @@
 """What a run scored on its held-out rows, as the lines of a table."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.db.plain import from_plain
 from core.jobs.evaluation import Evaluation, Scores
 from core.jobs.models import Job
+from planner.objectives import SPECS, VALID_LOSS, Metric
+from planner.setup import TrainingSetup
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ def evaluation_table(job: Job) -> EvaluationTable | None:
     if job.evaluation is None:
         return None
     found = from_plain(Evaluation, job.evaluation)
-    before, after = _shown(found.before), _shown(found.after)
+    metrics = SPECS[from_plain(TrainingSetup, job.setup).objective].held_out
+    before, after = _shown(metrics, found.before), _shown(metrics, found.after)
     rows = [(label, before[label], after[label]) for label in before if label in after]
     if found.is_on_4bit_base and found.after.valid_loss is not None:
         elsewhere = found.valid_loss_on_16bit_base
@@ -32,13 +36,15 @@ def evaluation_table(job: Job) -> EvaluationTable | None:
     return EvaluationTable(found.answers, rows)
 
 
-def _shown(scores: Scores) -> dict[str, str]:
+def _shown(metrics: Sequence[Metric], scores: Scores) -> dict[str, str]:
     lines = {}
-    if scores.valid_loss is not None:
-        lines["Loss"] = f"{scores.valid_loss:.4f}"
-        lines["Perplexity"] = f"{math.exp(min(scores.valid_loss, 30.0)):,.2f}"
+    for metric in metrics:
+        if (value := scores.metrics.get(metric.name)) is None:
+            continue
+        lines[metric.title] = metric.shown(value)
+        if metric.name == VALID_LOSS:
+            lines["Perplexity"] = f"{math.exp(min(value, 30.0)):,.2f}"
     for label, share in (
-        ("Token accuracy", scores.valid_mean_token_accuracy),
         ("Answers that stop by themselves", scores.stopped_rate),
         ("Exact match", scores.exact_match),
     ):

@@ -1,14 +1,14 @@
 """One job: where it stands, its curves as they grow, what it made, and what one can do with it."""
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from functools import partial
 from typing import Annotated
 
 import orjson
 from fastapi import Depends, Header, Query, Request, Response
 
 from api import downloads, event_stream
-from api.dashboard.curves import lines_of
+from api.dashboard.curves import charts_of, halves, latest, lines_of, row_of
 from api.dashboard.evaluation_table import evaluation_table
 from api.dashboard.form import (
     COLUMN_PREFIX,
@@ -43,6 +43,7 @@ from core.jobs.waiting import places
 from core.plans.service import requested_of, training_plan
 from core.registry import queries as registry_queries
 from core.runtime import Runtime
+from planner.objectives import SPECS, ObjectiveSpec
 from planner.plans import TrainingPlan
 from planner.setup import TrainingSetup
 
@@ -80,8 +81,8 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         except NotFoundError:
             file = None
     plan = training_plan(job.plan)
-    trained = [one for one in points if one.valid_loss is None]
-    evaluated = [one for one in points if one.valid_loss is not None]
+    spec = _spec(job)
+    newest, validated = latest(points)
     return show(
         request,
         runtime,
@@ -94,10 +95,11 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         setup=from_plain(TrainingSetup, job.setup),
         file=file,
         place=place,
-        newest=trained[-1] if trained else None,
-        validated=evaluated[-1] if evaluated else None,
-        rows=[astuple(one) for one in points],
-        lines=lines_of([("train", trained), ("valid", evaluated)]),
+        newest=newest,
+        validated=validated,
+        rows=[row_of(spec, one) for one in points],
+        charts=charts_of(spec),
+        lines=lines_of(halves(points)),
         messages=messages,
         last_event=last[0].id if last else None,
         artifacts=artifacts,
@@ -162,13 +164,19 @@ def stream_job(
     """What happens to the job from there on, as server-sent events; a reconnect says where it was."""
     last_id = last_event_id or after
     event_stream.read_batch(runtime, actor.organization_id, job_id, last_id)  # errors before the 200
-    frames = event_stream.follow(runtime, actor.organization_id, job_id, last_id, _frame)
+    with runtime.database.read() as session:
+        spec = _spec(jobs.get_job(session, actor.organization_id, job_id))
+    frames = event_stream.follow(runtime, actor.organization_id, job_id, last_id, partial(_frame, spec))
     return event_stream.EventStream(request.app.state.stream_places, actor.organization_id, frames)
 
 
-def _frame(event: JobEvent) -> str:
+def _spec(job: Job) -> ObjectiveSpec:
+    return SPECS[from_plain(TrainingSetup, job.setup).objective]
+
+
+def _frame(spec: ObjectiveSpec, event: JobEvent) -> str:
     if event.type is EventType.METRICS and event.data is not None:
-        said: dict[str, object] = {"point": astuple(point(event.data))}
+        said: dict[str, object] = {"point": row_of(spec, point(event.data))}
     else:
         said = {"at": iso(event.created_at), "level": event.level, "message": event.message}
     return orjson.dumps(said).decode()

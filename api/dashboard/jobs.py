@@ -1,13 +1,13 @@
 """All jobs: found by name or state, page by page; and two of them over each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
 from sqlalchemy.orm import Session
 
-from api.dashboard.curves import lines_of
+from api.dashboard.curves import compared, comparison, lines_of
 from api.dashboard.form import FIELD_GROUPS, exact_match_fields, in_words, new_address, planned_values
 from api.dashboard.held_out import are_comparable, held_out_of, loss_marks
 from api.dashboard.list_view import AfterQuery, ListView, OrderQuery, SearchQuery, filters_of
@@ -15,7 +15,7 @@ from api.dashboard.page import page_router, show
 from api.deps import ActorDep, RuntimeDep
 from core.datasets import service as files
 from core.errors import InvalidRequestError, NotFoundError
-from core.events.series import Point, curve
+from core.events.series import curve
 from core.jobs import service as jobs
 from core.jobs.models import Job
 from core.jobs.states import JobSort, JobStatus
@@ -115,24 +115,12 @@ def compare(
         current="jobs",
         pair=pair,
         are_comparable=are_comparable(*pair),
-        rows=_merged(*curves),
+        rows=compared(*curves),
+        loss_chart=comparison(*(one.suffix or one.id[-8:] for one in pair)),
         lines=lines_of(zip(("train", "other"), curves, strict=True)),
         differing=[fact for fact in facts if fact[1] != fact[2]],
         equal=[fact for fact in facts if fact[1] == fact[2]],
     )
-
-
-def _merged(left: Sequence[Point], right: Sequence[Point]) -> list[list[float | None]]:
-    """Rows of step and four losses: training and validation of the left run, then of the right."""
-    rows: dict[int, list[float | None]] = {}
-    for column, points in ((1, left), (3, right)):
-        for one in points:
-            row = rows.setdefault(one.step, [one.step, None, None, None, None])
-            if one.valid_loss is None:
-                row[column] = one.train_loss
-            else:
-                row[column + 1] = one.valid_loss
-    return [rows[step] for step in sorted(rows)]
 
 
 def _facts(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Fact]:

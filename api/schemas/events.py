@@ -149,9 +149,10 @@ def show_checkpoint(job: Job, published: Collection[str], checkpoint: Checkpoint
         step_number=checkpoint.step,
         metrics=CheckpointMetrics(
             step=checkpoint.step,
-            train_loss=checkpoint.train_loss,
-            valid_loss=checkpoint.valid_loss,
-            valid_mean_token_accuracy=checkpoint.valid_mean_token_accuracy,
+            train_loss=checkpoint.metrics.get("train_loss"),
+            train_mean_token_accuracy=checkpoint.metrics.get("train_mean_token_accuracy"),
+            valid_loss=checkpoint.metrics.get("valid_loss"),
+            valid_mean_token_accuracy=checkpoint.metrics.get("valid_mean_token_accuracy"),
         ),
         bytes=checkpoint.size_bytes if checkpoint.storage_key else None,
         published=checkpoint.id in published,

@@ -151,6 +151,7 @@ class ScoresObject(ResponseBody):
     valid_loss: float | None = Field(description="Nats per trained token.")
     perplexity: float | None = Field(description="e to the power of `valid_loss`.")
     valid_mean_token_accuracy: float | None
+    metrics: dict[str, float] = Field(description="All that the objective measures on held-out rows, by name.")
     stopped_rate: float | None = Field(description="Share of answers that the model ended by itself.")
     exact_match: float | None = Field(description="Share of answers that come to the same as the reference.")
 
@@ -325,4 +326,11 @@ def _evaluation(found: Evaluation) -> EvaluationObject:
 
 def _scores(found: Scores) -> ScoresObject:
     perplexity = None if found.valid_loss is None else math.exp(min(found.valid_loss, LARGEST_EXPONENT))
-    return ScoresObject(perplexity=perplexity, **vars(found))
+    return ScoresObject(
+        valid_loss=found.valid_loss,
+        perplexity=perplexity,
+        valid_mean_token_accuracy=found.metrics.get("valid_mean_token_accuracy"),
+        metrics=dict(found.metrics),
+        stopped_rate=found.stopped_rate,
+        exact_match=found.exact_match,
+    )

@@ -22,7 +22,7 @@ from planner.memory.estimate import estimate_memory
 from planner.model.spec import ModelSpec
 from planner.setup import Method, TrainingSetup
 from planner.throughput import tokens_per_second
-from worker.training.data.batches import epoch_steps
+from worker.training.objectives.supervised.steps import epoch_steps
 
 GIB = 1 << 30
 WARM_STEPS, TIMED_STEPS = 2, 4

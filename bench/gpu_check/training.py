@@ -14,16 +14,19 @@ from bench.gpu_check.shapes import example_lengths
 from bench.random_weights import load_random
 from planner.setup import Hyperparameters, TrainingSetup
 from worker.protocol import MessageReport, Report
-from worker.training.data.batches import Layout, Step, TokenizedSet, choose_layout, micro_batches, step_tokens
-from worker.training.dry_run.step import longest_batch
+from worker.training.data.batches import Layout, choose_layout
+from worker.training.data.tokenized import TokenizedSet
 from worker.training.libraries import quiet
 from worker.training.loop.loss_scale import LossScale, unscaled_norm
-from worker.training.loop.optimizer import build_optimizer, clip_gradients, gradient_norm
+from worker.training.loop.optimizer import build_optimizer
 from worker.training.model.compiling import compile_layers
 from worker.training.model.flash import proved_attention
 from worker.training.model.forward import score
 from worker.training.model.fused import proved_kernels
+from worker.training.model.gradients import clip_gradients, gradient_norm
 from worker.training.model.loading import LoadedModel
+from worker.training.objectives.supervised.objective import Supervised
+from worker.training.objectives.supervised.steps import Step, micro_batches, step_tokens
 from worker.training.reporting import Reporter
 
 HYPERPARAMETERS = Hyperparameters(n_epochs=1, learning_rate=2e-4)
@@ -117,9 +120,9 @@ class Trainer:
 
     def longest_steps(self, count: int) -> None:
         """Steps on the longest micro-batch that the setup allows: those whose memory is predicted."""
-        batch = longest_batch(self.setup, self.layout).to(self.loaded.device)
+        batch = Supervised.full_micro_batch(self.setup, self.layout).to(self.loaded.device)
         for _ in range(count):
-            loss, _hits = score(self.loaded, batch, batch.trained_tokens)
+            loss, _hits = score(self.loaded, batch, batch.scored)
             loss.backward()
             self._update(gradient_norm(self.loaded.parameters))
 

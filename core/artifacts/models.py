@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Float, ForeignKey, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base, Id, utc_now
@@ -18,9 +18,8 @@ class Checkpoint(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     step: Mapped[int]
-    train_loss: Mapped[float | None] = mapped_column(Float)
-    valid_loss: Mapped[float | None] = mapped_column(Float)
-    valid_mean_token_accuracy: Mapped[float | None] = mapped_column(Float)
+    metrics: Mapped[dict[str, float]] = mapped_column(JSON, default=dict)  # of its step (planner/objectives.py)
+    valid_loss: Mapped[float | None] = mapped_column(Float)  # of those, which the best is known by
     storage_key: Mapped[str | None] = mapped_column(String(300))  # None once it was pruned
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     sha256: Mapped[str | None] = mapped_column(String(64))

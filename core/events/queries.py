@@ -7,6 +7,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from core.events.models import EventType, JobEvent
+from planner.objectives import TRAIN_LOSS, VALID_LOSS
 
 
 def last_sequence(session: Session, job_id: str) -> int:
@@ -62,8 +63,8 @@ def metrics_since(session: Session, job_id: str, step: int) -> set[tuple[int, bo
         for (data,) in rows:
             if data["step"] < step:
                 break
-            if data.get("train_loss") is not None or data.get("valid_loss") is not None:
-                found.add((data["step"], data.get("valid_loss") is not None))
+            if data.get(TRAIN_LOSS) is not None or data.get(VALID_LOSS) is not None:
+                found.add((data["step"], data.get(VALID_LOSS) is not None))
     return found
 
 

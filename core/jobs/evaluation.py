@@ -1,8 +1,10 @@
 """What a finished run scored on its held-out rows, before and after training."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from planner.constants import TELLING_ROWS
+from planner.objectives import VALID_LOSS
 
 __all__ = ["Evaluation", "HeldOut", "Scores"]
 
@@ -11,10 +13,14 @@ __all__ = ["Evaluation", "HeldOut", "Scores"]
 class Scores:
     """Scores of one model. None where nothing was held out, or exact match was not asked for."""
 
-    valid_loss: float | None = None  # nats per trained token
-    valid_mean_token_accuracy: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the objective, the loss among them
     stopped_rate: float | None = None  # of the answers that the model ended by itself
     exact_match: float | None = None  # of the answers that come to the same as the reference
+
+    @property
+    def valid_loss(self) -> float | None:
+        """The mean loss of the held-out rows; nats per token where it is a likelihood."""
+        return self.metrics.get(VALID_LOSS)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from core.jobs.states import JobStatus
 from core.jobs.verdict import Verdict
 from core.registry.models import FineTunedModel
 from core.registry.queries import checkpoint_models
+from planner.objectives import TRAIN_LOSS, VALID_LOSS
 
 CHECKPOINTS_KEPT = 2  # the newest, and beside them the best by validation loss
 
@@ -95,7 +96,7 @@ def record_metrics(
     account(job, used_seconds)
     known = event_queries.metrics_since(session, job.id, min(item.step for item in metrics))
     for item in metrics:
-        evaluation = item.data.get("valid_loss") is not None
+        evaluation = item.data.get(VALID_LOSS) is not None
         if (item.step, evaluation) in known:
             continue
         known.add((item.step, evaluation))
@@ -104,7 +105,7 @@ def record_metrics(
             job.step, job.useful_seconds, job.repeats_until_step = item.step, job.used_seconds, None
         job.processed_tokens = item.processed_tokens
         if evaluation:
-            job.valid_loss = item.data["valid_loss"]
+            job.valid_loss = item.data[VALID_LOSS]
     if seconds_left is not None:
         job.estimated_finish_at = database_now(session) + timedelta(seconds=seconds_left)
 
@@ -125,12 +126,11 @@ def record_checkpoint(
     lease: Lease,
     step: int,
     stored: StoredObject,
-    *,
-    train_loss: float | None,
-    valid_loss: float | None,
-    valid_mean_token_accuracy: float | None,
+    metrics: Mapping[str, float],
 ) -> list[str]:
-    """Record a stored checkpoint; returns the store's keys that are to be deleted now. Raises StaleLeaseError.
+    """Record a stored checkpoint with its step's metrics; returns the store's keys that are to be deleted now.
+
+    Raises StaleLeaseError.
 
     One of a step that none was written at before shows that the job advances: its crashes are counted anew.
     """
@@ -146,8 +146,7 @@ def record_checkpoint(
         session.add(row)
     pruned = [row.storage_key] if row.storage_key not in (None, stored.key) else []
     row.storage_key, row.size_bytes, row.sha256 = stored.key, stored.size_bytes, stored.sha256
-    row.train_loss, row.valid_loss = train_loss, valid_loss
-    row.valid_mean_token_accuracy = valid_mean_token_accuracy
+    row.metrics, row.valid_loss = dict(metrics), metrics.get(VALID_LOSS)
     kept = [checkpoint for checkpoint in rows.values() if checkpoint.storage_key is not None]
     best = min(kept, key=_validation_loss)
     published = checkpoint_models(session, [job.id])
@@ -223,7 +222,7 @@ def _validation_loss(checkpoint: Checkpoint) -> tuple[float, int]:
 
 def _sentence(metrics: Metrics) -> str:
     data = metrics.data
-    if data.get("valid_loss") is not None:
-        return f"Step {data['step']}/{data['total_steps']}: validation loss={data['valid_loss']:.4f}"
-    loss = data.get("train_loss")
+    if data.get(VALID_LOSS) is not None:
+        return f"Step {data['step']}/{data['total_steps']}: validation loss={data[VALID_LOSS]:.4f}"
+    loss = data.get(TRAIN_LOSS)
     return f"Step {data['step']}/{data['total_steps']}: training loss=" + ("skipped" if loss is None else f"{loss:.4f}")

@@ -117,7 +117,7 @@ def kept_bytes(spec: ModelSpec, setup: TrainingSetup, *, casts: bool = True) -> 
 
 
 def _cast_bytes(spec: ModelSpec, setup: TrainingSetup, targets: tuple[str, ...]) -> int:
-    """The factors of all adapted linear layers, cast once before each pass (worker/training/model/lora.py, cast_together)."""
+    """The factors of all adapted linear layers, cast once before each pass (cast_together, training/model/lora.py)."""
     if (setup.adapter_dtype or "float32") == setup.dtype:
         return 0
     rank = setup.lora_rank or 0

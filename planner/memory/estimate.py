@@ -110,7 +110,7 @@ def _estimate(spec: ModelSpec, setup: TrainingSetup, device: Device | None, back
     on_cpu = device is not None and device.kind == "cpu"
     step = backend.profile(setup, spec.model_type, on_cpu)
     state = _state(spec, setup, backend, step, on_cpu)
-    inputs = setup.per_device_train_batch_size * setup.max_length * c.INPUT_BYTES_PER_TOKEN
+    inputs = setup.micro_sequences * setup.max_length * c.INPUT_BYTES_PER_TOKEN
     workspaces = 0 if on_cpu else library_workspaces(device)
     static = state.base + state.adapters + state.optimizer + inputs + workspaces
     phases = _phases(spec, setup, backend, step, state)
@@ -250,7 +250,7 @@ def _phases(spec: ModelSpec, setup: TrainingSetup, backend: Backend, step: StepP
 def _evaluation(
     spec: ModelSpec, setup: TrainingSetup, throughout: int, layers: Sequence[LayerMemory], loss: LossPhase
 ) -> int:
-    """Held-out rows, as many at a time as in training, forward without gradients (worker/training/objectives/likelihood.py)."""
+    """Held-out rows, as many at a time as in training, without gradients (training/objectives/likelihood.py)."""
     # The variables of the modelling code hold the layer's input, and that of its second block with its norm.
     forward = max(3 * layer.input_bytes + layer.forward_bytes + layer.weight_copies_bytes for layer in layers)
     return throughout + max(forward + _dequantization_workspace(spec, setup), loss.evaluation_bytes)
@@ -280,7 +280,7 @@ def _alive_throughout(spec: ModelSpec, setup: TrainingSetup, step: StepProfile) 
     width = DTYPE_BYTES[setup.dtype]
     tables = 2 * setup.max_length * spec.head_dim * width
     if step.keeps_embedding_output and spec.family.scaled_embedding:
-        tables += setup.per_device_train_batch_size * setup.max_length * spec.hidden_size * width
+        tables += setup.micro_sequences * setup.max_length * spec.hidden_size * width
     return tables
 
 

@@ -69,7 +69,7 @@ def layers_memory(spec: ModelSpec, setup: TrainingSetup, step: StepProfile) -> t
         optimizer="",
     )
     lines = _lines_of_groups(spec, one_row, step)
-    rows, recomputed = setup.per_device_train_batch_size, setup.gradient_checkpointing
+    rows, recomputed = setup.micro_sequences, setup.gradient_checkpointing
     return tuple((group.count, of.at(rows, recomputed)) for group, of in zip(spec.groups, lines, strict=True))
 
 

@@ -51,12 +51,12 @@ def final_hidden_bytes(spec: ModelSpec, setup: TrainingSetup, step: StepProfile,
 
 
 def loss_phase(spec: ModelSpec, setup: TrainingSetup, step: StepProfile) -> LossPhase:
-    """Our loss (worker/training/model/cross_entropy.py) and the final norm, of one micro-batch: the hidden states of the trained
-    tokens, at worst all of them, and their gradient; chunks of logits; the projection's gradient where it is trained.
-    Backward scales both gradients into new tensors.
+    """Our loss (worker/training/model/cross_entropy.py) and the final norm, of one micro-batch: the hidden states of
+    the trained tokens, at worst all of them, and their gradient; chunks of logits; the projection's gradient where it
+    is trained. Backward scales both gradients into new tensors.
     """
     width = DTYPE_BYTES[setup.dtype]
-    tokens = setup.per_device_train_batch_size * setup.max_length
+    tokens = setup.micro_sequences * setup.max_length
     norm = final_hidden_bytes(spec, setup, step, tokens)
     selected = tokens * spec.hidden_size * width
     rows = min(tokens, chunk_rows(spec.vocab_size, on_cuda=not step.cuts_rows))

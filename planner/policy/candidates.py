@@ -123,8 +123,8 @@ class Question:
 def usable_devices(question: Question) -> Sequence[Device]:
     """Those that can do what is asked. Raises InvalidSetupError where none is left.
 
-    On a CPU attention runs example by example (worker/training/model/attention.py), so that compiled code would fit one batch
-    and no other.
+    On a CPU attention runs example by example (worker/training/model/attention.py), so that compiled code would fit
+    one batch and no other.
     """
     devices = question.devices
     if not devices:

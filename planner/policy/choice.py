@@ -124,7 +124,7 @@ def _fastest(candidates: Sequence[Candidate], *, by_price: bool) -> Candidate | 
 
 def _preference(candidate: Candidate) -> tuple[int, int, bool, int, int]:
     setup = candidate.setup
-    tokens = setup.per_device_train_batch_size * setup.max_length
+    tokens = setup.micro_sequences * setup.max_length
     filled = tokens if tokens <= c.SATURATING_TOKENS else -tokens
     return (
         LADDER.index(setup.method),

@@ -131,9 +131,7 @@ class Service:
                 held,
                 step,
                 stored,
-                train_loss=1.0 / step,
-                valid_loss=valid_loss,
-                valid_mean_token_accuracy=None,
+                {"train_loss": 1.0 / step} | ({} if valid_loss is None else {"valid_loss": valid_loss}),
             )
         )
         for key in pruned:

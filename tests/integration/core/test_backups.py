@@ -128,11 +128,7 @@ def _claim(runtime: Runtime) -> leases.Lease:
 
 def _store_checkpoint(runtime: Runtime, actor: Actor, held: leases.Lease, step: int) -> str:
     stored = runtime.store.put(f"{held.storage_prefix(actor.organization_id)}/step-{step}.tar", [b"state"])
-    runtime.database.run(
-        lambda s: progress.record_checkpoint(
-            s, held, step, stored, train_loss=1.0, valid_loss=None, valid_mean_token_accuracy=None
-        )
-    )
+    runtime.database.run(lambda s: progress.record_checkpoint(s, held, step, stored, {"train_loss": 1.0}))
     return stored.key
 
 

@@ -102,9 +102,7 @@ class Jobs(RuleBasedStateMachine):
     def checkpoint(self, number: int, step: int) -> None:
         def work(session: Session, held: Lease) -> None:
             stored = StoredObject(f"{held.job_id}/{step}", 1, "0" * 64)
-            progress.record_checkpoint(
-                session, held, step, stored, train_loss=1.0, valid_loss=None, valid_mean_token_accuracy=None
-            )
+            progress.record_checkpoint(session, held, step, stored, {"train_loss": 1.0})
 
         lease = self._as_worker(number, work)
         if lease is not None and step > self.steps[lease.job_id]:

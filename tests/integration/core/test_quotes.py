@@ -83,9 +83,7 @@ def _wear_out(session: Session, owner: Owner, lease: Lease) -> None:
 def _wear_out_behind_a_checkpoint(session: Session, owner: Owner, lease: Lease) -> None:
     step = [Metrics({"step": 3, "total_steps": 9, "train_loss": 1.0}, 64)]
     progress.record_metrics(session, lease, step, None)
-    progress.record_checkpoint(
-        session, lease, 3, StoredObject("key", 1, "0"), train_loss=None, valid_loss=None, valid_mean_token_accuracy=None
-    )
+    progress.record_checkpoint(session, lease, 3, StoredObject("key", 1, "0"), {})
     leases.renew(session, Settings(), lease, 5)  # what was lost with the process is not charged
     _wear_out(session, owner, lease)
 
@@ -148,9 +146,7 @@ def test_a_checkpoint_that_was_taken_is_paid_for_though_the_service_fails_later(
         stored = StoredObject(f"key-{step}", 1, "0")
         with database.transaction() as session:
             progress.record_metrics(session, lease, metrics, None)
-            progress.record_checkpoint(
-                session, lease, step, stored, train_loss=None, valid_loss=None, valid_mean_token_accuracy=None
-            )
+            progress.record_checkpoint(session, lease, step, stored, {})
     with database.read() as session:
         for row in jobs.list_checkpoints(session, organization_id, lease.job_id, after=None, limit=10).rows:
             ids[row.step] = row.id

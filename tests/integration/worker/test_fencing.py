@@ -63,9 +63,7 @@ class Hand:
         stored = prepare.store_checkpoint(self._here.runtime, self.lease, self.job, self._checkpoint)
         assert stored is not None
         self._here.runtime.database.run(
-            lambda session: progress.record_checkpoint(
-                session, self.lease, STEP, stored, train_loss=1.0, valid_loss=None, valid_mean_token_accuracy=None
-            )
+            lambda session: progress.record_checkpoint(session, self.lease, STEP, stored, {"train_loss": 1.0})
         )
 
     def succeed(self) -> None:

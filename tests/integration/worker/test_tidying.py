@@ -42,11 +42,7 @@ def test_only_what_nobody_recorded_leaves_the_store(here: Installation, tmp_path
     lease, job = claimed
     prefix = lease.storage_prefix(job.organization_id)
     stored = runtime.store.put(f"{prefix}/step-4.tar", [b"recorded"])
-    runtime.database.run(
-        lambda session: progress.record_checkpoint(
-            session, lease, 4, stored, train_loss=1.0, valid_loss=None, valid_mean_token_accuracy=None
-        )
-    )
+    runtime.database.run(lambda session: progress.record_checkpoint(session, lease, 4, stored, {"train_loss": 1.0}))
     lost = runtime.store.put(f"{prefix}/step-8.tar", [b"stored by a worker that died then"]).key
     root = tmp_path / "artifacts"
     deleted, needed = (_upload(here, job.organization_id) for _ in range(2))

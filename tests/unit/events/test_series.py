@@ -9,7 +9,7 @@ losses = st.lists(st.none() | st.floats(0.0, 20.0), min_size=1, max_size=3000)
 
 
 def points(values: list[float | None]) -> list[Point]:
-    return [Point(step, loss, None, 1e-4, 100.0, 1) for step, loss in enumerate(values, start=1)]
+    return [Point(step, {"train_loss": loss}) for step, loss in enumerate(values, start=1)]
 
 
 @given(losses, st.integers(4, 200))
@@ -21,7 +21,7 @@ def test_few_points_in_order_with_the_ends_and_the_extremes(values: list[float |
     assert (kept[0], kept[-1]) == (whole[0], whole[-1])
     known = [loss for loss in values if loss is not None]
     if known:
-        drawn = [one.train_loss for one in kept if one.train_loss is not None]
+        drawn = [one.loss for one in kept if one.loss is not None]
         assert (min(drawn), max(drawn)) == (min(known), max(known))
 
 

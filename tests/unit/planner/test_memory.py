@@ -65,14 +65,6 @@ def test_nf4_with_double_quantization_takes_4_127_bits():
     assert nf4_bytes_per_parameter() == pytest.approx(0.515869, abs=1e-6)
 
 
-def test_what_is_known_of_our_trainer_is_what_the_trainer_does():
-    from worker.training.loop import recipe as loop
-    from worker.training.model import attention
-
-    assert c.LONGEST_PLAIN_ATTENTION == attention._LONGEST_PLAIN
-    assert c.PROOF_TOKENS == loop._VERIFIED_TOKENS
-
-
 def test_full_fine_tuning_in_bf16_keeps_six_bytes_a_parameter():
     estimate = estimate_memory(MISTRAL, TrainingSetup(Method.FULL, max_length=64))
     kept = estimate.static_allocated_bytes - estimate.inputs_bytes - estimate.library_workspaces_bytes

@@ -17,7 +17,7 @@ from planner.policy.choice import plan
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
 from planner.wording import sentences
-from worker.training.dry_run import answer_question
+from worker.training.dry_run.__main__ import answer_question
 
 GPU = parse_gpu("24GiB")
 CPU = Device(0, "cpu", "CPU", "cpu", 8 << 30, 8 << 30, None, "cpu", 2)

@@ -118,4 +118,3 @@ def test_a_plan_counts_the_answers_that_its_run_gives(tmp_path: Path, wanted: Ex
     request = replace(request, sample_count=RunRequest.sample_count)
     planned = PlanRequest("model", "file", exact_match=wanted).answering
     assert (planned.rows, planned.tokens) == (answered_rows(request), answer_length(request))
-    assert constants.ANSWERED_AT_ONCE == sampling._ANSWERED_AT_ONCE

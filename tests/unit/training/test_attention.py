@@ -16,8 +16,9 @@ from planner.setup import VARLEN_FLASH, Method, TrainingSetup
 from tests.unit.training.runs import setup_for
 from tests.unit.training.varlen import HALVES, reference_flash, reference_varlen_attn
 from worker.protocol import MessageReport, Report
+from worker.training.data.segments import Segments
 from worker.training.model import flash
-from worker.training.model.attention import Segments, segmented_attention
+from worker.training.model.attention import segmented_attention
 from worker.training.model.flash import _takes_hopper_kernels, flash_problem, proved_attention
 from worker.training.reporting import Reporter
 

@@ -15,19 +15,17 @@ from planner.setup import Method, TrainingSetup
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import setup_for
 from tests.unit.training.varlen import reference_flash
-from worker.training.data.batches import (
-    Layout,
-    TokenizedSet,
-    choose_layout,
-    collate,
+from worker.training.data.batches import Layout, choose_layout, collate
+from worker.training.data.tokenized import TokenizedSet
+from worker.training.model.forward import score
+from worker.training.model.loading import load_for_training
+from worker.training.objectives.supervised.steps import (
     epoch_steps,
     longest_micro_batch,
     micro_batches,
     step_tokens,
     steps_per_epoch,
 )
-from worker.training.model.forward import score
-from worker.training.model.loading import load_for_training
 
 lengths = st.lists(st.integers(2, 40), min_size=1, max_size=40)
 
@@ -71,7 +69,7 @@ def test_counts_are_exact(sizes: list[int], micro: int, layout: Layout) -> None:
         batches = list(micro_batches(data, step, setup, layout))
         tokens, trained = step_tokens(data, step)
         assert sum(batch.tokens for batch in batches) == tokens == sum(sizes[e] for row in step for e in row)
-        assert sum(batch.trained_tokens for batch in batches) == trained
+        assert sum(batch.scored for batch in batches) == trained
         biggest = longest_micro_batch(data, setup, layout)
         assert all(batch.tokens <= biggest.tokens for batch in batches)
 

@@ -12,7 +12,13 @@ from worker.training.loop.checkpoints import FINGERPRINT, RunState, newest_check
 from worker.training.metrics import MetricsRow
 
 PLAN = FINGERPRINT + "plan"
-STATE = RunState(PLAN, step=4, tokens=99, rows=(MetricsRow(4, 1.5, 0.5),), answers_before=(Answer("hi", 1, True),))
+STATE = RunState(
+    PLAN,
+    step=4,
+    tokens=99,
+    rows=(MetricsRow(4, {"train_loss": 1.5, "train_mean_token_accuracy": 0.5}),),
+    answers_before=(Answer("hi", 1, True),),
+)
 WEIGHTS = {"weight": torch.arange(6.0)}
 OPTIMIZER: dict[str, object] = {"state": {0: {"step": torch.tensor(4.0), "exp_avg": torch.ones(6)}}, "param_groups": []}
 

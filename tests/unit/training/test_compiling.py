@@ -20,14 +20,15 @@ from tests.unit.training.runs import Finished, request_for, run_child, setup_for
 from tests.unit.training.test_batches import examples
 from tests.unit.training.varlen import reference_varlen_attn
 from worker.protocol import ErrorReport, MessageReport, MetricsReport, Report, ResultReport
-from worker.training.data.batches import Layout, Row, collate
-from worker.training.loop.optimizer import NoGradientError
+from worker.training.data.batches import Layout, collate
+from worker.training.data.packing import Row
 from worker.training.memory import MemoryWatch
 from worker.training.model import attention, compiling
 from worker.training.model.compiling import Compilation, compile_layers, outlast_compiler
 from worker.training.model.forward import score
+from worker.training.model.gradients import NoGradientError
 from worker.training.model.loading import LoadedModel, load_for_training
-from worker.training.objectives.likelihood import evaluate
+from worker.training.objectives.likelihood import likelihood
 from worker.training.reporting import Reporter
 from worker.training.stopping import StopSignal
 
@@ -198,7 +199,7 @@ def _kept_bytes(loaded: LoadedModel) -> int:
 def test_evaluation_is_not_compiled(deep_model: Path, tmp_path: Path) -> None:
     counter = CompileCounterWithBackend("eager")
     loaded = compiled(load(deep_model, setup_for(Method.LORA, dtype="float32")), tmp_path / "cache", counter)
-    assert evaluate(loaded, examples(LENGTHS), 2, Layout.PADDED, MemoryWatch(CPU, None), StopSignal())
+    assert likelihood(loaded, examples(LENGTHS), 2, MemoryWatch(CPU, None), StopSignal())
     assert counter.frame_count == 0
     train(loaded)
     assert counter.frame_count == 2

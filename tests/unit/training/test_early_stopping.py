@@ -20,7 +20,7 @@ PATIENCE = 3  # more evaluations than checkpoints are kept
 
 def rows(*losses: float | None) -> list[MetricsRow]:
     """One row a step, from step 0."""
-    return [MetricsRow(step, valid_loss=loss) for step, loss in enumerate(losses)]
+    return [MetricsRow(step, {} if loss is None else {"valid_loss": loss}) for step, loss in enumerate(losses)]
 
 
 @pytest.mark.parametrize(

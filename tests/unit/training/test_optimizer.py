@@ -13,14 +13,13 @@ from bitsandbytes.optim.adamw import PagedAdamW8bit
 from core.errors import TrainingError
 from planner.setup import Hyperparameters, Method, TrainingSetup
 from tests.unit.training.runs import setup_for
-from worker.training.loop.optimizer import (
+from worker.training.loop.optimizer import build_optimizer, load_optimizer
+from worker.training.model.gradients import (
     NamedParameters,
     NoGradientError,
-    build_optimizer,
     clip_gradients,
     gradient_norm,
     learning,
-    load_optimizer,
     require_gradients,
 )
 

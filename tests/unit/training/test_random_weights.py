@@ -9,8 +9,8 @@ from bench.random_weights import load_random
 from planner.setup import Method, TrainingSetup
 from tests.unit.training.runs import setup_for
 from worker.training.data.batches import choose_layout
-from worker.training.dry_run.step import longest_batch
 from worker.training.model.forward import score
+from worker.training.objectives.supervised.objective import Supervised
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {
@@ -29,8 +29,8 @@ def test_random_models_train(family: str, method: Method) -> None:
     loaded = load_random(config, setup, CPU)
     assert not any(parameter.is_meta for parameter in loaded.model.parameters())
     assert not any(buffer.is_meta for buffer in loaded.model.buffers())
-    batch = longest_batch(setup, choose_layout(cuts_attention=loaded.cuts_attention))
-    loss, _ = score(loaded, batch, batch.trained_tokens)
+    batch = Supervised.full_micro_batch(setup, choose_layout(cuts_attention=loaded.cuts_attention))
+    loss, _ = score(loaded, batch, batch.scored)
     loss.backward()
     assert loss.item() == pytest.approx(torch.log(torch.tensor(128.0)).item(), rel=0.1)
     assert sum(parameter.grad is not None for _, parameter in loaded.parameters) == len(loaded.parameters)

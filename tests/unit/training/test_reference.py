@@ -16,8 +16,8 @@ from planner.setup import Hyperparameters, Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import CHAT, request_for, run_child, setup_for
 from worker.protocol import MetricsReport
-from worker.training.data.batches import epoch_steps
 from worker.training.objectives.supervised.rows import load_data
+from worker.training.objectives.supervised.steps import epoch_steps
 
 SEED, RATE, EPOCHS = 7, 5e-3, 2
 

@@ -9,13 +9,15 @@ from core.datasets.encoding import load_encoder
 from core.datasets.reading import read_examples
 from planner.setup import Method
 from tests.unit.training.runs import CHAT, setup_for
-from worker.training.data.batches import Layout, MicroBatch, Row, TokenizedSet, collate
+from worker.training.data.batches import Layout, MicroBatch, collate
+from worker.training.data.packing import Row
+from worker.training.data.tokenized import TokenizedSet
 from worker.training.export import sampling
 from worker.training.export.sampling import Answer, Prompt, answer_prompts, choose_prompts
 from worker.training.memory import MemoryLimitError, MemoryWatch
 from worker.training.model.loading import LoadedModel, load_for_training
 from worker.training.objectives import likelihood as evaluation
-from worker.training.objectives.likelihood import evaluate
+from worker.training.objectives.likelihood import likelihood
 from worker.training.stopping import StopSignal
 
 CPU = torch.device("cpu")
@@ -38,7 +40,7 @@ def test_evaluation_shrinks_its_own_batch(
     encoder = load_encoder(tiny_model)
     data = TokenizedSet.of(encoder.encode_batch(read_examples(conversations, CHAT), MAX_LENGTH))
     watch, stop = MemoryWatch(CPU, None), StopSignal()
-    expected = evaluate(loaded, data, 2, Layout.FLAT, watch, stop)
+    expected = likelihood(loaded, data, 2, watch, stop)
     sizes: list[int] = []
 
     def collate_a_few(data: TokenizedSet, rows: list[Row], layout: Layout) -> MicroBatch:
@@ -48,7 +50,7 @@ def test_evaluation_shrinks_its_own_batch(
         return collate(data, rows, layout)
 
     monkeypatch.setattr(evaluation, "collate", collate_a_few)
-    assert evaluate(loaded, data, 8, Layout.FLAT, watch, stop) == expected
+    assert likelihood(loaded, data, 8, watch, stop) == expected
     assert sizes[:3] == [8, 4, 2]
     assert set(sizes[3:]) == {2}
 
@@ -63,7 +65,7 @@ def test_evaluation_gives_up_where_one_row_is_too_much(
 
     monkeypatch.setattr(evaluation, "collate", refuse)
     with pytest.raises(MemoryLimitError):
-        evaluate(loaded, data, 8, Layout.FLAT, MemoryWatch(CPU, None), StopSignal())
+        likelihood(loaded, data, 8, MemoryWatch(CPU, None), StopSignal())
 
 
 def test_samples_are_answered_in_smaller_batches(

@@ -18,8 +18,9 @@ from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import request_for, run_child, setup_for
 from worker.protocol import ErrorReport, MetricsReport, RunRequest
-from worker.training.data.batches import TokenizedSet, epoch_steps
+from worker.training.data.tokenized import TokenizedSet
 from worker.training.objectives.supervised.rows import load_data
+from worker.training.objectives.supervised.steps import epoch_steps
 
 RATE, EPOCHS = 5e-3, 2
 

@@ -15,7 +15,8 @@ class Clock:
 
 
 def step(number: int, valid_loss: float | None = None) -> MetricsReport:
-    return MetricsReport(number, 100, 1.0, 0.5, 1e-4, 1.0, 100.0, 1, 100 * number, 0.1, valid_loss)
+    metrics = {"train_loss": 1.0} if valid_loss is None else {"valid_loss": valid_loss}
+    return MetricsReport(number, 100, metrics, 1e-4, 1.0, 100.0, 1, 100 * number, 0.1)
 
 
 def trained_watchdog(clock: Clock, step_seconds: float) -> Watchdog:

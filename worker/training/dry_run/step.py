@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import masking_utils
@@ -19,17 +18,19 @@ from transformers import masking_utils
 from core.errors import TrainingError
 from planner.memory.rehearsed import EVALUATION, EVALUATION_LOSS
 from planner.setup import VARLEN_FLASH, Hyperparameters, Method, TrainingSetup
-from worker.training.data.batches import Layout, MicroBatch, TokenizedSet, choose_layout, longest_micro_batch
+from worker.training.data.batches import choose_layout
 from worker.training.dry_run.cuda_kernels import cuda_kernels
 from worker.training.dry_run.fake_model import build_base, fake, make_fake, read_config
 from worker.training.dry_run.memory_tracker import Category, LiveMemory, Moment
-from worker.training.loop.optimizer import build_optimizer, clip_gradients, gradient_norm
+from worker.training.loop.optimizer import build_optimizer
 from worker.training.model import attention
-from worker.training.model.forward import score
 from worker.training.model.fused import fuse
+from worker.training.model.gradients import clip_gradients, gradient_norm
 from worker.training.model.initialization import started_tensors
 from worker.training.model.loading import LoadedModel, cut_attention, cuts_rows, decoder_layers, make_trainable
 from worker.training.model.lora import cast_tensors
+from worker.training.objectives.objective import Batch, Objective
+from worker.training.objectives.registry import OBJECTIVES
 
 Kind = Literal["cuda", "cpu"]
 _ATTENTION = ("sdpa", "eager", VARLEN_FLASH)
@@ -106,9 +107,10 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
             casts = cast_tensors(loaded.model)
             memory.assign([*(parameter for _, parameter in trained), *started, *casts], Category.ADAPTERS)
         with unset_fake_temporarily():
-            batch = longest_batch(setup, choose_layout(cuts_attention=loaded.cuts_attention))
-        batch = _fake_batch(batch)
-        memory.assign([batch.input_ids, batch.position_ids, batch.predicting, batch.labels], Category.INPUTS)
+            layout = choose_layout(cuts_attention=loaded.cuts_attention)
+            batch = OBJECTIVES[setup.objective].full_micro_batch(setup, layout)
+        batch = batch.sent(fake)
+        memory.assign(batch.tensors, Category.INPUTS)
         static = _run_steps(loaded, batch, setup, memory, pages=kind == "cuda" and "paged" in setup.optimizer)
         depth = len(decoder_layers(loaded.causal_model))
         return Rehearsal(static, tuple(memory.moments.values()), depth, (depth,))
@@ -130,49 +132,24 @@ def _fake_tensors(kind: Kind, *, packing: bool) -> Iterator[LiveMemory]:
         yield memory
 
 
-def longest_batch(setup: TrainingSetup, layout: Layout) -> MicroBatch:
-    """Rows of `max_length` tokens, all trained; packed ones hold two examples each."""
-    rows, length = setup.per_device_train_batch_size, setup.max_length
-    examples = 2 * rows if setup.packing else rows
-    lengths = [length // 2, length - length // 2] * rows if setup.packing else [length] * rows
-    data = TokenizedSet(
-        tokens=np.ones(rows * length, np.int32),
-        trained=np.ones(rows * length, np.bool_),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-    )
-    assert len(data) == examples
-    return longest_micro_batch(data, setup, layout)
-
-
-def _fake_batch(batch: MicroBatch) -> MicroBatch:
-    segments = batch.segments
-    return MicroBatch(
-        input_ids=fake(batch.input_ids),
-        position_ids=fake(batch.position_ids),
-        predicting=fake(batch.predicting),
-        labels=fake(batch.labels),
-        segments=None if segments is None else segments.sent(fake),
-        tokens=batch.tokens,
-    )
-
-
 def _run_steps(
-    loaded: LoadedModel, batch: MicroBatch, setup: TrainingSetup, memory: LiveMemory, *, pages: bool
+    loaded: LoadedModel, batch: Batch, setup: TrainingSetup, memory: LiveMemory, *, pages: bool
 ) -> dict[Category, int]:
     """Two whole steps of `loop.optimizer_step`, and an evaluation. Returns what is alive between the two."""
     for _, parameter in loaded.parameters:
         parameter.register_post_accumulate_grad_hook(lambda p: memory.assign([p.grad], Category.GRADIENTS))
     _mark_layers(loaded, memory)
+    objective = OBJECTIVES[setup.objective]
     with unset_fake_temporarily():  # bitsandbytes reads values from the tables that it makes
         optimizer = build_optimizer(loaded.parameters, setup, HYPERPARAMETERS)
     for step in range(STEPS):
         memory.moments.clear()  # the first step only makes the state; no moment of it is higher
         for _ in range(min(setup.gradient_accumulation_steps, _MICRO_BATCHES)):
             memory.enter("forward")
-            loss, _correct = score(loaded, batch, 1.0)
+            loss = objective.loss(loaded, batch, 1.0)
             memory.enter("loss backward")
-            loss.backward()
-            del loss, _correct
+            loss.value.backward()
+            del loss
         memory.enter("optimizer step")
         clip_gradients(loaded.parameters, HYPERPARAMETERS.max_grad_norm, gradient_norm(loaded.parameters))
         optimizer.step()
@@ -181,17 +158,17 @@ def _run_steps(
         optimizer.zero_grad(set_to_none=True)
     memory.enter(None)
     static = memory.bytes_now()
-    _evaluate(loaded, batch, memory)
+    _evaluate(objective, loaded, batch, memory)
     return static
 
 
-def _evaluate(loaded: LoadedModel, batch: MicroBatch, memory: LiveMemory) -> None:
-    """What `evaluation.evaluate` does with one batch."""
+def _evaluate(objective: type[Objective[Any, Any]], loaded: LoadedModel, batch: Batch, memory: LiveMemory) -> None:
+    """The loss of one batch without gradients."""
     loaded.model.eval()
     loaded.backbone.register_forward_hook(lambda *_: memory.enter(EVALUATION_LOSS))
     memory.enter(EVALUATION)
     with torch.inference_mode():
-        score(loaded, batch, 1.0)
+        objective.loss(loaded, batch, 1.0)
     memory.enter(None)
 
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from core.datasets.final_answers import ExactMatch, final_answer, is_match
 from core.jobs.evaluation import Evaluation, Scores
+from planner.constants import SAMPLE_TOKENS
+from planner.objectives import SPECS
 from planner.setup import Method
 from worker.protocol import RunRequest
-from worker.training.export.sampling import MAX_NEW_TOKENS, Answer, Prompt
+from worker.training.export.sampling import Answer, Prompt
 from worker.training.metrics import MetricsRow
 
 
@@ -17,7 +19,7 @@ def answered_rows(request: RunRequest) -> int:
 
 def answer_length(request: RunRequest) -> int:
     """Tokens at which an answer is cut off."""
-    return request.exact_match.max_new_tokens if request.exact_match else MAX_NEW_TOKENS
+    return request.exact_match.max_new_tokens if request.exact_match else SAMPLE_TOKENS
 
 
 def evaluation_of(
@@ -73,9 +75,9 @@ def _scores(request: RunRequest, row: MetricsRow, prompts: Sequence[Prompt], ans
             is_match(answer.text, prompt.expected, extract) for prompt, answer in zip(prompts, answers, strict=True)
         ]
         matched = sum(hits) / len(hits)
+    held_out = SPECS[request.setup.objective].held_out
     return Scores(
-        valid_loss=row.valid_loss,
-        valid_mean_token_accuracy=row.valid_mean_token_accuracy,
+        metrics={metric.name: row.metrics[metric.name] for metric in held_out if metric.name in row.metrics},
         stopped_rate=sum(answer.stopped for answer in answers) / len(answers) if answers else None,
         exact_match=matched,
     )

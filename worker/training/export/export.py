@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from planner.objectives import SPECS, Metric
 from planner.setup import Method
 from worker.protocol import RunRequest
 from worker.training.export.answers import compared_answers
@@ -20,7 +21,6 @@ from worker.training.export.sampling import Answer, Prompt
 from worker.training.metrics import MetricsRow
 from worker.training.model.loading import LoadedModel
 
-METRICS_HEADER = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy", "learning_rate")
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
 
 
@@ -55,7 +55,7 @@ def export(
         save_adapter(loaded, request, directory)
     copy_tokenizer(request, directory)
     metrics, samples, plan = directory / "metrics.csv", directory / "samples.json", directory / "plan.json"
-    metrics.write_text(metrics_csv(rows), encoding="utf-8")
+    metrics.write_text(metrics_csv(SPECS[request.setup.objective].metrics, rows), encoding="utf-8")
     samples.write_text(written_json(_samples(prompts, before, after)[: request.sample_count]), encoding="utf-8")
     plan.write_text(written_json(request.plan), encoding="utf-8")
     compared = directory / "exact_match.json"
@@ -76,14 +76,13 @@ def pack(exported: Exported, card: str) -> None:
     _zip(exported.directory, exported.directory.with_suffix(".zip"))
 
 
-def metrics_csv(rows: Sequence[MetricsRow]) -> str:
-    """The rows as CSV with OpenAI's columns and the learning rate; what was not measured at a step is left empty."""
+def metrics_csv(metrics: Sequence[Metric], rows: Sequence[MetricsRow]) -> str:
+    """The rows as CSV: the objective's metrics and the learning rate; what was not measured at a step is left empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(METRICS_HEADER)
+    writer.writerow(["step", *(metric.csv_name for metric in metrics), "learning_rate"])
     for row in rows:
-        losses = (row.train_loss, row.train_accuracy, row.valid_loss, row.valid_mean_token_accuracy)
-        values = (*losses, row.learning_rate)
+        values = (*(row.metrics.get(metric.name) for metric in metrics), row.learning_rate)
         writer.writerow([row.step, *("" if value is None else repr(value) for value in values)])
     return text.getvalue()
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from core.jobs.evaluation import Evaluation
 from planner.memory.adapters import FACTORISED
+from planner.objectives import SPECS, VALID_LOSS, Metric
 from planner.setup import Method, TrainingSetup
 from worker.protocol import RunRequest
 from worker.training.metrics import MetricsRow
@@ -14,7 +15,9 @@ def model_card(request: RunRequest, rows: Sequence[MetricsRow], published: int, 
     is_adapter = request.setup.method is not Method.FULL
     name = request.suffix or request.job_id
     parts = [_metadata(request, is_adapter), f"# {name}", _introduction(request), _table(request, published)]
-    results = _results([row for row in rows if row.step <= published], evaluation)
+    results = _results(
+        SPECS[request.setup.objective].held_out, [row for row in rows if row.step <= published], evaluation
+    )
     if results:
         parts.append(results)
     parts.append(_usage(request, is_adapter))
@@ -94,21 +97,22 @@ def _variants(setup: TrainingSetup) -> list[tuple[str, object]]:
     return entries
 
 
-def _results(rows: Sequence[MetricsRow], evaluation: Evaluation | None) -> str:
+def _results(metrics: Sequence[Metric], rows: Sequence[MetricsRow], evaluation: Evaluation | None) -> str:
     evaluated = [row for row in rows if row.valid_loss is not None]
     if len(evaluated) < 2:
         return ""
     lines = ["| held-out examples | before | after |", "|---|---|---|"]
     first, last = evaluated[0], evaluated[-1]
     where = ", on the 4-bit base" if evaluation is not None and evaluation.is_on_4bit_base else ""
-    lines.append(f"| loss{where} | {first.valid_loss:.4f} | {last.valid_loss:.4f} |")
-    lines.append(f"| token accuracy | {first.valid_mean_token_accuracy:.1%} | {last.valid_mean_token_accuracy:.1%} |")
+    for metric in metrics:
+        label = metric.title.lower() + (where if metric.name == VALID_LOSS else "")
+        values = " | ".join(metric.shown(row.metrics[metric.name]) for row in (first, last))
+        lines.append(f"| {label} | {values} |")
     if evaluation is not None and evaluation.is_on_4bit_base:
         elsewhere = evaluation.valid_loss_on_16bit_base
         measured = "not measured: it does not fit there" if elsewhere is None else f"{elsewhere:.4f}"
         lines.append(f"| loss, on the 16-bit base | | {measured} |")
-    for name, before, after in _shares(evaluation):
-        lines.append(f"| {name} | {before:.1%} | {after:.1%} |")
+    lines += [f"| {name} | {before:.1%} | {after:.1%} |" for name, before, after in _shares(evaluation)]
     lines.append("\n`samples.json` holds answers to the same held-out prompts before and after.")
     return "\n".join(lines)
 

@@ -13,8 +13,6 @@ from safetensors.torch import save_file
 from core.datasets.named_templates import publish_template
 from planner.setup import Method
 from worker.protocol import RunRequest
-from worker.training.export.model_card import checkpoint_card
-from worker.training.loop.run import Run
 from worker.training.model.initialization import published_config, published_factors
 from worker.training.model.loading import LoadedModel
 from worker.training.model.modules_to_save import published_modules
@@ -31,17 +29,15 @@ _TOKENIZER_FILES = (
 )
 
 
-def write_portable(current: Run, directory: Path) -> None:
+def write_portable(loaded: LoadedModel, request: RunRequest, card: str, directory: Path) -> None:
     """What a checkpoint needs beside its trained parameters to load with `from_pretrained`. Raises OSError."""
-    request = current.request
     if request.setup.method is Method.FULL:
-        config = copy.deepcopy(current.loaded.causal_model.config)
+        config = copy.deepcopy(loaded.causal_model.config)
         config.use_cache = True  # as its users want it
         config.save_pretrained(directory)
     else:
-        save_adapter(current.loaded, request, directory)
+        save_adapter(loaded, request, directory)
     copy_tokenizer(request, directory)
-    card = checkpoint_card(request, current.state.rows[-1], current.total_steps)
     (directory / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -9,12 +9,11 @@ from transformers import GenerationConfig
 from core.datasets.encoding import Encoder
 from core.datasets.examples import Example
 from core.errors import InvalidRequestError
+from planner.constants import ANSWERED_AT_ONCE
 from worker.training.memory import MEMORY_ERRORS, is_out_of_memory, release
 from worker.training.model.loading import LoadedModel, plain_attention
 from worker.training.stopping import StopSignal
 
-MAX_NEW_TOKENS = 96
-_ANSWERED_AT_ONCE = 8
 _TEXT_PROMPT_TOKENS = 32  # raw text has no prompt; its beginning serves
 
 
@@ -79,8 +78,8 @@ def answer_prompts(
     single prompt does not fit.
     """
     answers: list[Answer] = []
-    for start in range(0, len(prompts), _ANSWERED_AT_ONCE):
-        batch = prompts[start : start + _ANSWERED_AT_ONCE]
+    for start in range(0, len(prompts), ANSWERED_AT_ONCE):
+        batch = prompts[start : start + ANSWERED_AT_ONCE]
         answers += _answer_shrinking(loaded, batch, encoder, stop, max_new_tokens)
     return tuple(answers)
 

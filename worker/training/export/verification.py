@@ -25,7 +25,7 @@ from core.datasets.examples import EncodedExample
 from core.errors import TrainingError
 from planner.devices import read_cpu
 from planner.setup import Method, TrainingSetup
-from worker.training.data.batches import TokenizedSet
+from worker.training.data.tokenized import TokenizedSet
 from worker.training.memory import is_out_of_memory, release
 from worker.training.model.loading import attach_adapter, load_base
 from worker.training.model.modules_to_save import train_in_base_dtype

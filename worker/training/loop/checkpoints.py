@@ -2,9 +2,9 @@
 
 A checkpoint is a directory `step-00000042` with the trained parameters (`weights.safetensors`, with what adapters
 started from where that decides the result; of full fine-tuning `model.safetensors`, as transformers names it),
-`optimizer.pt`, `state.json`, what makes it load elsewhere (worker/training/export/portable.py) and `manifest.json` (SHA-256 of
-all others). Data order, schedule and random numbers are functions of the seed and the step, so the step is all there is
-to keep of them.
+`optimizer.pt`, `state.json`, what makes it load elsewhere (worker/training/export/portable.py) and `manifest.json`
+(SHA-256 of all others). Data order, schedule and random numbers are functions of the seed and the step, so the step is
+all there is to keep of them.
 """
 
 import hashlib
@@ -174,7 +174,7 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError(f"{name} is not what was written")
     data = json.loads((path / _STATE).read_text(encoding="utf-8"))
     data["loss_scale"] = LossScale(**data["loss_scale"])
-    data["rows"] = tuple(MetricsRow(**row) for row in data["rows"])
+    data["rows"] = tuple(MetricsRow.of(row) for row in data["rows"])
     if data["answers_before"] is not None:
         data["answers_before"] = tuple(Answer(**answer) for answer in data["answers_before"])
     return Checkpoint(path, RunState(**data))

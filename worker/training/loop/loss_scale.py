@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.training.loop.optimizer import NamedParameters, gradient_norm
+from worker.training.model.gradients import NamedParameters, gradient_norm
 
 INITIAL = 2.0**16
 LARGEST = 2.0**24

@@ -4,18 +4,11 @@ from functools import partial
 
 import torch
 
-from worker.training.data.batches import longest_micro_batch
-from worker.training.loop.optimizer import (
-    NoGradientError,
-    build_optimizer,
-    learning,
-    require_gradients,
-    set_learning_rate,
-)
+from worker.training.loop.optimizer import build_optimizer, set_learning_rate
 from worker.training.loop.run import Run
 from worker.training.memory import release
 from worker.training.model.compiling import outlast_compiler
-from worker.training.model.forward import score
+from worker.training.model.gradients import NoGradientError, learning, require_gradients
 
 
 def probe(current: Run) -> None:
@@ -49,10 +42,10 @@ def _learning_uncompiled(current: Run) -> frozenset[str]:
 
 def _forward_and_backward(current: Run, wanted: frozenset[str]) -> None:
     """Raises NoGradientError where a trained tensor gets no gradient, or one of `wanted` nothing but zeros."""
-    batch = longest_micro_batch(current.data.training, current.request.setup, current.layout).to(current.loaded.device)
-    loss, _ = score(current.loaded, batch, batch.trained_tokens / current.state.loss_scale.value)
+    batch = current.objective.longest_micro_batch().to(current.loaded.device)
+    loss = current.objective.loss(current.loaded, batch, batch.scored / current.state.loss_scale.value)
     current.watch.check()
-    loss.backward()
+    loss.value.backward()
     require_gradients(current.loaded.parameters)
     if current.compilation.is_on and (silent := wanted - learning(current.loaded.parameters)):
         raise NoGradientError(f"{len(silent)} trained tensors get a gradient of zeros, {min(silent)} among them")

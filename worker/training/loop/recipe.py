@@ -3,9 +3,11 @@
 import json
 import math
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,19 +15,13 @@ from core.datasets.encoding import load_encoder
 from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
 from core.jobs.verdict import Curves, Verdict, judge
+from planner.constants import PROOF_TOKENS
+from planner.objectives import TRAIN_LOSS, VALID_LOSS
 from planner.precision import FLOAT16
 from planner.schedule import is_evaluated_after
 from planner.setup import Method
 from worker.protocol import HeldOutReport, Phase, ResultReport, RunRequest
-from worker.training.data.batches import (
-    Step,
-    TokenizedSet,
-    choose_layout,
-    epoch_steps,
-    micro_batches,
-    step_tokens,
-    steps_per_epoch,
-)
+from worker.training.data.tokenized import TokenizedSet
 from worker.training.export.answers import answer_length, answered_rows, evaluation_of
 from worker.training.export.export import Exported, export, pack
 from worker.training.export.model_card import model_card
@@ -33,13 +29,7 @@ from worker.training.export.sampling import Answer, answer_prompts, choose_promp
 from worker.training.export.verification import VerificationTask, Verifier, compare, fixed_examples
 from worker.training.loop.checkpoints import RunState
 from worker.training.loop.loss_scale import LossScale, unscaled_norm
-from worker.training.loop.optimizer import (
-    NoGradientError,
-    build_optimizer,
-    clip_gradients,
-    require_gradients,
-    set_learning_rate,
-)
+from worker.training.loop.optimizer import build_optimizer, set_learning_rate
 from worker.training.loop.probing import probe
 from worker.training.loop.resuming import find_checkpoint, fingerprint, publishable, restore, save
 from worker.training.loop.run import Run
@@ -47,11 +37,12 @@ from worker.training.memory import MemoryWatch, release
 from worker.training.metrics import MetricsRow
 from worker.training.model.compiling import Compilation, compile_layers, outlast_compiler
 from worker.training.model.flash import proved_attention
-from worker.training.model.forward import score
 from worker.training.model.fused import proved_kernels
+from worker.training.model.gradients import NoGradientError, clip_gradients, require_gradients
 from worker.training.model.loading import load_for_training
-from worker.training.objectives.likelihood import evaluate
-from worker.training.objectives.supervised.rows import load_data
+from worker.training.objectives.likelihood import likelihood
+from worker.training.objectives.objective import Loss
+from worker.training.objectives.registry import objective_of
 from worker.training.reporting import Reporter
 from worker.training.stopping import StopRequested, StopSignal
 
@@ -59,8 +50,7 @@ MAX_SKIPPED_IN_A_ROW = 5
 MAX_STILL_IN_A_ROW = 2
 _CHECKPOINT_SHARE = 0.1  # of the job's training time: the longest between two checkpoints of a short job
 _CHECKPOINT_COST = 0.05  # of the training time: what checkpoints inside an epoch may take at most
-_VERIFIED_EXAMPLES = 8
-_VERIFIED_TOKENS = 512  # of each example: logits are whole there
+PROOF_ROWS = 8  # that prove an export
 
 
 def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Verifier) -> ResultReport:
@@ -70,7 +60,7 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
         current = load(request, reporter, stop)
     checkpoint = find_checkpoint(current)
     prompts = choose_prompts(
-        current.data.held_out_examples, current.encoder, answered_rows(request), request.setup.max_length
+        current.objective.held_out_examples, current.encoder, answered_rows(request), request.setup.max_length
     )
     length = answer_length(request)
     if not current.is_trained:
@@ -115,16 +105,16 @@ def run(request: RunRequest, reporter: Reporter, stop: StopSignal, verifier: Ver
 
 
 def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
-    """Data, model and optimizer as they are before the first step."""
+    """Objective with its rows, model and optimizer as they are before the first step."""
     device = torch.device(request.device)
     watch = MemoryWatch(device, request.memory_limit_bytes)
     directory = Path(request.base_model_path)
     encoder = load_encoder(directory, request.chat_template)
-    data = load_data(request, encoder)
-    for note in data.notes:
+    objective = objective_of(request, encoder)
+    for note in objective.notes:
         reporter.warn(note)
-    if held_out := len(data.held_out):
-        reporter.send(HeldOutReport(held_out, data.held_out.scored_tokens, data.held_out.sha256()))
+    if held_out := objective.held_out:
+        reporter.send(HeldOutReport(held_out.rows, held_out.scored_tokens, held_out.sha256))
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     setup = proved_attention(request.setup, config, device, reporter)
     loaded = load_for_training(directory, setup, request.seed, device)
@@ -132,19 +122,17 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
     watch.check()
     if setup.torch_compile:
         compile_layers(loaded, Path(request.run_directory) / "compiled")
-    per_epoch = steps_per_epoch(data.training, request.setup)
+    objective.prepare(loaded)
     return Run(
         request=request,
         reporter=reporter,
         stop=stop,
         watch=watch,
         encoder=encoder,
-        data=data,
-        layout=choose_layout(cuts_attention=loaded.cuts_attention),
+        objective=objective,
         loaded=loaded,
         optimizer=build_optimizer(loaded.parameters, request.setup, request.hyperparameters),
-        steps_per_epoch=per_epoch,
-        state=RunState(fingerprint=fingerprint(request, data), loss_scale=LossScale.of(setup.dtype)),
+        state=RunState(fingerprint=fingerprint(request, objective), loss_scale=LossScale.of(setup.dtype)),
         setup=setup,
         compilation=Compilation(is_on=setup.torch_compile),
     )
@@ -152,7 +140,8 @@ def load(request: RunRequest, reporter: Reporter, stop: StopSignal) -> Run:
 
 def train(current: Run) -> None:
     """All steps that are left. Leaves a checkpoint behind however it ends, short of a crash."""
-    epoch, steps = -1, list[Step]()
+    epoch = -1
+    steps: Sequence[Any] = ()
     saved_at = time.monotonic()
     try:
         while True:
@@ -163,36 +152,37 @@ def train(current: Run) -> None:
             current.stop.check()
             if current.is_trained:
                 return
-            if epoch != current.state.step // current.steps_per_epoch:
-                epoch = current.state.step // current.steps_per_epoch
-                steps = epoch_steps(current.data.training, current.request.setup, current.request.seed, epoch)
-            optimizer_step(current, steps[current.state.step % current.steps_per_epoch])
+            here, place = divmod(current.state.step, current.objective.steps_per_epoch)
+            if epoch != here:
+                epoch, steps = here, current.objective.epoch(here)
+            optimizer_step(current, steps[place])
     except StopRequested:
         save(current)
         raise
 
 
-def optimizer_step(current: Run, step: Step) -> None:
-    """One step over all its micro-batches: loss normalised by the step's trained tokens, clipped, and recorded."""
+def optimizer_step(current: Run, step: Any) -> None:
+    """One step over all its micro-batches: the loss a mean over all that is scored, clipped, and recorded."""
     started = time.monotonic()
     request, loaded, number = current.request, current.loaded, current.state.step
-    tokens, trained = step_tokens(current.data.training, step)
-    values, norm = scaled_gradients(current, step, trained)
+    size = current.objective.size_of(step)
+    taken = scaled_gradients(current, step, size.scored)
     rate = current.rate_of(number)
-    is_finite = all(math.isfinite(value) for value in values)
+    is_finite = math.isfinite(taken.loss) and math.isfinite(taken.norm)
     if is_finite:
-        clip_gradients(loaded.parameters, request.hyperparameters.max_grad_norm, norm)
+        clip_gradients(loaded.parameters, request.hyperparameters.max_grad_norm, taken.norm_on_device)
         set_learning_rate(current.optimizer, rate)
         current.optimizer.step()
     current.optimizer.zero_grad(set_to_none=True)
     current.watch.settle()
     row = MetricsRow(number + 1)
     if is_finite:
-        row = MetricsRow(number + 1, train_loss=values[0], train_accuracy=values[1] / trained, learning_rate=rate)
+        others = current.objective.metrics(taken.sums, size.scored)
+        row = MetricsRow(number + 1, {TRAIN_LOSS: taken.loss, **others}, learning_rate=rate)
     current.state = replace(
         current.state,
         step=number + 1,
-        tokens=current.state.tokens + tokens,
+        tokens=current.state.tokens + size.tokens,
         skipped_in_a_row=0 if is_finite else current.state.skipped_in_a_row + 1,
         loss_scale=current.state.loss_scale.after_step() if is_finite else current.state.loss_scale,
         rows=(*current.state.rows, row),
@@ -200,52 +190,58 @@ def optimizer_step(current: Run, step: Step) -> None:
     seconds = time.monotonic() - started
     current.steps_taken += 1
     current.step_seconds += seconds
-    current.report_metrics(row, values[2] if is_finite else None, tokens / seconds)
+    current.report_metrics(row.metrics, taken.norm if is_finite else None, size.tokens / seconds)
     _refuse_divergence(current)
-    _refuse_standstill(current, loss=values[0], norm=values[2])
+    _refuse_standstill(current, loss=taken.loss, norm=taken.norm)
 
 
-def scaled_gradients(current: Run, step: Step, trained: int) -> tuple[list[float], torch.Tensor]:
-    """The gradients of a step, taken again at half the loss's scale as long as they overflow and it can be halved.
+@dataclass(frozen=True)
+class Gradients:
+    """What the gradients of a step came to."""
 
-    Returns the step's loss, how many predictions were right and the gradient's norm, which is also on the device.
-    """
+    loss: float
+    sums: Sequence[float]  # that the objective's metrics are made of
+    norm: float
+    norm_on_device: torch.Tensor
+
+
+def scaled_gradients(current: Run, step: Any, scored: int) -> Gradients:
+    """The gradients of a step, taken again at half the loss's scale as long as they overflow and it can be halved."""
     undo = partial(current.optimizer.zero_grad, set_to_none=True)
     while True:
         try:
-            work = partial(accumulate, current, step, trained)
-            loss, correct = outlast_compiler(current.compilation, work, undo, current.reporter)
+            work = partial(accumulate, current, step, scored)
+            total = outlast_compiler(current.compilation, work, undo, current.reporter)
         except StopRequested:
             undo()
             raise
         norm = unscaled_norm(current.loaded.parameters, current.state.loss_scale)
         # The one point where the host waits for the device.
-        values = torch.stack([loss, correct, norm.float()]).tolist()
-        if math.isfinite(values[2]) or not math.isfinite(values[0]) or not current.state.loss_scale.can_shrink:
-            return values, norm
+        loss, norm_here, *sums = torch.cat([total.value[None], norm.float()[None], total.sums]).tolist()
+        if math.isfinite(norm_here) or not math.isfinite(loss) or not current.state.loss_scale.can_shrink:
+            return Gradients(loss, sums, norm_here, norm)
         undo()
         current.state = replace(current.state, loss_scale=current.state.loss_scale.halved())
 
 
-def accumulate(current: Run, step: Step, trained: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients of a step, summed over its micro-batches. Returns its loss and how many predictions were right.
+def accumulate(current: Run, step: Any, scored: int) -> Loss:
+    """The gradients of a step, summed over its micro-batches, as its loss and the sums of its metrics are.
 
     Raises StopRequested behind a micro-batch, and NoGradientError.
     """
     loaded, seed = current.loaded, _step_seed(current.request.seed, current.state.step)
     torch.manual_seed(seed)  # dropout is a function of the step, not of what came before
     scale = current.state.loss_scale.value
-    loss = torch.zeros((), device=loaded.device)
-    correct = torch.zeros((), device=loaded.device)
-    for batch in micro_batches(current.data.training, step, current.request.setup, current.layout):
-        micro_loss, hits = score(loaded, batch.to(loaded.device), trained / scale)
+    value, sums = torch.zeros((), device=loaded.device), torch.zeros((), device=loaded.device)
+    for batch in current.objective.micro_batches(step):
+        loss = current.objective.loss(loaded, batch.to(loaded.device), scored / scale)
         current.watch.check()
-        micro_loss.backward()
-        loss += micro_loss.detach() / scale
-        correct += hits
+        loss.value.backward()
+        value += loss.value.detach() / scale
+        sums = sums + loss.sums
         current.stop.check()
     require_gradients(loaded.parameters)
-    return loss, correct
+    return Loss(value, sums)
 
 
 def summarize(
@@ -280,7 +276,7 @@ def verdict_of(current: Run, published: int) -> Verdict:
         Curves(
             training=[row.train_loss for row in rows if row.train_loss is not None],
             evaluations=[(row.step, row.valid_loss) for row in rows if row.valid_loss is not None],
-            held_out_rows=len(current.data.held_out),
+            held_out_rows=0 if (held_out := current.objective.held_out) is None else held_out.rows,
             published_step=published,
         )
     )
@@ -289,21 +285,19 @@ def verdict_of(current: Run, published: int) -> Verdict:
 def evaluate_if_due(current: Run) -> None:
     """Score the held-out examples before the first step, at chosen epoch ends and at the end, each once."""
     state, rows = current.state, current.state.rows
-    if len(current.data.held_out) == 0 or not _is_evaluation_step(current):
+    if current.objective.held_out is None or not _is_evaluation_step(current):
         return
     if rows and rows[-1].step == state.step and rows[-1].valid_loss is not None:
         return
     phase = current.reporter.phase
     current.reporter.enter(Phase.EVALUATING)
-    size = current.request.setup.per_device_train_batch_size
-    result = evaluate(current.loaded, current.data.held_out, size, current.layout, current.watch, current.stop)
-    if result is not None:
-        if not math.isfinite(result.loss):
+    metrics = current.objective.evaluate(current.loaded, current.watch, current.stop)
+    if metrics is not None:
+        if not math.isfinite(metrics[VALID_LOSS]):
             raise _divergence(current, f"The loss on the held-out examples after step {state.step} is not finite.")
         last = rows[-1] if rows else MetricsRow(0)
-        row = replace(last, valid_loss=result.loss, valid_mean_token_accuracy=result.accuracy)
-        current.state = replace(state, rows=(*rows[:-1], row))
-        current.report_metrics(replace(row, train_loss=None, train_accuracy=None))
+        current.state = replace(state, rows=(*rows[:-1], last.with_evaluation(metrics)))
+        current.report_metrics(metrics)
     if phase is Phase.TRAINING and not current.is_trained:
         current.reporter.enter(Phase.TRAINING)
 
@@ -314,10 +308,9 @@ def verify(current: Run, exported: Exported, verifier: Verifier) -> float | None
     Returns the loss over the held-out rows on the 16-bit base of an adapter that was trained on a 4-bit one; None for
     others, and where that base does not fit. Raises TrainingError.
     """
-    data = current.data.held_out if len(current.data.held_out) else current.data.training
-    examples = fixed_examples(data, _VERIFIED_EXAMPLES, _VERIFIED_TOKENS)
+    examples = fixed_examples(current.objective.proof_rows, PROOF_ROWS, PROOF_TOKENS)
     request = current.request
-    trained = evaluate(current.loaded, TokenizedSet.of(examples), 1, current.layout, current.watch, current.stop)
+    trained = likelihood(current.loaded, TokenizedSet.of(examples), 1, current.watch, current.stop)
     assert trained is not None, "every example that is verified scores a token"
     task = VerificationTask(
         base_directory=request.base_model_path,
@@ -326,7 +319,7 @@ def verify(current: Run, exported: Exported, verifier: Verifier) -> float | None
         device=request.device,
         threads=torch.get_num_threads(),
         examples=tuple((example.input_ids, example.trained) for example in examples),
-        on_16bit_base=current.data.held_out.scored() if request.setup.method is Method.QLORA else (),
+        on_16bit_base=tuple(current.objective.scored_held_out) if request.setup.method is Method.QLORA else (),
     )
     del current.loaded, current.optimizer  # the device may not hold the model twice
     release()
@@ -337,7 +330,7 @@ def verify(current: Run, exported: Exported, verifier: Verifier) -> float | None
 
 
 def _is_evaluation_step(current: Run) -> bool:
-    epochs, remainder = divmod(current.state.step, current.steps_per_epoch)
+    epochs, remainder = divmod(current.state.step, current.objective.steps_per_epoch)
     return remainder == 0 and is_evaluated_after(epochs, current.request.hyperparameters.n_epochs)
 
 
@@ -345,7 +338,7 @@ def _checkpoint_is_due(current: Run, seconds: float) -> bool:
     """At every epoch's end, and within an epoch by time; never between steps that were skipped."""
     if current.state.skipped_in_a_row:
         return False
-    if current.state.step % current.steps_per_epoch == 0:
+    if current.state.step % current.objective.steps_per_epoch == 0:
         return True
     longest = current.request.checkpoint_interval_seconds
     if longest == 0:

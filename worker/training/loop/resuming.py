@@ -5,12 +5,14 @@ import json
 import time
 from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import torch
 
 from planner.options import decisive
 from planner.setup import CheckpointSelection, Method
 from worker.protocol import CheckpointReport, RunRequest
+from worker.training.export.model_card import checkpoint_card
 from worker.training.export.portable import write_portable
 from worker.training.loop.checkpoints import (
     FINGERPRINT,
@@ -23,7 +25,7 @@ from worker.training.loop.checkpoints import (
 from worker.training.loop.optimizer import load_optimizer
 from worker.training.loop.run import Run
 from worker.training.metrics import best_evaluation
-from worker.training.objectives.supervised.rows import RunData
+from worker.training.objectives.objective import Objective
 
 
 def find_checkpoint(current: Run) -> Checkpoint | None:
@@ -85,7 +87,8 @@ def save(current: Run) -> None:
     """
     if current.state.step in (0, current.saved_step):
         return
-    started = time.monotonic()
+    started, last = time.monotonic(), current.state.rows[-1]
+    card = checkpoint_card(current.request, last, current.total_steps)
     try:
         path = write_checkpoint(
             current.checkpoints,
@@ -93,7 +96,7 @@ def save(current: Run) -> None:
             _kept(current),
             current.optimizer.state_dict(),
             is_model=current.request.setup.method is Method.FULL,
-            accompany=partial(write_portable, current),
+            accompany=partial(write_portable, current.loaded, current.request, card),
         )
     except CheckpointError as error:
         _warn_of_refusal(current, error)
@@ -101,14 +104,11 @@ def save(current: Run) -> None:
     current.saved_step = current.state.step
     current.saving = current.saving.and_one_more(time.monotonic() - started)
     current.watch.check()
-    last = current.state.rows[-1]
     current.reporter.send(
         CheckpointReport(
             step=current.state.step,
             path=str(path),
-            train_loss=last.train_loss,
-            valid_loss=last.valid_loss,
-            valid_mean_token_accuracy=last.valid_mean_token_accuracy,
+            metrics=dict(last.metrics),
         )
     )
 
@@ -129,14 +129,14 @@ def _warn_of_refusal(current: Run, error: CheckpointError) -> None:
     current.saving = replace(current.saving, is_refused=True)
 
 
-def fingerprint(request: RunRequest, data: RunData) -> str:
+def fingerprint(request: RunRequest, objective: Objective[Any, Any]) -> str:
     """A hash of what decides the result: a smaller micro-batch goes on with a checkpoint, another plan does not."""
     decides = [
         request.base_model,
         request.base_model_revision,
         request.seed,
         decisive(request.setup, request.hyperparameters),
-        [len(data.training), int(data.training.offsets[-1]), len(data.held_out)],
+        objective.sizes,
         request.chat_template,
         asdict(request.exact_match) if request.exact_match else None,
     ]

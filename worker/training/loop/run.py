@@ -1,7 +1,9 @@
 """The state of one run, as its phases share it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,13 +11,12 @@ from core.datasets.encoding import Encoder
 from planner.schedule import learning_rate
 from planner.setup import TrainingSetup
 from worker.protocol import MetricsReport, RunRequest
-from worker.training.data.batches import Layout
 from worker.training.loop.checkpoints import RunState
 from worker.training.memory import MemoryWatch
-from worker.training.metrics import MetricsRow, has_stopped_improving
+from worker.training.metrics import has_stopped_improving
 from worker.training.model.compiling import Compilation
 from worker.training.model.loading import LoadedModel
-from worker.training.objectives.supervised.rows import RunData
+from worker.training.objectives.objective import Objective
 from worker.training.reporting import Reporter
 from worker.training.stopping import StopSignal
 
@@ -43,11 +44,9 @@ class Run:
     stop: StopSignal
     watch: MemoryWatch
     encoder: Encoder
-    data: RunData
-    layout: Layout
+    objective: Objective[Any, Any]
     loaded: LoadedModel
     optimizer: torch.optim.Optimizer
-    steps_per_epoch: int
     state: RunState
     setup: TrainingSetup  # in force: as requested, but for what this device cannot do
     compilation: Compilation
@@ -60,7 +59,7 @@ class Run:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.steps_per_epoch * self.request.hyperparameters.n_epochs
+        return self.objective.steps_per_epoch * self.request.hyperparameters.n_epochs
 
     @property
     def is_trained(self) -> bool:
@@ -90,22 +89,22 @@ class Run:
         scheduled = learning_rate(step, self.total_steps, self.request.hyperparameters)
         return scheduled * self.request.learning_rate_factor
 
-    def report_metrics(self, row: MetricsRow, grad_norm: float | None = None, tokens_per_second: float = 0.0) -> None:
-        """Send a step's or an evaluation's row, with the rate that the step used."""
-        done = max(0, row.step - 1)
+    def report_metrics(
+        self, metrics: Mapping[str, float], grad_norm: float | None = None, tokens_per_second: float = 0.0
+    ) -> None:
+        """Send the metrics of the last step or of an evaluation behind it, with the rate that the step used."""
+        step = self.state.step
+        done = max(0, step - 1)
         self.reporter.send(
             MetricsReport(
-                step=row.step,
+                step=step,
                 total_steps=self.total_steps,
-                train_loss=row.train_loss,
-                train_mean_token_accuracy=row.train_accuracy,
+                metrics=dict(metrics),
                 learning_rate=self.rate_of(done),
                 grad_norm=grad_norm,
                 tokens_per_second=tokens_per_second,
                 memory_bytes=self.watch.current_bytes(),
                 processed_tokens=self.state.tokens,
-                epoch=row.step / self.steps_per_epoch,
-                valid_loss=row.valid_loss,
-                valid_mean_token_accuracy=row.valid_mean_token_accuracy,
+                epoch=step / self.objective.steps_per_epoch,
             )
         )

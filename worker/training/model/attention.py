@@ -7,10 +7,7 @@ ones go through plain batched products, long ones through the fused kernel one b
 attention does not take: float32, soft caps, dropout.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate
 
 import torch
 from torch.nn import functional
@@ -18,47 +15,17 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from planner.constants import LONGEST_PLAIN_ATTENTION
+from worker.training.data.segments import WIDTH_MULTIPLE, Segments
+
 SEGMENTED_ATTENTION = "tunewright_segmented"
 
-# Above this many tokens the scores of plain attention, 2 bytes x heads x length^2, outgrow what the products save.
-_LONGEST_PLAIN = 512
 # transformers builds no mask of its own where it is given a finished one; attention in segments needs none.
 FINISHED_MASK = torch.empty(1, 1, 1, 1)
-# oneDNN compiles a kernel, 1 ms and 0.7 MB, for each new shape: few shapes recur, many do not.
-_WIDTH_MULTIPLE = 16
 
 
 class MissingSegmentsError(TypeError):
     """Raised within a model whose code drops the arguments that it does not know, instead of handing them down."""
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Where the examples of a row lie.
-
-    `slots`, int64 [tokens]: each token's place in the padded [examples x width]. `ends`, int32 [examples + 1]: 0, then
-    the place behind each example's last token.
-    """
-
-    lengths: tuple[int, ...]
-    slots: torch.Tensor
-    ends: torch.Tensor
-    longest: int  # of the lengths, apart from them: code compiled for it and not for them takes every batch
-    width: int  # of the padded layout: the longest, rounded up
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> "Segments":
-        """Segments of a row whose examples have these lengths, in order."""
-        longest = max(lengths)
-        width = -(-longest // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
-        starts = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)) * width
-        offsets = torch.cat([torch.arange(length) for length in lengths])
-        ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        return cls(tuple(lengths), (starts + offsets).to(device), ends.to(device), longest, width)
-
-    def sent(self, send: Callable[[torch.Tensor], torch.Tensor]) -> "Segments":
-        """The same with its tensors where `send` puts them."""
-        return replace(self, slots=send(self.slots), ends=send(self.ends))
 
 
 def segmented_attention(
@@ -81,7 +48,7 @@ def segmented_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if takes_flash(query) and softcap is None and not dropout:
         return _flash(query, key, value, segments, scale, sliding_window), None
-    if segments.width <= _LONGEST_PLAIN or softcap is not None:
+    if segments.width <= LONGEST_PLAIN_ATTENTION or softcap is not None:
         return _plain(query, key, value, segments, scale, dropout, softcap, sliding_window), None
     return _fused(query, key, value, segments, scale, dropout, sliding_window), None
 
@@ -94,7 +61,7 @@ def takes_flash(query: torch.Tensor) -> bool:
 def takes_segments(backbone: torch.nn.Module, device: torch.device) -> bool:
     """Whether a model set to SEGMENTED_ATTENTION hands a batch's segments down to it."""
     tokens = torch.arange(2, device=device)
-    segments = Segments((2,), tokens, 2 * tokens.int(), longest=2, width=_WIDTH_MULTIPLE)
+    segments = Segments((2,), tokens, 2 * tokens.int(), longest=2, width=WIDTH_MULTIPLE)
     try:
         with torch.no_grad():
             backbone(

@@ -16,8 +16,8 @@ import torch
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.exc import TorchDynamoException
 
-from worker.training.loop.optimizer import NoGradientError
 from worker.training.memory import release
+from worker.training.model.gradients import NoGradientError
 from worker.training.model.loading import LoadedModel, decoder_layers
 from worker.training.reporting import Reporter
 

@@ -17,8 +17,9 @@ from torch.nn.attention import (
 from planner.memory.estimate import HOPPER
 from planner.model.spec import ModelSpec
 from planner.setup import VARLEN_FLASH, TrainingSetup
+from worker.training.data.segments import Segments
 from worker.training.memory import is_out_of_memory
-from worker.training.model.attention import Segments, segmented_attention
+from worker.training.model.attention import segmented_attention
 from worker.training.reporting import Reporter
 
 _INSTEAD = {True: "A mask keeps the examples apart instead", False: "Rows are padded instead"}

@@ -25,11 +25,12 @@ from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from transformers.models.phi3.modeling_phi3 import Phi3MLP
 
 from planner.setup import TrainingSetup
-from worker.training.data.batches import MicroBatch, TokenizedSet, choose_layout, longest_micro_batch
-from worker.training.loop.optimizer import gradient_norm
+from worker.training.data.batches import MicroBatch, choose_layout, collate
+from worker.training.data.tokenized import TokenizedSet
 from worker.training.memory import is_out_of_memory, release
 from worker.training.model import liger
 from worker.training.model.forward import score
+from worker.training.model.gradients import gradient_norm
 from worker.training.model.loading import LoadedModel
 from worker.training.reporting import Reporter
 
@@ -106,9 +107,7 @@ def _example(loaded: LoadedModel, setup: TrainingSetup) -> MicroBatch:
         trained=np.ones(length, np.bool_),
         offsets=np.array([0, length], np.int64),
     )
-    one_row = replace(setup, per_device_train_batch_size=1)
-    batch = longest_micro_batch(data, one_row, choose_layout(cuts_attention=loaded.cuts_attention))
-    return batch.to(loaded.device)
+    return collate(data, [(0,)], choose_layout(cuts_attention=loaded.cuts_attention)).to(loaded.device)
 
 
 def _loss_and_norm(loaded: LoadedModel, batch: MicroBatch) -> list[float]:

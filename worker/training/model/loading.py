@@ -16,10 +16,10 @@ from core.errors import InvalidModelError, TrainingError
 from planner.memory.adapters import EMBEDDING, FACTORISED, HEAD
 from planner.precision import FLOAT16
 from planner.setup import VARLEN_FLASH, Method, TrainingSetup
-from worker.training.loop.optimizer import NamedParameters
 from worker.training.model.attention import SEGMENTED_ATTENTION, takes_segments
 from worker.training.model.cross_entropy import LogitTransform
 from worker.training.model.experts import expert_parameters, nf4_config
+from worker.training.model.gradients import NamedParameters
 from worker.training.model.initialization import start_variant, started_tensors
 from worker.training.model.lora import cast_together, fuse_lora_layers
 from worker.training.model.modules_to_save import train_in_base_dtype, trained_module

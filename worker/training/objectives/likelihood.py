@@ -1,10 +1,12 @@
-"""Loss and accuracy on examples that are not trained on."""
+"""The likelihood of sequences under a model, without gradients: evaluation, and the proof of an export."""
 
 from dataclasses import dataclass
 
 import torch
 
-from worker.training.data.batches import Layout, Row, TokenizedSet, collate
+from worker.training.data.batches import choose_layout, collate
+from worker.training.data.packing import Row
+from worker.training.data.tokenized import TokenizedSet
 from worker.training.memory import MEMORY_ERRORS, MemoryWatch, is_out_of_memory, release
 from worker.training.model.forward import score
 from worker.training.model.loading import LoadedModel
@@ -12,7 +14,7 @@ from worker.training.stopping import StopSignal
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Likelihood:
     """Mean negative log likelihood in nats and share of right predictions, per scored token."""
 
     loss: float
@@ -20,13 +22,14 @@ class Evaluation:
 
 
 @torch.compiler.set_stance("force_eager")  # no training step: compiled layers would be compiled anew for it
-def evaluate(
-    loaded: LoadedModel, data: TokenizedSet, batch_size: int, layout: Layout, watch: MemoryWatch, stop: StopSignal
-) -> Evaluation | None:
+def likelihood(
+    loaded: LoadedModel, data: TokenizedSet, batch_size: int, watch: MemoryWatch, stop: StopSignal
+) -> Likelihood | None:
     """Score every example, in batches that shrink where memory runs out; None for a set without scored tokens.
 
     Raises the out-of-memory error of the device where not even one row fits.
     """
+    layout = choose_layout(cuts_attention=loaded.cuts_attention)
     order = sorted(range(len(data)), key=lambda example: -int(data.lengths[example]))
     was_training = loaded.model.training
     loaded.model.eval()
@@ -49,7 +52,7 @@ def evaluate(
             continue
         total_loss += loss.double()
         correct += hits
-        scored += batch.trained_tokens
+        scored += batch.scored
         start += len(rows)
     loaded.model.train(was_training)
-    return Evaluation(float(total_loss) / scored, int(correct) / scored) if scored else None
+    return Likelihood(float(total_loss) / scored, int(correct) / scored) if scored else None

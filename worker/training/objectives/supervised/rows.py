@@ -11,7 +11,7 @@ from core.datasets.reading import read_examples
 from core.errors import InvalidDatasetError
 from planner.constants import MOST_HELD_OUT
 from worker.protocol import RunRequest
-from worker.training.data.batches import TokenizedSet
+from worker.training.data.tokenized import TokenizedSet
 
 
 @dataclass(frozen=True)
