@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from planner.setup import TrainingSetup
 from worker.training.dry_run.fake_model import build_base, read_config, replace_parameters
-from worker.training.model.loading import LoadedModel, cut_attention, cuts_rows, make_trainable
+from worker.training.model.loading import LoadedModel, make_trainable, takes_varlen_attention, use_varlen_attention
 
 DEVIATION = 0.02  # of the weights: transformers' initializer_range
 
@@ -28,7 +28,7 @@ def random_base(config: Mapping[str, Any], setup: TrainingSetup, device: torch.d
 def load_random(config: Mapping[str, Any], setup: TrainingSetup, device: torch.device) -> LoadedModel:
     """What `load_for_training` returns, with random weights."""
     loaded = make_trainable(random_base(config, setup, device), setup, device)
-    return cut_attention(loaded) if cuts_rows(setup, device.type) else loaded
+    return use_varlen_attention(loaded) if takes_varlen_attention(setup, device.type) else loaded
 
 
 def _materialise(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:

@@ -149,7 +149,7 @@ def train_ours(model: Path, data: Path, held_out: Conversations, steps: int) -> 
     for number, step in enumerate(order):
         started = time.monotonic()
         tokens, trained = step_tokens(rows, step)
-        for batch in micro_batches(rows, step, setup, Layout.FLAT):
+        for batch in micro_batches(rows, step, setup, Layout.PADDING_FREE):
             loss, _ = score(loaded, batch, trained)
             loss.backward()
         clip_gradients(loaded.parameters, hyperparameters.max_grad_norm, gradient_norm(loaded.parameters))

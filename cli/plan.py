@@ -26,7 +26,7 @@ from core.settings_loading import load_settings
 from planner import catalogue
 from planner.devices import Device, device_of, parse_gpu
 from planner.errors import PlannerError, UnsupportedArchitectureError
-from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory
+from planner.memory.dry_run import DryRunMemory, DryRunQuestion
 from planner.model.families import FAMILIES
 from planner.model.spec import ModelSpec
 from planner.options import RequestedConfig
@@ -35,12 +35,12 @@ from planner.policy.candidates import Question
 from planner.policy.choice import TrainingPlan
 from planner.statistics import DatasetStatistics
 from planner.wording import counted, gib, sentence, sentences
-from worker import rehearsals
+from worker import dry_runs
 
 # English text in byte-pair encodings comes to about 4 bytes a token, and a chat template adds about 5 tokens a turn.
 BYTES_PER_TOKEN = 4
 TOKENS_PER_TURN = 5
-REHEARSAL_TOLERANCE = 0.03  # the planner promises to agree with its own trainer this closely
+DRY_RUN_TOLERANCE = 0.03  # the planner promises to agree with its own trainer this closely
 
 
 # What is planned for where no data is given: a small, ordinary set of instructions.
@@ -74,8 +74,8 @@ def plan(
             help="24GiB, A100-80GB, …; `all` compares every known GPU; `cpu` is this machine's. Default: what it has."
         ),
     ] = None,
-    rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="Also rehearse the planned training step, without weights or a GPU.")
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Also dry-run the planned training step, without weights or a GPU.")
     ] = False,
     models: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Local models; TUNEWRIGHT_MODELS_DIR, else var/models.")
@@ -96,8 +96,8 @@ def plan(
         else:
             chosen = policy.plan(question)
             out.print(show_plan(_view(model, subject.statistics, chosen)))
-            if rehearse:
-                out.print(rehearsal_line(subject.config, chosen))
+            if dry_run:
+                out.print(dry_run_line(subject.config, chosen))
     except PlannerError as error:
         raise InvalidRequestError(str(error)) from None
     if subject.note:
@@ -112,26 +112,26 @@ def _devices(gpu: str | None) -> list[Device]:
 
 def _sources(
     subject: Subject, devices: Sequence[Device], requested: RequestedConfig
-) -> tuple[ModelSpec, RehearsedMemory | None]:
-    """The model's numbers; where the planner has no family for it, counted and rehearsed in a child process."""
+) -> tuple[ModelSpec, DryRunMemory | None]:
+    """The model's numbers; where the planner has no family for it, counted and dry-run in a child process."""
     try:
         return ModelSpec.from_config(subject.config), None
     except UnsupportedArchitectureError:
         model_type = subject.config.get("model_type")
-    err.print(f"Rehearsing training steps of {model_type}, which the planner has no formula for…")
+    err.print(f"Dry-running training steps of {model_type}, which the planner has no formula for…")
     kinds = tuple(sorted({device.kind for device in devices}))
-    memory = rehearsals.rehearsed_memory(RehearsalQuestion(subject.config, kinds, subject.statistics, requested))
+    memory = dry_runs.dry_run_memory(DryRunQuestion(subject.config, kinds, subject.statistics, requested))
     return memory.spec, memory
 
 
-def rehearsal_line(config: Mapping[str, Any], chosen: TrainingPlan) -> Text:
-    """What a rehearsal of the planned step finds, beside what was predicted."""
-    (step,) = rehearsals.rehearse(config, [chosen.setup], "cpu" if chosen.device.kind == "cpu" else "cuda")
+def dry_run_line(config: Mapping[str, Any], chosen: TrainingPlan) -> Text:
+    """What a dry run of the planned step finds, beside what was predicted."""
+    (step,) = dry_runs.dry_run(config, [chosen.setup], "cpu" if chosen.device.kind == "cpu" else "cuda")
     predicted = chosen.memory.peak_allocated_bytes - chosen.memory.library_workspaces_bytes
     return Text(
-        f"Rehearsed: {gib(step.peak_bytes)} allocated at the peak, in {step.operator}; "
+        f"Dry-run: {gib(step.peak_bytes)} allocated at the peak, in {step.operator}; "
         f"{gib(step.static_bytes)} between steps. Predicted: {gib(predicted)}, {predicted / step.peak_bytes - 1:+.1%}.",
-        style="green" if abs(predicted / step.peak_bytes - 1) <= REHEARSAL_TOLERANCE else "yellow",
+        style="green" if abs(predicted / step.peak_bytes - 1) <= DRY_RUN_TOLERANCE else "yellow",
     )
 
 

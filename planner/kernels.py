@@ -19,7 +19,7 @@ def attention_on(spec: ModelSpec, device: Device | None) -> str:
     end then, without padding or a mask. On a device that is not known yet they do not."""
     if spec.family.eager_attention_only:
         return "eager"
-    if spec.is_surveyed or device is None or device.compute_capability is None:
+    if spec.is_introspected or device is None or device.compute_capability is None:
         return "sdpa"
     # flash_api.cpp, mha_varlen_fwd: head sizes in steps of 8
     fits_kernel = spec.head_dim <= c.LONGEST_FLASH_HEAD and spec.head_dim % 8 == 0
@@ -33,7 +33,7 @@ def with_kernels(setup: TrainingSetup, spec: ModelSpec, device: Device) -> Train
     that kernel computes. Compiled layers fuse rotary embedding and activation by themselves: it is either of the two.
     """
     setup = replace(setup, dtype=dtype_on(device), fused_norms=False, fused_rotary=False, fused_activation=False)
-    if device.kind != "cuda" or spec.is_surveyed:
+    if device.kind != "cuda" or spec.is_introspected:
         return setup
     by_hand = device.has_liger and not setup.torch_compile
     return replace(

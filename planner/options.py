@@ -348,6 +348,7 @@ class RequestedConfig:
         decides=_ALL,
         group=Group.MEMORY,
         planned="setup.packing",
+        objectives=(Objective.SUPERVISED,),
         labels=_SWITCH,
     )
     per_device_train_batch_size: int | None = _option(

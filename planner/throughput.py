@@ -159,7 +159,7 @@ def tokens_per_second(
     batch, longest = setup.micro_sequences, setup.max_length
     passes = 4 / 3 if setup.gradient_checkpointing else 1.0
     rows = batch * length
-    if spec.is_surveyed:
+    if spec.is_introspected:
         activations, copies = batch * longest * _unrecorded_bytes_per_token(spec, setup), 0
     else:
         layers = layers_memory(spec, setup, step)

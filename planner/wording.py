@@ -167,8 +167,8 @@ SENTENCES: Mapping[str, str] = {
     "liger_norms": "norms",
     "liger_rotary": "the rotary embedding",
     "liger_activation": "the MLP's activation",
-    "rehearsed": "The planner has no formula for {model_type}: its parameters were counted on the built model, and its "
-    "memory read off training steps rehearsed without weights.",
+    "dry_run": "The planner has no formula for {model_type}: its parameters were counted on the built model, and its "
+    "memory read off training steps dry-run without weights.",
     # Data
     "template_asked": "Rows are rendered with the chat template '{name}', as asked for; it is published with the "
     "result.",

@@ -1,4 +1,4 @@
-"""The maintenance worker: it fetches and inspects files, rehearses models, and sweeps for what was lost."""
+"""The maintenance worker: it fetches and inspects files, dry-runs models, and sweeps for what was lost."""
 
 import os
 import platform
@@ -19,12 +19,12 @@ from core.fleet.programs import report_sweep
 from core.hang_guard import end_when_silent
 from core.jobs import lease, queries
 from core.limited import Shares
-from core.plans import idle, rehearsals
+from core.plans import dry_runs, idle
 from core.queue.messages import (
+    DRY_RUN,
     FETCH_FILE,
     INSPECT_FILE,
     MAINTENANCE_QUEUE,
-    REHEARSE,
     RUN_JOB,
     Nudge,
     training_queue,
@@ -35,8 +35,8 @@ from core.retries.service import forget_before
 from core.runtime import Runtime
 from core.usage.service import note_storage
 from worker.app import create_app, serve
+from worker.dry_runs import dry_run_memory, end_all
 from worker.lanes import Lane, Periodic
-from worker.rehearsals import end_all, rehearsed_memory
 from worker.tidying import remove_old_logs
 
 FETCHES_AT_ONCE = 3
@@ -59,7 +59,7 @@ def run(runtime: Runtime) -> None:
         FETCH_FILE: Lane(
             "fetches", partial(hub_files.fetch_next, runtime, all_but_one(FETCHES_AT_ONCE)), FETCHES_AT_ONCE
         ),
-        REHEARSE: Lane("rehearsals", lambda: rehearsals.answer_next(runtime, rehearsed_memory), 1),
+        DRY_RUN: Lane("dry_runs", lambda: dry_runs.answer_next(runtime, dry_run_memory), 1),
     }
     for name, lane in lanes.items():
         app.task(name=name)(lane.nudge)
@@ -127,7 +127,7 @@ def tidy(runtime: Runtime) -> None:
         runtime.store.delete(key)
     oldest = utc_now() - timedelta(seconds=settings.retry_window_seconds)
     runtime.database.run(lambda session: forget_before(session, oldest))
-    runtime.database.run(lambda session: rehearsals.forget_old(session, utc_now()))
+    runtime.database.run(lambda session: dry_runs.forget_old(session, utc_now()))
     runtime.database.run(fleet.forget_workers)
     while runtime.database.run(lambda session: idle.forget_idle(session, settings)):
         pass

@@ -65,9 +65,9 @@ class Planned:
         return isinstance(self.problem, NotYetError)
 
     @property
-    def is_rehearsed(self) -> bool:
-        """Whether each change of the setup costs a rehearsal by a worker."""
-        return self.is_pending or (self.preview is not None and self.preview.is_rehearsed)
+    def is_dry_run(self) -> bool:
+        """Whether each change of the setup costs a dry run by a worker."""
+        return self.is_pending or (self.preview is not None and self.preview.is_dry_run)
 
     @property
     def plan(self) -> TrainingPlan | None:

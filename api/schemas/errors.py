@@ -207,9 +207,9 @@ _SHOWN: tuple[TunewrightError, ...] = (
     ),
     NotYetError("The file file-01JD… is still being inspected.", code="file_not_processed", param="training_file"),
     NotYetError(
-        "The planner has no formula for 'stablelm', so a worker rehearses its training steps, which takes about a "
+        "The planner has no formula for 'stablelm', so a worker dry-runs its training steps, which takes about a "
         "minute and is done once for a data set. Ask again then.",
-        code="model_being_rehearsed",
+        code="dry_run_pending",
         param="model",
     ),
     NotYetError(
@@ -269,7 +269,7 @@ _SHOWN: tuple[TunewrightError, ...] = (
         code="storage_bytes_limit",
     ),
     ServiceUnavailableError("No worker has reported a device lately, so nothing can be planned.", code="no_workers"),
-    ServiceUnavailableError("50 models wait to be rehearsed.", code="too_many_rehearsals", param="model"),
+    ServiceUnavailableError("50 models wait to be dry-run.", code="too_many_dry_runs", param="model"),
     ServiceUnavailableError("The model hub did not answer for 'acme/model'.", code="hub_unreachable", param="model"),
     ServiceUnavailableError(
         "What this service keeps encrypted cannot be read: its secret key is another one than it was written with.",
@@ -317,8 +317,8 @@ PLANNING = (
     "weights_mismatch",
     "unreadable_weights",
     "unsupported_architecture",
-    "model_being_rehearsed",
-    "too_many_rehearsals",
+    "dry_run_pending",
+    "too_many_dry_runs",
     "plan_does_not_fit",
     "file_not_found",
     "model_not_found",

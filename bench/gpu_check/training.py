@@ -93,7 +93,7 @@ class Trainer:
     @property
     def layout(self) -> Layout:
         """As the loop chooses it."""
-        return choose_layout(cuts_attention=self.loaded.cuts_attention)
+        return choose_layout(is_varlen=self.loaded.is_varlen)
 
     def step(self, data: TokenizedSet, step: Step, *, count_dead: bool = False) -> StepFigures:
         """`worker.training.loop.recipe.optimizer_step` without its reports."""

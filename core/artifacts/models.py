@@ -1,8 +1,9 @@
 """Tables of what jobs put into the store: their checkpoints, and what they published."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, String, UniqueConstraint
+from sqlalchemy import BigInteger, Float, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base, Id, utc_now
@@ -18,7 +19,9 @@ class Checkpoint(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     step: Mapped[int]
-    metrics: Mapped[dict[str, float]] = mapped_column(JSON, default=dict)  # of its step (planner/objectives.py)
+    metrics: Mapped[dict[str, Any]] = mapped_column(
+        default=dict, server_default="{}"
+    )  # of its step
     valid_loss: Mapped[float | None] = mapped_column(Float)  # of those, which the best is known by
     storage_key: Mapped[str | None] = mapped_column(String(300))  # None once it was pruned
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)

@@ -4,6 +4,9 @@ The migrations live in the package `migrations`, which is installed beside this 
 a checkout. All steps of one upgrade are one transaction on both databases: a failing step leaves the schema as it was.
 """
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +15,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, event, make_url, text
 
 from core.db.session import Database, open_engine
 
-__all__ = ["current_revision", "knows", "pending", "schema_problem", "script_config", "upgrade"]
+__all__ = ["current_revision", "knows", "migrating", "pending", "schema_problem", "script_config", "upgrade"]
 
 _LOCK_KEY = 0x74756E65  # any number that nothing else in the database locks
 
@@ -40,16 +43,30 @@ def upgrade(url: str) -> tuple[str, ...]:
     """
     _make_folder(url)
     config = script_config()
+    with migrating(url) as connection:
+        revisions = _pending(connection, config)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return revisions
+
+
+@contextmanager
+def migrating(url: str) -> Iterator[Connection]:
+    """A transaction for changes of the schema, one at a time.
+
+    SQLite changes a column by building its table anew, which drops rows that others refer to: so references are not
+    enforced meanwhile, and looked at before the commit.
+    """
     engine = open_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _let_tables_be_rebuilt)
     try:
         with engine.begin() as connection:
             _take_turns(connection)
-            revisions = _pending(connection, config)
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            yield connection
+            _check_references(connection)
     finally:
         engine.dispose()
-    return revisions
 
 
 def pending(url: str) -> tuple[str, ...]:
@@ -108,6 +125,16 @@ def _take_turns(connection: Connection) -> None:
     """Hold off other upgrades until this transaction ends. On SQLite, BEGIN IMMEDIATE has done so already."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+
+
+def _let_tables_be_rebuilt(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("pragma foreign_keys = OFF")
+
+
+def _check_references(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        lost = connection.execute(text("pragma foreign_key_check")).all()
+        assert not lost, f"the migration left {len(lost)} rows that refer to none, in {lost[0][0]} first"
 
 
 def _make_folder(url: str) -> None:

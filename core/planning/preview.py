@@ -8,7 +8,7 @@ from core.errors import PlanDoesNotFitError
 from core.planning.service import gather
 from core.plans.service import PlanRequest, draft_from
 from core.runtime import Runtime
-from planner.memory.rehearsed import RehearsedMemory
+from planner.memory.dry_run import DryRunMemory
 from planner.plans import TrainingPlan
 from planner.policy.comparison import MethodOutlook, compare_methods
 
@@ -21,7 +21,7 @@ class PlanPreview:
     refusal: str
     methods: tuple[MethodOutlook, ...]
     tokens: TokenInspection
-    is_rehearsed: bool  # the model has no formula: a change of the setup may need another rehearsal
+    is_dry_run: bool  # the model has no formula: a change of the setup may need another dry run
 
 
 def preview_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanPreview:
@@ -34,4 +34,4 @@ def preview_plan(runtime: Runtime, actor: Actor, request: PlanRequest) -> PlanPr
     except PlanDoesNotFitError as error:
         refusal = error.message
     methods = compare_methods(inputs.question(runtime.settings.prices))
-    return PlanPreview(plan, refusal, methods, tokens, isinstance(inputs.source, RehearsedMemory))
+    return PlanPreview(plan, refusal, methods, tokens, isinstance(inputs.source, DryRunMemory))

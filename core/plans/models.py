@@ -1,4 +1,4 @@
-"""Tables of plans, and of the rehearsals that some are made from."""
+"""Tables of plans, and of the dry runs that some are made from."""
 
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,7 @@ class Plan(Base):
     data_format: Mapped[dict[str, Any]]  # core.datasets.examples.DataFormat
     statistics: Mapped[dict[str, Any]]  # planner.statistics.DatasetStatistics
     plan: Mapped[dict[str, Any]]  # planner.policy.choice.TrainingPlan
-    rehearsed: Mapped[dict[str, Any] | None]  # planner.memory.rehearsed.RehearsedMemory, of a model without a formula
+    dry_run: Mapped[dict[str, Any] | None]  # planner.memory.dry_run.DryRunMemory, of a model without a formula
     chat_template: Mapped[str | None] = mapped_column(String(40))  # a named one; None: the model's own, or none
     requested: Mapped[
         dict[str, Any] | None
@@ -39,14 +39,14 @@ class Plan(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class Rehearsal(Claimable):
-    """Training steps that a worker is to rehearse, or has; its id is a hash of the question."""
+class DryRunRow(Claimable):
+    """Training steps that a worker is to dry-run, or has; its id is a hash of the question."""
 
-    __tablename__ = "rehearsals"
+    __tablename__ = "dry_runs"
 
     organization_id: Mapped[str | None] = mapped_column(Id)  # who asked first
-    question: Mapped[dict[str, Any]]  # planner.memory.rehearsed.RehearsalQuestion
-    memory: Mapped[dict[str, Any] | None]  # planner.memory.rehearsed.RehearsedMemory
+    question: Mapped[dict[str, Any]]  # planner.memory.dry_run.DryRunQuestion
+    memory: Mapped[dict[str, Any] | None]  # planner.memory.dry_run.DryRunMemory
     error: Mapped[dict[str, Any] | None]  # core.errors.ErrorBody
     created_at: Mapped[datetime] = mapped_column(index=True)
     finished_at: Mapped[datetime | None]

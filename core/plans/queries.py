@@ -1,4 +1,4 @@
-"""SQL of plans that nobody uses, and of rehearsals."""
+"""SQL of plans that nobody uses, and of dry runs."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,16 +7,16 @@ from sqlalchemy import and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from core.db import claims
-from core.plans.models import Plan, Rehearsal
+from core.plans.models import DryRunRow, Plan
 
 _IDLE = Plan.is_used.is_(False)
 
 
 def unanswered(session: Session, limit: int, organization_id: str | None = None) -> Sequence[str]:
-    """Ids of rehearsals that wait for a worker, oldest first: all, or those that one organization asked for."""
-    query = select(Rehearsal.id).where(Rehearsal.finished_at.is_(None)).order_by(Rehearsal.created_at)
+    """Ids of dry runs that wait for a worker, oldest first: all, or those that one organization asked for."""
+    query = select(DryRunRow.id).where(DryRunRow.finished_at.is_(None)).order_by(DryRunRow.created_at)
     if organization_id is not None:
-        query = query.where(Rehearsal.organization_id == organization_id)
+        query = query.where(DryRunRow.organization_id == organization_id)
     return session.scalars(query.limit(limit)).all()
 
 
@@ -33,33 +33,33 @@ def delete_idle(session: Session, *, expired_before: datetime, limit: int) -> in
     return len(ids)
 
 
-def next_rehearsal(session: Session, now: datetime) -> str | None:
-    """The oldest rehearsal that waits for a worker, of the organization whose last one was answered longest ago."""
+def next_dry_run(session: Session, now: datetime) -> str | None:
+    """The oldest dry run that waits for a worker, of the organization whose last one was answered longest ago."""
     answered = (
-        select(Rehearsal.organization_id, func.max(Rehearsal.finished_at).label("last"))
-        .group_by(Rehearsal.organization_id)
+        select(DryRunRow.organization_id, func.max(DryRunRow.finished_at).label("last"))
+        .group_by(DryRunRow.organization_id)
         .subquery()
     )
     query = (
-        select(Rehearsal.id)
-        .outerjoin(answered, answered.c.organization_id == Rehearsal.organization_id)
-        .where(Rehearsal.finished_at.is_(None), claims.is_free(Rehearsal, now))
-        .order_by(answered.c.last.asc().nulls_first(), Rehearsal.created_at)
+        select(DryRunRow.id)
+        .outerjoin(answered, answered.c.organization_id == DryRunRow.organization_id)
+        .where(DryRunRow.finished_at.is_(None), claims.is_free(DryRunRow, now))
+        .order_by(answered.c.last.asc().nulls_first(), DryRunRow.created_at)
     )
     return session.scalars(query.limit(1)).first()
 
 
-def claim_rehearsal(session: Session, rehearsal_id: str, now: datetime, until: datetime) -> bool:
-    """Take an unanswered rehearsal until a time; False where it is another's, or answered."""
-    return claims.claim(session, Rehearsal, rehearsal_id, now, until, Rehearsal.finished_at.is_(None))
+def claim_dry_run(session: Session, dry_run_id: str, now: datetime, until: datetime) -> bool:
+    """Take an unanswered dry run until a time; False where it is another's, or answered."""
+    return claims.claim(session, DryRunRow, dry_run_id, now, until, DryRunRow.finished_at.is_(None))
 
 
-def extend_rehearsal(session: Session, rehearsal_id: str, until: datetime) -> None:
-    """Keep a claimed rehearsal until a time."""
-    claims.extend(session, Rehearsal, rehearsal_id, until)
+def extend_dry_run(session: Session, dry_run_id: str, until: datetime) -> None:
+    """Keep a claimed dry run until a time."""
+    claims.extend(session, DryRunRow, dry_run_id, until)
 
 
-def delete_rehearsals(session: Session, *, before: datetime, refused_before: datetime) -> None:
-    """Drop rehearsals asked for before a time, and those that failed before another."""
-    refused = and_(Rehearsal.error.is_not(None), Rehearsal.finished_at < refused_before)
-    session.execute(delete(Rehearsal).where(or_(Rehearsal.created_at < before, refused)))
+def delete_dry_runs(session: Session, *, before: datetime, refused_before: datetime) -> None:
+    """Drop dry runs asked for before a time, and those that failed before another."""
+    refused = and_(DryRunRow.error.is_not(None), DryRunRow.finished_at < refused_before)
+    session.execute(delete(DryRunRow).where(or_(DryRunRow.created_at < before, refused)))

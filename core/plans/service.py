@@ -38,7 +38,7 @@ from core.errors import (
 )
 from core.fleet import service as fleet
 from core.ids import new_id
-from core.plans import idle, rehearsals
+from core.plans import dry_runs, idle
 from core.plans.models import Plan
 from core.registry.base_models import BaseModel
 from core.registry.weights import check_weights
@@ -51,7 +51,7 @@ from planner.errors import (
     InvalidSetupError,
     UnsupportedArchitectureError,
 )
-from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory
+from planner.memory.dry_run import DryRunMemory, DryRunQuestion
 from planner.model.spec import ModelSpec
 from planner.options import RequestedConfig, path_of
 from planner.policy import choice as policy
@@ -90,7 +90,7 @@ class PlanInputs:
 
     request: PlanRequest
     base_model: BaseModel
-    source: DerivedMemory | RehearsedMemory
+    source: DerivedMemory | DryRunMemory
     training: StoredFile
     data_format: DataFormat
     tokens: TokenInspection
@@ -127,7 +127,7 @@ class PlanDraft:
     tokens: TokenInspection
     statistics: DatasetStatistics  # of `tokens`, and of the validation file
     plan: TrainingPlan
-    rehearsed: RehearsedMemory | None  # where the model's memory comes from a rehearsal
+    dry_run: DryRunMemory | None  # where the model's memory comes from a dry run
     training_sha256: str
     validation_sha256: str | None
     notices: tuple[Notice, ...] = ()  # of the training file
@@ -139,7 +139,7 @@ def gather_inputs(
     """Everything that a plan for this request depends on, as it is now; `learned` reads what finished runs teach.
 
     Raises NotFoundError for the file, ModelNotFoundError, InvalidModelError, InvalidDatasetError, NotYetError while a
-    model without a formula is rehearsed, and ServiceUnavailableError where no device can train.
+    model without a formula is dry-run, and ServiceUnavailableError where no device can train.
     """
     request = with_files(runtime, actor, request)
     reads_broken = request.data_format is not None or request.skip_broken_rows
@@ -211,7 +211,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         )
         check_trainable(tokens, param="max_length")
     plan = replace(plan, reasons=(*plan.reasons, *_data_reasons(inputs)))
-    rehearsed = source if isinstance(source, RehearsedMemory) else None
+    dry_run = source if isinstance(source, DryRunMemory) else None
     statistics = replace(
         tokens.statistics,
         validation_examples=inputs.statistics.validation_examples,
@@ -225,7 +225,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         tokens,
         statistics,
         plan,
-        rehearsed,
+        dry_run,
         inputs.training.sha256,
         inputs.validation.sha256 if inputs.validation is not None else None,
         notices,
@@ -247,7 +247,7 @@ def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft
         data_format=to_plain(draft.data_format),
         statistics=to_plain(draft.statistics),
         plan=to_plain(draft.plan),
-        rehearsed=to_plain(draft.rehearsed) if draft.rehearsed else None,
+        dry_run=to_plain(draft.dry_run) if draft.dry_run else None,
         chat_template=draft.tokens.chat_template,
         requested=to_plain(draft.request.requested),
         exact_match=to_plain(draft.request.exact_match) if draft.request.exact_match else None,
@@ -296,9 +296,9 @@ def requested_of(row: Plan) -> RequestedConfig | None:
 
 
 def memory_source(row: Plan, config: Mapping[str, Any]) -> MemorySource:
-    """Where the estimates of a plan came from: its rehearsal, else the formula of its model's family."""
-    if row.rehearsed is not None:
-        return from_plain(RehearsedMemory, row.rehearsed)
+    """Where the estimates of a plan came from: its dry run, else the formula of its model's family."""
+    if row.dry_run is not None:
+        return from_plain(DryRunMemory, row.dry_run)
     return DerivedMemory(_spec(config))
 
 
@@ -348,7 +348,7 @@ def _memory_source(
     devices: Sequence[Device],
     statistics: DatasetStatistics,
     requested: RequestedConfig,
-) -> DerivedMemory | RehearsedMemory:
+) -> DerivedMemory | DryRunMemory:
     try:
         spec = _spec(base_model.config)
         check_weights(base_model, spec)
@@ -356,8 +356,8 @@ def _memory_source(
     except UnsupportedArchitectureError:
         check_weights(base_model, None)
         kinds = tuple(sorted({device.kind for device in devices}))
-        question = RehearsalQuestion(base_model.config, kinds, statistics, requested)
-        return rehearsals.memory_for(runtime, actor.organization_id, question)
+        question = DryRunQuestion(base_model.config, kinds, statistics, requested)
+        return dry_runs.memory_for(runtime, actor.organization_id, question)
 
 
 def _spec(config: Mapping[str, Any]) -> ModelSpec:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 RUN_JOB = "tunewright.run_job"
 INSPECT_FILE = "tunewright.inspect_file"
 FETCH_FILE = "tunewright.fetch_file"
-REHEARSE = "tunewright.rehearse"
+DRY_RUN = "tunewright.dry_run"
 MAINTENANCE_QUEUE = "maintenance"
 
 

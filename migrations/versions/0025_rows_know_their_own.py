@@ -32,8 +32,7 @@ def upgrade() -> None:
         "else (select valid_loss from checkpoints where checkpoints.id = fine_tuned_models.checkpoint_id) end"
     )
     op.add_column("plans", sa.Column("is_used", sa.Boolean(), nullable=False, server_default=sa.false()))
-    with op.batch_alter_table("plans") as table:
-        table.alter_column("wishes", new_column_name="requested", existing_type=sa.JSON(), existing_nullable=True)
+    op.execute("alter table plans rename column wishes to requested")
     op.execute("delete from rehearsals")  # their questions are asked in other words now, and are asked again
     op.execute("update plans set is_used = true where id in (select plan_id from jobs)")
 
@@ -41,8 +40,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Take this step back."""
     op.drop_column("plans", "is_used")
-    with op.batch_alter_table("plans") as table:
-        table.alter_column("requested", new_column_name="wishes", existing_type=sa.JSON(), existing_nullable=True)
+    op.execute("alter table plans rename column requested to wishes")
     op.execute("delete from rehearsals")
     op.drop_column("fine_tuned_models", "valid_loss")
     for name in STORED:

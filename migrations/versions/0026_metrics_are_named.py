@@ -4,6 +4,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0026"
 down_revision = "0025"
@@ -12,21 +13,22 @@ depends_on = None
 
 _COLUMNS = ("train_loss", "valid_mean_token_accuracy")  # beside valid_loss, which stays a column: it is sorted by
 _HELD_OUT = ("valid_loss", "valid_mean_token_accuracy")
+_JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 _CHECKPOINTS = sa.table(
     "checkpoints",
     sa.column("id", sa.String),
     sa.column("train_loss", sa.Float),
     sa.column("valid_loss", sa.Float),
     sa.column("valid_mean_token_accuracy", sa.Float),
-    sa.column("metrics", sa.JSON),
+    sa.column("metrics", _JSON),
 )
-_JOBS = sa.table("jobs", sa.column("id", sa.String), sa.column("evaluation", sa.JSON(none_as_null=True)))
+_JOBS = sa.table("jobs", sa.column("id", sa.String), sa.column("evaluation", _JSON))
 
 
 def upgrade() -> None:
     """Apply this step."""
     connection = op.get_bind()
-    op.add_column("checkpoints", sa.Column("metrics", sa.JSON(), nullable=False, server_default="{}"))
+    op.add_column("checkpoints", sa.Column("metrics", _JSON, nullable=False, server_default="{}"))
     names = ("train_loss", *_HELD_OUT)
     for row in connection.execute(sa.select(_CHECKPOINTS)).mappings().all():
         metrics = {name: row[name] for name in names if row[name] is not None}

@@ -52,7 +52,7 @@ class Tunewright:
             repeats_key_values=masked,
             materialises_attention_mask=masked,
             masks_windows=setup.attn_implementation == "sdpa" and not on_cpu,
-            cuts_rows=on_cpu,
+            is_varlen=on_cpu,
         )
 
     def loss_phase(self, spec: ModelSpec, setup: TrainingSetup, step: StepProfile) -> LossPhase:

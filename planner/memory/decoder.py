@@ -168,11 +168,11 @@ class DecoderLayer:
             value = self.value_storage = self.tape.apply((value,), self.bytes_of(query_width))
         if materialised:
             mixed = self.eager_scores(query, key, value, query_width)
-        elif self.step.cuts_rows and self.tokens <= LONGEST_PLAIN_ATTENTION:
+        elif self.step.is_varlen and self.tokens <= LONGEST_PLAIN_ATTENTION:
             mixed = self.plain_products(query, key, value, query_width, key_value_width)
         else:
             mixed = self.fused_attention(query, key, value, query_width)
-            if self.spec.family.fused_projections and not self.step.cuts_rows:
+            if self.spec.family.fused_projections and not self.step.is_varlen:
                 # torch.cat of Phi's rotary embedding puts heads before tokens, and so does the kernel then
                 mixed = self.tape.apply((mixed,), self.bytes_of(query_width))
         return self.linear(mixed, self.named("o_proj"))

@@ -59,7 +59,7 @@ def loss_phase(spec: ModelSpec, setup: TrainingSetup, step: StepProfile) -> Loss
     tokens = setup.micro_sequences * setup.max_length
     norm = final_hidden_bytes(spec, setup, step, tokens)
     selected = tokens * spec.hidden_size * width
-    rows = min(tokens, chunk_rows(spec.vocab_size, on_cuda=not step.cuts_rows))
+    rows = min(tokens, chunk_rows(spec.vocab_size, on_cuda=not step.is_varlen))
     # A chunk and its softmax; a soft cap has one temporary more.
     chunks = (3 if spec.family.softcapped_logits else 2) * rows * spec.vocab_size * FLOAT32_BYTES
     weight = spec.embedding_parameters * width if trains_head(spec, setup) else 0

@@ -31,5 +31,5 @@ class StepProfile:
     keeps_embedding_output: bool = False  # PEFT's enable_input_require_grads makes it a leaf that autograd holds
     fused_optimizer: bool = False  # AdamW's fused kernel even where the optimizer's name does not say so
     sequential_experts: bool = False  # experts run one after another, so only one expert's gradients are alive
-    cuts_rows: bool = False  # attention runs example by example: short ones through plain products
+    is_varlen: bool = False  # attention runs example by example: short ones through plain products
     autocast_weight_cache: bool = False  # bf16 copies of float32 adapters live through the forward pass

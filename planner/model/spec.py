@@ -102,7 +102,7 @@ class ModelSpec:
     other_parameters: int = 0  # outside of layers, embeddings and the final norm, in a model that was surveyed
 
     @property
-    def is_surveyed(self) -> bool:
+    def is_introspected(self) -> bool:
         """Whether its numbers were read off the built model, for want of a family."""
         return self.model_type not in FAMILIES
 

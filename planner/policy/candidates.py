@@ -68,7 +68,7 @@ Known = dict[tuple[Device, TrainingSetup, Hyperparameters], Candidate]
 
 
 class MemorySource(Protocol):
-    """Where estimates come from: derived from a known family, or read off rehearsed steps."""
+    """Where estimates come from: derived from a known family, or read off dry-run steps."""
 
     def estimate(self, setup: TrainingSetup, device: Device | None) -> MemoryEstimate:
         """Memory of a run on an empty device, uncorrected. Raises InvalidSetupError for what cannot be estimated."""

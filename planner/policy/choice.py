@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from planner import constants as c
-from planner.memory.rehearsed import setups_to_rehearse as rehearsed_for
+from planner.memory.dry_run import setups_to_dry_run as dry_run_of
 from planner.options import Priority, RequestedConfig
 from planner.plans import Alternative, Quote, TrainingPlan
 from planner.policy.candidates import (
@@ -30,7 +30,7 @@ __all__ = [
     "RequestedConfig",
     "TrainingPlan",
     "plan",
-    "setups_to_rehearse",
+    "setups_to_dry_run",
     "step_down",
 ]
 
@@ -63,13 +63,13 @@ def plan(question: Question) -> TrainingPlan:
     )
 
 
-def setups_to_rehearse(question: Question, kind: str) -> list[TrainingSetup]:
-    """The steps to rehearse before a model without a family can be planned on a kind of device, "cpu" or "cuda".
+def setups_to_dry_run(question: Question, kind: str) -> list[TrainingSetup]:
+    """The steps to dry-run before a model without a family can be planned on a kind of device, "cpu" or "cuda".
 
     Raises InvalidSetupError.
     """
     check_requested(question.spec, question.requested)
-    return rehearsed_for(setups_on(question, kind))
+    return dry_run_of(setups_on(question, kind))
 
 
 def step_down(setup: TrainingSetup) -> TrainingSetup | None:

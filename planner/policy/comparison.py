@@ -35,7 +35,7 @@ def compare_methods(question: Question) -> tuple[MethodOutlook, ...]:
     """Every method on these devices as the rest is asked for, from the least to the most compressed.
 
     Says what `policy.plan` would say with each method pinned. What is asked of the adapter does not bear on full
-    fine-tuning. A method that was not rehearsed, where estimates come from rehearsals, is left out.
+    fine-tuning. A method that was not dry-run, where estimates come from dry runs, is left out.
     """
     usable = usable_devices(question)
     outlooks = (

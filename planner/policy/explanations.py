@@ -45,8 +45,8 @@ def explain(
     if (patience := chosen.hyperparameters.early_stopping_patience) is not None:
         evaluations = reason("one_evaluation") if patience == 1 else reason("evaluations_in_a_row", patience=patience)
         reasons.append(reason("early_stopping", evaluations=(evaluations,)))
-    if question.spec.is_surveyed:
-        reasons.append(reason("rehearsed", model_type=question.spec.model_type))
+    if question.spec.is_introspected:
+        reasons.append(reason("dry_run", model_type=question.spec.model_type))
     return tuple(reasons)
 
 

@@ -12,13 +12,16 @@ ROOT = Path(__file__).parents[2]
 SPOKEN = {  # where an objective has to be named
     "planner/objectives.py",  # what it costs and measures
     "planner/setup.py",  # the default of a plan
+    "planner/options.py",  # which options it has
     "worker/training/objectives/registry.py",  # the list
     "api/planning.py",  # OpenAI's `method.type`
     "api/schemas/hyperparameters.py",
     "api/schemas/jobs.py",
     "api/schemas/examples.py",
 }
-SOURCES = sorted(path for folder in ("planner", "core", "api", "worker", "cli") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(
+    path for folder in ("planner", "core", "api", "worker", "cli") for path in (ROOT / folder).rglob("*.py")
+)
 
 
 def mentions(source: str, objective: Objective) -> list[int]:
@@ -46,7 +49,9 @@ def test_no_code_but_its_own_names_an_objective(objective: Objective) -> None:
 
 
 def test_the_rule_sees_each_way_of_naming_one() -> None:
-    source = "from worker.training.objectives.supervised.rows import load_data\nx = Objective.SUPERVISED\ny = 'supervised'"
+    source = (
+        "from worker.training.objectives.supervised.rows import load_data\nx = Objective.SUPERVISED\ny = 'supervised'"
+    )
     assert mentions(source, Objective.SUPERVISED) == [1, 2, 3]
 
 

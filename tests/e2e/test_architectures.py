@@ -1,4 +1,4 @@
-"""Models that the planner has no formula of: planned from a rehearsal, then trained like any other."""
+"""Models that the planner has no formula of: planned from a dry run, then trained like any other."""
 
 import json
 from pathlib import Path
@@ -20,31 +20,31 @@ def plan(service: Service, model: str, training_file: str, method: str = "auto")
 
 
 def planned(service: Service, model: str, training_file: str, method: str = "auto") -> dict[str, Any]:
-    """The plan, or the error, that comes once the worker has rehearsed."""
+    """The plan, or the error, that comes once the worker has dry-run."""
 
     def settled() -> dict[str, Any] | None:
         answer = plan(service, model, training_file, method)
         body: dict[str, Any] = answer.json()
         if answer.status_code == 409:
-            assert body["error"]["code"] == "model_being_rehearsed"
+            assert body["error"]["code"] == "dry_run_pending"
             assert int(answer.headers["retry-after"]) > 0
             assert "x-should-retry" not in answer.headers
             return None
         return body
 
-    return wait_for(settled, what=f"the rehearsal of {model}", context=service.logs)
+    return wait_for(settled, what=f"the dry run of {model}", context=service.logs)
 
 
 # OPT has learned positions; StableLM's code drops the arguments by which rows are cut into examples.
 @pytest.mark.parametrize(("family", "method"), [("gpt_neox", "lora"), ("opt", "qlora"), ("stablelm", "lora")])
-def test_an_unknown_architecture_is_planned_from_a_rehearsal_and_trains(
+def test_an_unknown_architecture_is_planned_from_a_dry_run_and_trains(
     service: Service, models_dir: Path, family: str, method: str
 ) -> None:
     make_tiny_model(models_dir / family, family=family)
     training_file = service.upload(chat_rows())
     assert plan(service, family, training_file, method).status_code == 409
     found = planned(service, family, training_file, method)
-    assert any(f"no formula for {family}" in reason and "rehearsed" in reason for reason in found["reasons"])
+    assert any(f"no formula for {family}" in reason and "dry-run" in reason for reason in found["reasons"])
     assert found["adapter"]["method"] == method
     job = service.client.fine_tuning.jobs.create(
         model=family, training_file=training_file, extra_body={"plan": found["id"], "credit_code": CREDIT_CODE}
@@ -59,7 +59,7 @@ def test_an_unknown_architecture_is_planned_from_a_rehearsal_and_trains(
     assert plan(service, family, training_file, method).status_code == 200  # remembered
 
 
-def test_what_cannot_be_rehearsed_is_refused_with_the_reason(service: Service, models_dir: Path) -> None:
+def test_what_cannot_be_dry_run_is_refused_with_the_reason(service: Service, models_dir: Path) -> None:
     alien = make_tiny_model(models_dir / "alien")
     config = json.loads((alien / "config.json").read_text()) | {"model_type": "no_such_family"}
     (alien / "config.json").write_text(json.dumps(config))

@@ -8,24 +8,34 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from core.accounts.models import Scope
 from core.accounts.service import Actor, authenticate_key, create_api_key, ensure_owner
-from core.db.migrate import pending, script_config, upgrade
+from core.artifacts.store import StoredObject
+from core.db.migrate import migrating, pending, script_config, upgrade
+from core.db.plain import from_plain
 from core.db.session import Database, open_engine
 from core.jobs import lease as leases
+from core.jobs import progress
 from core.jobs import service as jobs
+from core.jobs.evaluation import Evaluation, Scores
+from core.jobs.progress import Outcome, PublishedFile
 from core.jobs.states import JobStatus
 from core.ledger import service as ledger
 from core.ledger.codes import create_code
 from core.reconciliation.service import verify
+from core.registry.models import FineTunedModel
 from core.settings import Settings
 from migrations.schema import metadata
 from tests.integration.core.queueing import QUOTE_CREDITS, add_organization, queue_job
 
 OF_AN_EARLIER_RELEASE = "0017"
+
+
+METRICS = {"train_loss": 0.75, "valid_loss": 0.5, "valid_mean_token_accuracy": 0.25}
+EVALUATION = Evaluation(Scores({"valid_loss": 2.0}), Scores({"valid_loss": 0.5}, stopped_rate=1.0), answers=4)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -43,6 +53,24 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine = open_engine(database_url)
     yield engine
     engine.dispose()
+
+
+def downgrade(url: str, revision: str) -> None:
+    config = script_config()
+    with migrating(url) as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
+
+
+def finish(database: Database, settings: Settings) -> None:
+    claimed = database.run(lambda session: leases.claim_next(session, settings, "worker-1", "cpu"))
+    assert claimed is not None
+    held, _ = claimed
+    stored = StoredObject("key", 1, "0")
+    files = [PublishedFile("metrics.csv", stored)]
+    outcome = Outcome(files, 100, "Done.", evaluation=EVALUATION)
+    database.run(lambda session: progress.record_checkpoint(session, held, 4, stored, METRICS))
+    database.run(lambda session: progress.succeed(session, held, outcome))
 
 
 def test_models_and_migrations_agree(engine: Engine) -> None:
@@ -74,10 +102,7 @@ def test_two_upgrades_at_once_make_one_schema(database_url: str) -> None:
 def test_downgrade_leaves_nothing_behind(database_url: str) -> None:
     upgrade(database_url)
     engine = open_engine(database_url)
-    config = script_config()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+    downgrade(database_url, "base")
     assert inspect(engine).get_table_names() == ["alembic_version"]
     engine.dispose()
     assert upgrade(database_url)
@@ -92,10 +117,7 @@ def test_what_is_there_survives_every_step_down_and_up(database_url: str, settin
         actor = Actor(owner.organization_id, owner.id, owner.is_admin, credential="key_test")
         ledger.grant(session, owner.organization_id, 100, idempotency_key="first")
         job_id = queue_job(session, settings, actor)
-    config = script_config()
-    with database.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0001")
+    downgrade(database_url, "0001")
     upgrade(database_url)
     with database.transaction() as session:
         assert authenticate_key(session, secret).scope is Scope.WRITE, "keys were not told apart in the first release"
@@ -111,25 +133,33 @@ def test_what_is_there_survives_every_step_down_and_up(database_url: str, settin
     database.close()
 
 
-def test_queued_and_running_jobs_go_on_behind_a_migration(database_url: str, settings: Settings) -> None:
+def test_queued_and_running_jobs_go_on_behind_a_migration_and_finished_ones_keep_what_they_made(
+    database_url: str, settings: Settings
+) -> None:
     upgrade(database_url)
-    database, config = Database(database_url, publish=[].extend), script_config()
+    database = Database(database_url, publish=[].extend)
     with database.transaction() as session:
         actor = add_organization(session, 100)
+        finished = queue_job(session, settings, actor)
+    finish(database, settings)
+    with database.transaction() as session:
         running, queued = (queue_job(session, settings, actor) for _ in range(2))
     claimed = database.run(lambda session: leases.claim_next(session, settings, "worker-1", "cpu"))
     assert claimed is not None
     held, _ = claimed
     database.run(lambda session: leases.renew(session, settings, held, 5.0))
-    with database.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, OF_AN_EARLIER_RELEASE)
+    downgrade(database_url, OF_AN_EARLIER_RELEASE)
     assert upgrade(database_url)
 
     with database.read() as session:
         found = {one: jobs.get_job(session, actor.organization_id, one) for one in (running, queued)}
         assert (found[running].status, found[running].used_seconds) == (JobStatus.RUNNING, 5.0)
         assert found[queued].status is JobStatus.QUEUED
+        done = jobs.get_job(session, actor.organization_id, finished)
+        assert from_plain(Evaluation, done.evaluation) == EVALUATION
+        [checkpoint] = jobs.list_checkpoints(session, actor.organization_id, finished, after=None, limit=9).rows
+        assert (checkpoint.metrics, checkpoint.valid_loss) == (METRICS, METRICS["valid_loss"])
+        assert session.scalars(select(FineTunedModel.valid_loss)).all() == [0.5]
     database.run(lambda session: leases.renew(session, settings, held, 5.0))
     database.run(lambda session: leases.let_go(session, held, "The worker shuts down"))
     taken = [database.run(lambda s: leases.claim_next(s, settings, "worker-2", "cpu")) for _ in range(2)]

@@ -159,22 +159,22 @@ def test_every_known_gpu_is_compared_without_a_data_set() -> None:
     assert "nothing fits" in _plan("llama-3.3-70b-instruct", "--gpu", "all").stdout
 
 
-def test_a_plan_is_rehearsed_on_request(data: Path) -> None:
-    result = _plan("smollm2-135m-instruct", "--data", str(data), "--gpu", "24GiB", "--rehearse")
+def test_a_plan_is_dry_run_on_request(data: Path) -> None:
+    result = _plan("smollm2-135m-instruct", "--data", str(data), "--gpu", "24GiB", "--dry-run")
     assert result.returncode == 0, result.stderr
-    line = next(line for line in result.stdout.splitlines() if line.startswith("Rehearsed:"))
+    line = next(line for line in result.stdout.splitlines() if line.startswith("Dry-run:"))
     assert "allocated at the peak, in" in line
     error = float(result.stdout.partition("Predicted:")[2].partition("%")[0].split(",")[1])
     assert abs(error) <= 3
 
 
-def test_an_architecture_without_a_formula_is_planned_from_a_rehearsal(data: Path, tmp_path: Path) -> None:
+def test_an_architecture_without_a_formula_is_planned_from_a_dry_run(data: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     make_tiny_model(models / "strange", family="stablelm")
     result = _plan("strange", "--data", str(data), "--gpu", "24GiB", "--models", str(models))
     assert result.returncode == 0, result.stderr
     assert "no formula for stablelm" in " ".join(result.stdout.replace("│", " ").split())
-    assert "Rehearsing" in result.stderr
+    assert "Dry-running" in result.stderr
     for method in ("QLoRA", "LoRA", "full fine-tuning"):
         assert method in result.stdout
 

@@ -13,12 +13,10 @@ from core.datasets.examples import DataFormat, DataKind
 from core.datasets.final_answers import ExactMatch, Extract
 from core.datasets.reading import read_examples
 from core.plans.service import PlanRequest
-from planner import constants
 from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import request_for, run_child, setup_here
 from worker.protocol import ErrorReport, MessageReport, PhaseReport, ResultReport, RunRequest
-from worker.training.export import sampling
 from worker.training.export.answers import answer_length, answered_rows
 
 pytestmark = pytest.mark.usefixtures("fork_server")

@@ -16,9 +16,9 @@ from planner.setup import VARLEN_FLASH, Method, TrainingSetup
 from tests.unit.training.runs import setup_for
 from tests.unit.training.varlen import HALVES, reference_flash, reference_varlen_attn
 from worker.protocol import MessageReport, Report
-from worker.training.data.segments import Segments
+from worker.training.data.bounds import SequenceBounds
 from worker.training.model import flash
-from worker.training.model.attention import segmented_attention
+from worker.training.model.attention import varlen_attention
 from worker.training.model.flash import _takes_hopper_kernels, flash_problem, proved_attention
 from worker.training.reporting import Reporter
 
@@ -60,10 +60,10 @@ def test_each_example_sees_itself_alone(
 ) -> None:
     torch.manual_seed(0)
     tensors = [torch.randn(1, heads, sum(lengths), DIM, requires_grad=True) for heads in (HEADS, KV_HEADS, KV_HEADS)]
-    segments = Segments.of(lengths, torch.device("cpu"))
+    bounds = SequenceBounds.of(lengths, torch.device("cpu"))
     with reference_flash(*[torch.float32] if flash else []) as calls:
-        output, _ = segmented_attention(
-            torch.nn.Module(), *tensors, None, sliding_window=window, softcap=softcap, segments=segments
+        output, _ = varlen_attention(
+            torch.nn.Module(), *tensors, None, sliding_window=window, softcap=softcap, bounds=bounds
         )
     assert calls == ([len(lengths)] if flash and softcap is None else []), "flash attention has no soft cap"
     expected = reference(*tensors, lengths, window, softcap)
@@ -77,12 +77,12 @@ def test_each_example_sees_itself_alone(
 
 def test_dropout_and_float32_are_not_for_flash_attention() -> None:
     tensors = [torch.randn(1, heads, 8, DIM) for heads in (HEADS, KV_HEADS, KV_HEADS)]
-    segments = Segments.of((3, 5), torch.device("cpu"))
+    bounds = SequenceBounds.of((3, 5), torch.device("cpu"))
     with reference_flash(*HALVES) as calls:
-        segmented_attention(torch.nn.Module(), *tensors, None, segments=segments)
-        segmented_attention(torch.nn.Module(), *(t.bfloat16() for t in tensors), None, dropout=0.1, segments=segments)
+        varlen_attention(torch.nn.Module(), *tensors, None, bounds=bounds)
+        varlen_attention(torch.nn.Module(), *(t.bfloat16() for t in tensors), None, dropout=0.1, bounds=bounds)
         assert not calls
-        segmented_attention(torch.nn.Module(), *(t.bfloat16() for t in tensors), None, segments=segments)
+        varlen_attention(torch.nn.Module(), *(t.bfloat16() for t in tensors), None, bounds=bounds)
     assert calls == [2]
 
 

@@ -102,10 +102,10 @@ def test_a_packed_row_gives_each_example_the_loss_it_has_alone(
 ) -> None:
     model = make_tiny_model(tmp_path / "model", family=family, dtype="float32", sliding_window=16)
     setup = setup_for(Method.FULL, dtype="float32", attn_implementation="eager" if family == "gemma2" else "sdpa")
-    loaded, layout = load_for_training(model, setup, 0, torch.device("cpu")), Layout.FLAT
+    loaded, layout = load_for_training(model, setup, 0, torch.device("cpu")), Layout.PADDING_FREE
     if attention not in ("cut into examples", "flash"):
         loaded.causal_model.set_attn_implementation(attention)
-        loaded, layout = replace(loaded, cuts_attention=False), Layout.PADDED
+        loaded, layout = replace(loaded, is_varlen=False), Layout.PADDED
     loaded.model.eval()
     data = examples(list(sizes))
     for number in range(len(sizes)):
@@ -131,7 +131,7 @@ def test_padding_does_not_change_a_loss(tmp_path: Path) -> None:
     setup = setup_for(Method.FULL, dtype="float32")
     loaded = load_for_training(model, setup, 0, torch.device("cpu"))
     loaded.causal_model.set_attn_implementation("sdpa")
-    loaded = replace(loaded, cuts_attention=False)
+    loaded = replace(loaded, is_varlen=False)
     data = examples([7, 30])
     with torch.no_grad():
         alone = [float(score(loaded, collate(data, [(n,)], Layout.PADDED), 1.0)[0]) for n in range(2)]
@@ -140,14 +140,14 @@ def test_padding_does_not_change_a_loss(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "layout"), [("llama", Layout.FLAT), ("opt", Layout.FLAT), ("stablelm", Layout.PADDED)]
+    ("family", "layout"), [("llama", Layout.PADDING_FREE), ("opt", Layout.PADDING_FREE), ("stablelm", Layout.PADDED)]
 )
 def test_rows_are_flat_where_the_model_hands_the_cuts_down(tmp_path: Path, family: str, layout: Layout) -> None:
     """stablelm drops arguments that it does not know: its rows are padded, and its losses the same."""
     model = make_tiny_model(tmp_path / family, family=family)
     setup = setup_for(Method.LORA)
     loaded = load_for_training(model, setup, 0, torch.device("cpu"))
-    assert choose_layout(cuts_attention=loaded.cuts_attention) is layout
+    assert choose_layout(is_varlen=loaded.is_varlen) is layout
     loaded.model.eval()  # OPT has dropout of its own
     data = examples([7, 30])
     with torch.no_grad():

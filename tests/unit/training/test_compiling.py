@@ -73,7 +73,9 @@ def _fresh_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 
 
 def load(model: Path, setup: TrainingSetup) -> LoadedModel:
-    with patch("worker.training.model.loading.cuts_rows", lambda *_: False):  # as on CUDA without flash attention
+    with patch(
+        "worker.training.model.loading.takes_varlen_attention", lambda *_: False
+    ):  # as on CUDA without flash attention
         return load_for_training(model, setup, 0, CPU)
 
 
@@ -160,10 +162,10 @@ def test_packed_rows_of_any_number_of_examples_share_it_too(deep_model: Path, tm
     with patch.object(attention, "takes_flash", lambda _query: True), patch.object(attention, "varlen_attn", op):
         loaded = load_for_training(deep_model, setup_for(Method.LORA, dtype="float32", packing=True), 0, CPU)
         rows: list[Row] = [(0, 1), (2, 3, 4), (5,), (1, 2, 6, 7)]
-        expected = [score(loaded, collate(data, [row], Layout.FLAT), 100.0)[0] for row in rows]
+        expected = [score(loaded, collate(data, [row], Layout.PADDING_FREE), 100.0)[0] for row in rows]
         compiled(loaded, tmp_path / "cache", counter)
-        found = [score(loaded, collate(data, [row], Layout.FLAT), 100.0)[0] for row in rows]
-    assert loaded.cuts_attention
+        found = [score(loaded, collate(data, [row], Layout.PADDING_FREE), 100.0)[0] for row in rows]
+    assert loaded.is_varlen
     torch.testing.assert_close(found, expected)
     assert counter.frame_count == 2
 

@@ -29,7 +29,7 @@ def test_random_models_train(family: str, method: Method) -> None:
     loaded = load_random(config, setup, CPU)
     assert not any(parameter.is_meta for parameter in loaded.model.parameters())
     assert not any(buffer.is_meta for buffer in loaded.model.buffers())
-    batch = Supervised.full_micro_batch(setup, choose_layout(cuts_attention=loaded.cuts_attention))
+    batch = Supervised.full_micro_batch(setup, choose_layout(is_varlen=loaded.is_varlen))
     loss, _ = score(loaded, batch, batch.scored)
     loss.backward()
     assert loss.item() == pytest.approx(torch.log(torch.tensor(128.0)).item(), rel=0.1)

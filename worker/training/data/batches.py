@@ -7,24 +7,24 @@ from enum import Enum, auto
 import numpy as np
 import torch
 
+from worker.training.data.bounds import SequenceBounds
 from worker.training.data.packing import Row
-from worker.training.data.segments import Segments
 from worker.training.data.tokenized import TokenizedSet
 
 # A flat row is filled up to a multiple of this: oneDNN compiles kernels, 1 ms and 0.7 MB each, for every new length.
-FLAT_MULTIPLE = 32
+PADDING_FREE_MULTIPLE = 32
 
 
 class Layout(Enum):
     """How a micro-batch lies in memory."""
 
     PADDED = auto()  # [rows, longest row]; packed examples are told apart by position ids that start again
-    FLAT = auto()  # [1, tokens]; attention is cut into examples, at most 31 tokens of padding
+    PADDING_FREE = auto()  # [1, tokens]; attention is cut into examples, at most 31 tokens of padding
 
 
-def choose_layout(*, cuts_attention: bool) -> Layout:
+def choose_layout(*, is_varlen: bool) -> Layout:
     """Flat where attention can be cut into examples."""
-    return Layout.FLAT if cuts_attention else Layout.PADDED
+    return Layout.PADDING_FREE if is_varlen else Layout.PADDED
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MicroBatch:
     position_ids: torch.Tensor  # [rows, length], from 0 in every example
     predicting: torch.Tensor  # [trained], flat positions whose next token is trained
     labels: torch.Tensor  # [trained], those next tokens
-    segments: Segments | None  # for the flat layout
+    bounds: SequenceBounds | None  # for the flat layout
     tokens: int  # non-padding
 
     @property
@@ -62,7 +62,7 @@ class MicroBatch:
             position_ids=send(self.position_ids),
             predicting=send(self.predicting),
             labels=send(self.labels),
-            segments=None if self.segments is None else self.segments.sent(send),
+            bounds=None if self.bounds is None else self.bounds.sent(send),
         )
 
 
@@ -70,8 +70,8 @@ def collate(data: TokenizedSet, rows: Sequence[Row], layout: Layout) -> MicroBat
     """Rows in one layout. Padding stands right of every real token, where causal attention never looks."""
     examples = [example for row in rows for example in row]
     tokens = sum(row_tokens(data, row) for row in rows)
-    if layout is Layout.FLAT:
-        width = -(-tokens // FLAT_MULTIPLE) * FLAT_MULTIPLE
+    if layout is Layout.PADDING_FREE:
+        width = -(-tokens // PADDING_FREE_MULTIPLE) * PADDING_FREE_MULTIPLE
         shape = (1, width)
     else:
         width = max(row_tokens(data, row) for row in rows)
@@ -94,7 +94,7 @@ def collate(data: TokenizedSet, rows: Sequence[Row], layout: Layout) -> MicroBat
             end = (number + 1) * width
             positions[cursor:end] = np.arange(end - cursor)
     lengths = data.lengths[examples].tolist()
-    if layout is Layout.FLAT and tokens < width:  # the rest is one more example, of which nothing is scored
+    if layout is Layout.PADDING_FREE and tokens < width:  # the rest is one more example, of which nothing is scored
         lengths.append(width - tokens)
         positions[tokens:] = np.arange(width - tokens)
     return MicroBatch(
@@ -102,7 +102,7 @@ def collate(data: TokenizedSet, rows: Sequence[Row], layout: Layout) -> MicroBat
         position_ids=torch.from_numpy(positions).view(shape),
         predicting=torch.from_numpy(np.concatenate(predicting).astype(np.int64)),
         labels=torch.from_numpy(np.concatenate(labels).astype(np.int64)),
-        segments=Segments.of(lengths, torch.device("cpu")) if layout is Layout.FLAT else None,
+        bounds=SequenceBounds.of(lengths, torch.device("cpu")) if layout is Layout.PADDING_FREE else None,
         tokens=tokens,
     )
 

@@ -14,7 +14,7 @@ from worker.training.dry_run.fake_model import build_base, read_config
 from worker.training.model.loading import ROUTERS, decoder_layers
 
 
-def survey(config: Mapping[str, Any]) -> ModelSpec:
+def introspect(config: Mapping[str, Any]) -> ModelSpec:
     """Every parameter of the model that transformers builds from a `config.json`, by role.
 
     Raises InvalidModelError where it cannot be built as a causal language model with a list of decoder layers.

@@ -50,7 +50,7 @@ class Moment:
         return sum(self.bytes_by_category.values())
 
 
-class LiveMemory(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Enter it inside a FakeTensorMode; `moments` then holds the highest moment of each phase that was entered."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A rehearsed training step: the loop's own forward, loss, backward and optimizer step on fake tensors.
+"""A dry-run training step: the loop's own forward, loss, backward and optimizer step on fake tensors.
 
 Ground truth for the planner without a GPU. Operators run on shapes alone (torch's FakeTensorMode), so that an 8B
 model's step takes seconds on a CPU; every storage is counted while it lives. Attention takes CUDA's kernels where the
@@ -16,18 +16,24 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import masking_utils
 
 from core.errors import TrainingError
-from planner.memory.rehearsed import EVALUATION, EVALUATION_LOSS
+from planner.memory.dry_run import EVALUATION, EVALUATION_LOSS
 from planner.setup import VARLEN_FLASH, Hyperparameters, Method, TrainingSetup
 from worker.training.data.batches import choose_layout
 from worker.training.dry_run.cuda_kernels import cuda_kernels
 from worker.training.dry_run.fake_model import build_base, fake, make_fake, read_config
-from worker.training.dry_run.memory_tracker import Category, LiveMemory, Moment
+from worker.training.dry_run.memory_tracker import Category, MemoryTracker, Moment
 from worker.training.loop.optimizer import build_optimizer
 from worker.training.model import attention
 from worker.training.model.fused import fuse
 from worker.training.model.gradients import clip_gradients, gradient_norm
-from worker.training.model.initialization import started_tensors
-from worker.training.model.loading import LoadedModel, cut_attention, cuts_rows, decoder_layers, make_trainable
+from worker.training.model.initialization import initial_tensors
+from worker.training.model.loading import (
+    LoadedModel,
+    decoder_layers,
+    make_trainable,
+    takes_varlen_attention,
+    use_varlen_attention,
+)
 from worker.training.model.lora import cast_tensors
 from worker.training.objectives.objective import Batch, Objective
 from worker.training.objectives.registry import OBJECTIVES
@@ -41,7 +47,7 @@ _PAGED_FROM = 100_000  # elements: bitsandbytes' get_state_buffer pages states o
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What one training step of a plan holds: bytes as CUDA's allocator counts them, cuBLAS's workspaces apart."""
 
     static: dict[Category, int]  # between steps
@@ -65,32 +71,32 @@ class Rehearsal:
         return sum(self.static.values())
 
 
-def rehearse(
+def dry_run(
     config: Mapping[str, Any], setup: TrainingSetup, kind: Kind = "cuda", sample: tuple[int, int] | None = None
-) -> Rehearsal:
-    """Rehearse the step that `setup` describes on the longest micro-batch, every token of it trained.
+) -> DryRun:
+    """Dry-run the step that `setup` describes on the longest micro-batch, every token of it trained.
 
-    `sample` names two numbers of decoder layers: both are rehearsed and a line through them gives the whole model,
+    `sample` names two numbers of decoder layers: both are dry-run and a line through them gives the whole model,
     phase by phase, which is exact where all layers are alike. Raises InvalidModelError for an architecture that cannot
     be built and TrainingError for a setup that cannot run.
     """
     _check(setup, kind)
     layers = int(read_config(config).get_text_config().num_hidden_layers)
     if sample is None or layers <= max(sample):
-        return _rehearse(config, setup, kind, None)
-    few, more = (_rehearse(config, setup, kind, count) for count in sorted(sample))
+        return _dry_run(config, setup, kind, None)
+    few, more = (_dry_run(config, setup, kind, count) for count in sorted(sample))
     return _extrapolate(few, more, layers)
 
 
 def _check(setup: TrainingSetup, kind: Kind) -> None:
     if kind == "cuda" and setup.attn_implementation not in _ATTENTION:
         raise TrainingError(
-            f"A rehearsal knows the attention of {', '.join(_ATTENTION)}, not of {setup.attn_implementation}.",
+            f"A dry run knows the attention of {', '.join(_ATTENTION)}, not of {setup.attn_implementation}.",
             code="unsupported_setup",
         )
 
 
-def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layers: int | None) -> Rehearsal:
+def _dry_run(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layers: int | None) -> DryRun:
     base = build_base(read_config(config, layers), setup)
     with torch.device("meta"):
         loaded = make_trainable(base, setup, torch.device("cpu"))
@@ -99,25 +105,25 @@ def _rehearse(config: Mapping[str, Any], setup: TrainingSetup, kind: Kind, layer
         trained = [(name, parameter) for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
         loaded = replace(loaded, parameters=trained)
         fuse(loaded.causal_model, setup)
-        if cuts_rows(setup, kind):
-            loaded = cut_attention(loaded)
+        if takes_varlen_attention(setup, kind):
+            loaded = use_varlen_attention(loaded)
         memory.assign([*loaded.model.parameters(), *loaded.model.buffers(), *statistics], Category.BASE)
         if setup.method is not Method.FULL:
-            started = started_tensors(loaded.model).values()
+            started = initial_tensors(loaded.model).values()
             casts = cast_tensors(loaded.model)
             memory.assign([*(parameter for _, parameter in trained), *started, *casts], Category.ADAPTERS)
         with unset_fake_temporarily():
-            layout = choose_layout(cuts_attention=loaded.cuts_attention)
+            layout = choose_layout(is_varlen=loaded.is_varlen)
             batch = OBJECTIVES[setup.objective].full_micro_batch(setup, layout)
         batch = batch.sent(fake)
         memory.assign(batch.tensors, Category.INPUTS)
         static = _run_steps(loaded, batch, setup, memory, pages=kind == "cuda" and "paged" in setup.optimizer)
         depth = len(decoder_layers(loaded.causal_model))
-        return Rehearsal(static, tuple(memory.moments.values()), depth, (depth,))
+        return DryRun(static, tuple(memory.moments.values()), depth, (depth,))
 
 
 @contextmanager
-def _fake_tensors(kind: Kind, *, packing: bool) -> Iterator[LiveMemory]:
+def _fake_tensors(kind: Kind, *, packing: bool) -> Iterator[MemoryTracker]:
     attention._bias.cache_clear()  # neither side may see the other's tensors
     with ExitStack() as stack:
         stack.callback(attention._bias.cache_clear)
@@ -126,14 +132,14 @@ def _fake_tensors(kind: Kind, *, packing: bool) -> Iterator[LiveMemory]:
             # mask to be safe.
             stack.enter_context(patch.object(masking_utils, "find_packed_sequence_indices", lambda _positions: None))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        memory = stack.enter_context(LiveMemory())
+        memory = stack.enter_context(MemoryTracker())
         if kind == "cuda":
             stack.enter_context(cuda_kernels())
         yield memory
 
 
 def _run_steps(
-    loaded: LoadedModel, batch: Batch, setup: TrainingSetup, memory: LiveMemory, *, pages: bool
+    loaded: LoadedModel, batch: Batch, setup: TrainingSetup, memory: MemoryTracker, *, pages: bool
 ) -> dict[Category, int]:
     """Two whole steps of `loop.optimizer_step`, and an evaluation. Returns what is alive between the two."""
     for _, parameter in loaded.parameters:
@@ -162,7 +168,7 @@ def _run_steps(
     return static
 
 
-def _evaluate(objective: type[Objective[Any, Any]], loaded: LoadedModel, batch: Batch, memory: LiveMemory) -> None:
+def _evaluate(objective: type[Objective[Any, Any]], loaded: LoadedModel, batch: Batch, memory: MemoryTracker) -> None:
     """The loss of one batch without gradients."""
     loaded.model.eval()
     loaded.backbone.register_forward_hook(lambda *_: memory.enter(EVALUATION_LOSS))
@@ -172,7 +178,7 @@ def _evaluate(objective: type[Objective[Any, Any]], loaded: LoadedModel, batch: 
     memory.enter(None)
 
 
-def _mark_layers(loaded: LoadedModel, memory: LiveMemory) -> None:
+def _mark_layers(loaded: LoadedModel, memory: MemoryTracker) -> None:
     """Enter a phase where the gradient reaches a decoder layer's output, and where it leaves the first layer."""
     layers = decoder_layers(loaded.causal_model)
 
@@ -189,7 +195,7 @@ def _mark_layers(loaded: LoadedModel, memory: LiveMemory) -> None:
         layer.register_forward_hook(after(f"backward of {place} layer"))
 
 
-def _take_states(optimizer: torch.optim.Optimizer, memory: LiveMemory, *, pages: bool) -> None:
+def _take_states(optimizer: torch.optim.Optimizer, memory: MemoryTracker, *, pages: bool) -> None:
     """Count the optimizer's state as such, or not at all where bitsandbytes would page it out of the device."""
     for state in optimizer.state.values():
         tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
@@ -198,7 +204,7 @@ def _take_states(optimizer: torch.optim.Optimizer, memory: LiveMemory, *, pages:
             memory.forget(tensor for tensor in tensors if tensor.numel() >= _PAGED_FROM)
 
 
-def _extrapolate(few: Rehearsal, more: Rehearsal, layers: int) -> Rehearsal:
+def _extrapolate(few: DryRun, more: DryRun, layers: int) -> DryRun:
     (low,), (high,) = few.sampled_layers, more.sampled_layers
 
     def line(at_low: Mapping[Category, int], at_high: Mapping[Category, int]) -> dict[Category, int]:
@@ -216,4 +222,4 @@ def _extrapolate(few: Rehearsal, more: Rehearsal, layers: int) -> Rehearsal:
         if other is not None:
             size = line(other.bytes_by_category, moment.bytes_by_category)
             moments.append(Moment(moment.phase, moment.operator, size))
-    return Rehearsal(line(few.static, more.static), tuple(moments), layers, (low, high))
+    return DryRun(line(few.static, more.static), tuple(moments), layers, (low, high))

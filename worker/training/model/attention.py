@@ -16,19 +16,19 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from planner.constants import LONGEST_PLAIN_ATTENTION
-from worker.training.data.segments import WIDTH_MULTIPLE, Segments
+from worker.training.data.bounds import WIDTH_MULTIPLE, SequenceBounds
 
-SEGMENTED_ATTENTION = "tunewright_segmented"
+VARLEN_ATTENTION = "tunewright_varlen"
 
-# transformers builds no mask of its own where it is given a finished one; attention in segments needs none.
+# transformers builds no mask of its own where it is given a finished one; attention within bounds needs none.
 FINISHED_MASK = torch.empty(1, 1, 1, 1)
 
 
-class MissingSegmentsError(TypeError):
+class MissingBoundsError(TypeError):
     """Raised within a model whose code drops the arguments that it does not know, instead of handing them down."""
 
 
-def segmented_attention(
+def varlen_attention(
     module: torch.nn.Module,
     query: torch.Tensor,  # [1, heads, tokens, head_dim]
     key: torch.Tensor,  # [1, kv_heads, tokens, head_dim]
@@ -38,19 +38,19 @@ def segmented_attention(
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
-    segments: Segments | None = None,
+    bounds: SequenceBounds | None = None,
     **_kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each example of the row. Returns [1, tokens, heads, head_dim]."""
-    if segments is None:
-        raise MissingSegmentsError("A row of several examples needs its segments.")
+    if bounds is None:
+        raise MissingBoundsError("A row of several examples needs its bounds.")
     del module, attention_mask
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if takes_flash(query) and softcap is None and not dropout:
-        return _flash(query, key, value, segments, scale, sliding_window), None
-    if segments.width <= LONGEST_PLAIN_ATTENTION or softcap is not None:
-        return _plain(query, key, value, segments, scale, dropout, softcap, sliding_window), None
-    return _fused(query, key, value, segments, scale, dropout, sliding_window), None
+        return _flash(query, key, value, bounds, scale, sliding_window), None
+    if bounds.width <= LONGEST_PLAIN_ATTENTION or softcap is not None:
+        return _plain(query, key, value, bounds, scale, dropout, softcap, sliding_window), None
+    return _fused(query, key, value, bounds, scale, dropout, sliding_window), None
 
 
 def takes_flash(query: torch.Tensor) -> bool:
@@ -58,20 +58,20 @@ def takes_flash(query: torch.Tensor) -> bool:
     return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
 
 
-def takes_segments(backbone: torch.nn.Module, device: torch.device) -> bool:
-    """Whether a model set to SEGMENTED_ATTENTION hands a batch's segments down to it."""
+def takes_varlen(backbone: torch.nn.Module, device: torch.device) -> bool:
+    """Whether a model set to VARLEN_ATTENTION hands a batch's bounds down to it."""
     tokens = torch.arange(2, device=device)
-    segments = Segments((2,), tokens, 2 * tokens.int(), longest=2, width=WIDTH_MULTIPLE)
+    bounds = SequenceBounds((2,), tokens, 2 * tokens.int(), max_seqlen=2, width=WIDTH_MULTIPLE)
     try:
         with torch.no_grad():
             backbone(
                 input_ids=tokens[None],
                 position_ids=tokens[None],
                 attention_mask=FINISHED_MASK,
-                segments=segments,
+                bounds=bounds,
                 use_cache=False,
             )
-    except MissingSegmentsError:
+    except MissingBoundsError:
         return False
     return True
 
@@ -80,7 +80,7 @@ def _flash(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    segments: Segments,
+    bounds: SequenceBounds,
     scale: float,
     sliding_window: int | None,
 ) -> torch.Tensor:
@@ -88,10 +88,10 @@ def _flash(
         query[0].transpose(0, 1),  # [tokens, heads, head_dim]
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
-        segments.ends,
-        segments.ends,
-        segments.longest,
-        segments.longest,
+        bounds.cu_seqlens,
+        bounds.cu_seqlens,
+        bounds.max_seqlen,
+        bounds.max_seqlen,
         scale=scale,
         window_size=(-1 if sliding_window is None else sliding_window - 1, 0),  # keys left and right of the query's own
         enable_gqa=query.shape[1] != key.shape[1],
@@ -104,12 +104,12 @@ def _fused(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    segments: Segments,
+    bounds: SequenceBounds,
     scale: float,
     dropout: float,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    pieces = zip(*(tensor.split(segments.lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    pieces = zip(*(tensor.split(bounds.lengths, dim=2) for tensor in (query, key, value)), strict=True)
     outputs = []
     for query_piece, key_piece, value_piece in pieces:
         length = query_piece.shape[2]
@@ -133,23 +133,21 @@ def _plain(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    segments: Segments,
+    bounds: SequenceBounds,
     scale: float,
     dropout: float,
     softcap: float | None,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    examples, width = len(segments.lengths), segments.width
+    examples, width = len(bounds.lengths), bounds.width
     heads, kv_heads = query.shape[1], key.shape[1]
     groups = heads // kv_heads
     # Query heads that share a key head are stacked along the length, so that keys are never repeated.
     queries = (
-        _padded(query * scale, segments)
-        .unflatten(1, (kv_heads, groups))
-        .reshape(examples * kv_heads, -1, query.shape[3])
+        _padded(query * scale, bounds).unflatten(1, (kv_heads, groups)).reshape(examples * kv_heads, -1, query.shape[3])
     )
-    keys = _padded(key, segments).flatten(0, 1)  # [examples x kv_heads, width, head_dim]
-    values = _padded(value, segments).flatten(0, 1)
+    keys = _padded(key, bounds).flatten(0, 1)  # [examples x kv_heads, width, head_dim]
+    values = _padded(value, bounds).flatten(0, 1)
     # Padding lies to the right of every real token, so the causal mask hides it too.
     bias = _bias(width, sliding_window, groups, query.dtype, query.device)
     if softcap is None:
@@ -159,15 +157,15 @@ def _plain(
     weights = functional.dropout(torch.softmax(scores, dim=-1), dropout)
     mixed = torch.bmm(weights, values)  # [examples x kv_heads, groups x width, head_dim]
     mixed = mixed.view(examples, heads, width, -1).transpose(1, 2).reshape(examples * width, heads, -1)
-    return mixed.index_select(0, segments.slots).unsqueeze(0)
+    return mixed.index_select(0, bounds.slots).unsqueeze(0)
 
 
-def _padded(tensor: torch.Tensor, segments: Segments) -> torch.Tensor:
+def _padded(tensor: torch.Tensor, bounds: SequenceBounds) -> torch.Tensor:
     """[1, heads, tokens, head_dim] -> [examples, heads, width, head_dim], zeros after each example's end."""
     rows = tensor[0].transpose(0, 1)  # [tokens, heads, head_dim]
-    padded = rows.new_zeros(len(segments.lengths) * segments.width, *rows.shape[1:])
-    padded = padded.index_copy(0, segments.slots, rows)
-    return padded.view(len(segments.lengths), segments.width, *rows.shape[1:]).transpose(1, 2).contiguous()
+    padded = rows.new_zeros(len(bounds.lengths) * bounds.width, *rows.shape[1:])
+    padded = padded.index_copy(0, bounds.slots, rows)
+    return padded.view(len(bounds.lengths), bounds.width, *rows.shape[1:]).transpose(1, 2).contiguous()
 
 
 def _visible(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor:
@@ -189,5 +187,5 @@ def _no_mask(*_args: object, **_kwargs: object) -> None:
     return None
 
 
-AttentionInterface.register(SEGMENTED_ATTENTION, segmented_attention)
-AttentionMaskInterface.register(SEGMENTED_ATTENTION, _no_mask)
+AttentionInterface.register(VARLEN_ATTENTION, varlen_attention)
+AttentionMaskInterface.register(VARLEN_ATTENTION, _no_mask)

@@ -17,9 +17,9 @@ from torch.nn.attention import (
 from planner.memory.estimate import HOPPER
 from planner.model.spec import ModelSpec
 from planner.setup import VARLEN_FLASH, TrainingSetup
-from worker.training.data.segments import Segments
+from worker.training.data.bounds import SequenceBounds
 from worker.training.memory import is_out_of_memory
-from worker.training.model.attention import segmented_attention
+from worker.training.model.attention import varlen_attention
 from worker.training.reporting import Reporter
 
 _INSTEAD = {True: "A mask keeps the examples apart instead", False: "Rows are padded instead"}
@@ -85,16 +85,16 @@ def flash_problem(heads: int, kv_heads: int, head_dim: int, device: torch.device
         for count in (heads, kv_heads, kv_heads)
     ]  # [1, heads, tokens, head_dim], laid out as projections leave them
     gradient = torch.randn(1, tokens, heads, head_dim, generator=generator, device=device)
-    segments = Segments.of(_LENGTHS, device)
+    bounds = SequenceBounds.of(_LENGTHS, device)
     for window in (None, _WINDOW):
         try:
-            ours = _attend([tensor.bfloat16() for tensor in exact], gradient.bfloat16(), segments, window)
+            ours = _attend([tensor.bfloat16() for tensor in exact], gradient.bfloat16(), bounds, window)
         except (RuntimeError, TypeError, ValueError) as error:  # TypeError: a torch without one of its arguments
             if is_out_of_memory(error):
                 raise
             reason = str(error).strip().partition("\n")[0]
             return f"cannot run on this device ({reason or type(error).__name__})"
-        theirs = _attend([tensor.bfloat16().float() for tensor in exact], gradient, segments, window)
+        theirs = _attend([tensor.bfloat16().float() for tensor in exact], gradient, bounds, window)
         for name, mine, wanted in zip(("output", "query", "key", "value"), ours, theirs, strict=True):
             difference = float((mine.float() - wanted).abs().max() / wanted.abs().max())
             if not difference < _TOLERANCE:
@@ -104,12 +104,10 @@ def flash_problem(heads: int, kv_heads: int, head_dim: int, device: torch.device
 
 
 def _attend(
-    tensors: list[torch.Tensor], gradient: torch.Tensor, segments: Segments, window: int | None
+    tensors: list[torch.Tensor], gradient: torch.Tensor, bounds: SequenceBounds, window: int | None
 ) -> tuple[torch.Tensor, ...]:
     """The output, and the gradients of query, key and value."""
     with torch.enable_grad():
         query, key, value = (tensor.detach().requires_grad_() for tensor in tensors)
-        output, _ = segmented_attention(
-            torch.nn.Identity(), query, key, value, None, sliding_window=window, segments=segments
-        )
+        output, _ = varlen_attention(torch.nn.Identity(), query, key, value, None, sliding_window=window, bounds=bounds)
         return output.detach(), *torch.autograd.grad(output, (query, key, value), gradient)

@@ -107,7 +107,7 @@ def _example(loaded: LoadedModel, setup: TrainingSetup) -> MicroBatch:
         trained=np.ones(length, np.bool_),
         offsets=np.array([0, length], np.int64),
     )
-    return collate(data, [(0,)], choose_layout(cuts_attention=loaded.cuts_attention)).to(loaded.device)
+    return collate(data, [(0,)], choose_layout(is_varlen=loaded.is_varlen)).to(loaded.device)
 
 
 def _loss_and_norm(loaded: LoadedModel, batch: MicroBatch) -> list[float]:

@@ -35,7 +35,7 @@ PISSA_ITERATIONS = 16  # of the randomised decomposition, as PEFT's `pissa_niter
 Factors = tuple[torch.Tensor, torch.Tensor]  # A [rank, in], B [out, rank]
 
 
-def start_variant(model: PeftModel, setup: TrainingSetup) -> None:
+def initialize(model: PeftModel, setup: TrainingSetup) -> None:
     """Give every LoRA layer of a fresh adapter the start that `setup` asks for. Draws from torch's global generator."""
     for layer in lora_layers(model):
         if setup.init_lora_weights in FACTORISED:
@@ -93,7 +93,7 @@ def _factors(weight: torch.Tensor, kind: InitLoraWeights, rank: int, scaling: fl
     return orthogonal.t() @ weight, orthogonal
 
 
-def started_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+def initial_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The factors that the layers started from, by name: what a checkpoint holds beside the trained parameters."""
     return {name: buffer for name, buffer in model.named_buffers() if name.endswith((START_A, START_B))}
 

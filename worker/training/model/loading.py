@@ -16,11 +16,11 @@ from core.errors import InvalidModelError, TrainingError
 from planner.memory.adapters import EMBEDDING, FACTORISED, HEAD
 from planner.precision import FLOAT16
 from planner.setup import VARLEN_FLASH, Method, TrainingSetup
-from worker.training.model.attention import SEGMENTED_ATTENTION, takes_segments
+from worker.training.model.attention import VARLEN_ATTENTION, takes_varlen
 from worker.training.model.cross_entropy import LogitTransform
 from worker.training.model.experts import expert_parameters, nf4_config
 from worker.training.model.gradients import NamedParameters
-from worker.training.model.initialization import start_variant, started_tensors
+from worker.training.model.initialization import initial_tensors, initialize
 from worker.training.model.lora import cast_together, fuse_lora_layers
 from worker.training.model.modules_to_save import train_in_base_dtype, trained_module
 
@@ -43,7 +43,7 @@ class LoadedModel:
     started: Mapping[str, torch.Tensor]  # what adapters started from, where that decides what they add to the base
     device: torch.device
     attn_implementation: str  # transformers' name, for what is not cut
-    cuts_attention: bool  # batches carry `segments`
+    is_varlen: bool  # batches carry `bounds`
 
 
 @dataclass(frozen=True)
@@ -112,19 +112,19 @@ def load_for_training(directory: Path, setup: TrainingSetup, seed: int, device: 
     torch.manual_seed(seed)
     loaded = make_trainable(base, setup, device)
     _prove_head(loaded)
-    return cut_attention(loaded) if cuts_rows(setup, device.type) else loaded
+    return use_varlen_attention(loaded) if takes_varlen_attention(setup, device.type) else loaded
 
 
-def cuts_rows(setup: TrainingSetup, kind: str) -> bool:
+def takes_varlen_attention(setup: TrainingSetup, kind: str) -> bool:
     """Whether attention sees where the examples of a row end, on a kind of device: "cuda" or "cpu"."""
     return kind == "cpu" or setup.attn_implementation == VARLEN_FLASH
 
 
-def cut_attention(loaded: LoadedModel) -> LoadedModel:
+def use_varlen_attention(loaded: LoadedModel) -> LoadedModel:
     """The model with attention over examples end to end, or as it was where its code does not hand the cuts down."""
-    loaded.causal_model.set_attn_implementation(SEGMENTED_ATTENTION)
-    if takes_segments(loaded.backbone, loaded.device):
-        return replace(loaded, cuts_attention=True)
+    loaded.causal_model.set_attn_implementation(VARLEN_ATTENTION)
+    if takes_varlen(loaded.backbone, loaded.device):
+        return replace(loaded, is_varlen=True)
     loaded.causal_model.set_attn_implementation(loaded.attn_implementation)
     return loaded
 
@@ -137,7 +137,7 @@ def make_trainable(base: PreTrainedModel, setup: TrainingSetup, device: torch.de
         base.requires_grad_(True)
     else:
         model = adapted = attach_adapter(base, lora_config(base, setup), _adapter_dtype(setup))
-        start_variant(adapted, setup)
+        initialize(adapted, setup)
         fuse_lora_layers(model)
         cast_together(model, base.base_model, getattr(torch, setup.dtype))
         train_in_base_dtype(model, getattr(torch, setup.dtype))
@@ -151,10 +151,10 @@ def make_trainable(base: PreTrainedModel, setup: TrainingSetup, device: torch.de
         head=trained_module(base.get_output_embeddings()),
         transform=logit_transform(base.config),
         parameters=[(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
-        started=started_tensors(model),
+        started=initial_tensors(model),
         device=device,
         attn_implementation=setup.unpacked_attention,
-        cuts_attention=False,
+        is_varlen=False,
     )
 
 
@@ -181,7 +181,7 @@ def lora_config(base: PreTrainedModel, setup: TrainingSetup) -> LoraConfig:
         )
     if setup.use_dora or setup.init_lora_weights in FACTORISED:
         _check_variant(base, targets)
-    whole = whole_modules(base, setup.modules_to_save or ())
+    whole = modules_to_save(base, setup.modules_to_save or ())
     return LoraConfig(
         r=setup.lora_rank,
         lora_alpha=setup.lora_alpha,
@@ -246,7 +246,7 @@ class _InOrder(str):
         return super().__eq__(other)
 
 
-def whole_modules(base: PreTrainedModel, names: tuple[str, ...]) -> tuple[str, ...]:
+def modules_to_save(base: PreTrainedModel, names: tuple[str, ...]) -> tuple[str, ...]:
     """The modules that `embed_tokens` and `lm_head` stand for in this model, by their full names. A projection that is
     the embedding itself is trained with it, whichever is named. Raises TrainingError for any other name.
     """
@@ -310,15 +310,15 @@ def logit_transform(config: PreTrainedConfig) -> LogitTransform:
 
 @contextmanager
 def plain_attention(loaded: LoadedModel) -> Iterator[None]:
-    """Within, the model attends as transformers does: for generation, whose batches carry no segments."""
-    if not loaded.cuts_attention:
+    """Within, the model attends as transformers does: for generation, whose batches carry no bounds."""
+    if not loaded.is_varlen:
         yield
         return
     loaded.causal_model.set_attn_implementation(loaded.attn_implementation)
     try:
         yield
     finally:
-        loaded.causal_model.set_attn_implementation(SEGMENTED_ATTENTION)
+        loaded.causal_model.set_attn_implementation(VARLEN_ATTENTION)
 
 
 def _adapter_dtype(setup: TrainingSetup) -> torch.dtype:

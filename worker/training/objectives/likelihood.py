@@ -29,7 +29,7 @@ def likelihood(
 
     Raises the out-of-memory error of the device where not even one row fits.
     """
-    layout = choose_layout(cuts_attention=loaded.cuts_attention)
+    layout = choose_layout(is_varlen=loaded.is_varlen)
     order = sorted(range(len(data)), key=lambda example: -int(data.lengths[example]))
     was_training = loaded.model.training
     loaded.model.eval()

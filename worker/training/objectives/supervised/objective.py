@@ -60,7 +60,7 @@ class Supervised(Objective[Step, MicroBatch]):
 
     def prepare(self, loaded: LoadedModel) -> None:
         """Choose the layout that the model's attention takes."""
-        self._layout = choose_layout(cuts_attention=loaded.cuts_attention)
+        self._layout = choose_layout(is_varlen=loaded.is_varlen)
 
     def epoch(self, number: int) -> Sequence[Step]:
         """The optimizer steps of an epoch (from 0)."""

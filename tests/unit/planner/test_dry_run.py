@@ -1,4 +1,4 @@
-"""Plans from rehearsed steps: a known family, treated as unknown, comes out as the formulas have it."""
+"""Plans from dry-run steps: a known family, treated as unknown, comes out as the formulas have it."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ from core.db.plain import from_plain, to_plain
 from planner.catalogue import find_model
 from planner.devices import Device, parse_gpu
 from planner.errors import InvalidSetupError
+from planner.memory.dry_run import DryRunMemory, DryRunQuestion
 from planner.memory.estimate import estimate_memory
-from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory
 from planner.model.spec import ModelSpec
 from planner.options import RequestedConfig
 from planner.policy.candidates import Question
@@ -34,22 +34,22 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def rehearsed(config):
-    answer = answer_question(RehearsalQuestion(config, ("cuda",), STATISTICS, RequestedConfig()))
+def dry_run(config):
+    answer = answer_question(DryRunQuestion(config, ("cuda",), STATISTICS, RequestedConfig()))
     assert len(answer.steps) == 12  # three methods, with and without checkpointing, one row and two
-    assert from_plain(RehearsedMemory, to_plain(answer)) == answer
+    assert from_plain(DryRunMemory, to_plain(answer)) == answer
     return replace(answer, spec=replace(answer.spec, model_type="strange"))
 
 
 @pytest.fixture
-def surveyed(rehearsed):
-    return rehearsed.spec
+def surveyed(dry_run):
+    return dry_run.spec
 
 
 def test_a_survey_counts_what_the_formulas_count(config, surveyed):
     known = ModelSpec.from_config(config)
-    assert surveyed.is_surveyed
-    assert not known.is_surveyed
+    assert surveyed.is_introspected
+    assert not known.is_introspected
     assert surveyed.parameters == known.parameters
     assert surveyed.quantizable_parameters == known.quantizable_parameters
     assert surveyed.lora_parameters(8, ("all-linear",)) == known.lora_parameters(8, ("all-linear",))
@@ -57,12 +57,12 @@ def test_a_survey_counts_what_the_formulas_count(config, surveyed):
 
 @pytest.mark.parametrize("method", list(Method))
 @pytest.mark.parametrize("rows", [1, 2, 8])
-def test_rehearsed_estimates_are_those_of_the_formulas(config, rehearsed, method, rows):
+def test_dry_run_estimates_are_those_of_the_formulas(config, dry_run, method, rows):
     known = ModelSpec.from_config(config)
-    for step in rehearsed.steps:
+    for step in dry_run.steps:
         if step.setup.method is method:
             setup = replace(step.setup, per_device_train_batch_size=rows)
-            derived, read = estimate_memory(known, setup, GPU), rehearsed.estimate(setup, GPU)
+            derived, read = estimate_memory(known, setup, GPU), dry_run.estimate(setup, GPU)
             error = read.peak_allocated_bytes / derived.peak_allocated_bytes - 1
             assert -0.03 <= error <= (0.03 if rows <= 2 else 0.10)  # beyond two rows the line may lie above
             assert read.static_allocated_bytes == pytest.approx(derived.static_allocated_bytes, rel=0.005)
@@ -74,16 +74,16 @@ def test_rehearsed_estimates_are_those_of_the_formulas(config, rehearsed, method
             )
 
 
-def test_the_plan_says_that_it_was_rehearsed(rehearsed):
-    chosen = plan(Question(rehearsed.spec, STATISTICS, [GPU], RequestedConfig(), PRICES, memory=rehearsed))
+def test_the_plan_says_that_it_was_dry_run(dry_run):
+    chosen = plan(Question(dry_run.spec, STATISTICS, [GPU], RequestedConfig(), PRICES, memory=dry_run))
     assert chosen.memory.required_bytes <= GPU.free_bytes
-    assert any("no formula for strange" in reason and "rehearsed" in reason for reason in sentences(chosen.reasons))
+    assert any("no formula for strange" in reason and "dry-run" in reason for reason in sentences(chosen.reasons))
     assert {other.method for other in chosen.alternatives} == set(Method)
 
 
-def test_what_was_not_rehearsed_is_refused(rehearsed):
-    setup = replace(rehearsed.steps[0].setup, packing=not rehearsed.steps[0].setup.packing)
-    with pytest.raises(InvalidSetupError, match="not rehearsed for cuda"):
-        rehearsed.estimate(setup, GPU)
-    with pytest.raises(InvalidSetupError, match="not rehearsed for cpu"):
-        rehearsed.estimate(rehearsed.steps[0].setup, CPU)
+def test_what_was_not_dry_run_is_refused(dry_run):
+    setup = replace(dry_run.steps[0].setup, packing=not dry_run.steps[0].setup.packing)
+    with pytest.raises(InvalidSetupError, match="not dry-run for cuda"):
+        dry_run.estimate(setup, GPU)
+    with pytest.raises(InvalidSetupError, match="not dry-run for cpu"):
+        dry_run.estimate(dry_run.steps[0].setup, CPU)

@@ -1,4 +1,4 @@
-"""Rehearsals are asked for once, answered by a worker, remembered, and forgotten in time, on both databases."""
+"""Dry runs are asked for once, answered by a worker, remembered, and forgotten in time, on both databases."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,20 +12,20 @@ import pytest
 from core.db.base import utc_now
 from core.db.session import Database
 from core.errors import InvalidModelError, LimitReachedError, NotYetError, ServiceUnavailableError
-from core.plans import rehearsals
-from core.plans.models import Rehearsal
+from core.plans import dry_runs
+from core.plans.models import DryRunRow
 from core.plans.queries import unanswered
-from core.queue.messages import MAINTENANCE_QUEUE, REHEARSE, Message, Nudge
+from core.queue.messages import DRY_RUN, MAINTENANCE_QUEUE, Message, Nudge
 from core.runtime import Runtime
 from planner.catalogue import find_model
-from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
+from planner.memory.dry_run import DryRunMemory, DryRunQuestion, DryRunStep
 from planner.model.spec import ModelSpec
 from planner.options import Priority, RequestedConfig
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 
 ORGANIZATION = "org_one"
-QUESTION = RehearsalQuestion(
+QUESTION = DryRunQuestion(
     {"model_type": "strange", "hidden_size": 64},
     ("cpu",),
     DatasetStatistics(10, 100, 50, (10,) * 10),
@@ -38,46 +38,46 @@ def runtime(database: Database) -> Runtime:
     return cast(Runtime, SimpleNamespace(database=database))
 
 
-def answered(_question: RehearsalQuestion) -> RehearsedMemory:
+def answered(_question: DryRunQuestion) -> DryRunMemory:
     entry = find_model("smollm2-135m-instruct")
     assert entry is not None
     setup = TrainingSetup(Method.FULL)
-    step = RehearsedStep(setup, "cpu", 1, 2, {"forward": 3}, "aten.mm (forward)", (2,))
-    return RehearsedMemory(replace(ModelSpec.from_config(entry.config), model_type="strange"), (step,))
+    step = DryRunStep(setup, "cpu", 1, 2, {"forward": 3}, "aten.mm (forward)", (2,))
+    return DryRunMemory(replace(ModelSpec.from_config(entry.config), model_type="strange"), (step,))
 
 
-def refused(_question: RehearsalQuestion) -> RehearsedMemory:
+def refused(_question: DryRunQuestion) -> DryRunMemory:
     raise InvalidModelError("It cannot be built.", code="unsupported_architecture", param="model")
 
 
-def never(_question: RehearsalQuestion) -> RehearsedMemory:
-    pytest.fail("it was rehearsed again")
+def never(_question: DryRunQuestion) -> DryRunMemory:
+    pytest.fail("it was dry-run again")
 
 
-def ask(runtime: Runtime, question: RehearsalQuestion = QUESTION) -> str:
-    """Ask, be told to come back, and return the id of the oldest rehearsal that waits."""
+def ask(runtime: Runtime, question: DryRunQuestion = QUESTION) -> str:
+    """Ask, be told to come back, and return the id of the oldest dry run that waits."""
     with pytest.raises(NotYetError) as told:
-        rehearsals.memory_for(runtime, ORGANIZATION, question)
-    assert told.value.code == "model_being_rehearsed"
+        dry_runs.memory_for(runtime, ORGANIZATION, question)
+    assert told.value.code == "dry_run_pending"
     assert told.value.retry_after_seconds > 0
     with runtime.database.read() as session:
         return unanswered(session, 1)[0]
 
 
 def test_an_answer_is_found_by_whoever_asks_again(runtime: Runtime, sent: list[Message]) -> None:
-    rehearsal_id = ask(runtime)
-    assert ask(runtime) == rehearsal_id
-    assert sent == [Nudge(REHEARSE, MAINTENANCE_QUEUE, rehearsal_id)]
-    rehearsals.answer(runtime, rehearsal_id, answered)
-    assert rehearsals.memory_for(runtime, ORGANIZATION, QUESTION) == answered(QUESTION)
-    rehearsals.answer(runtime, rehearsal_id, never)
-    rehearsals.answer(runtime, "no such id", never)
+    dry_run_id = ask(runtime)
+    assert ask(runtime) == dry_run_id
+    assert sent == [Nudge(DRY_RUN, MAINTENANCE_QUEUE, dry_run_id)]
+    dry_runs.answer(runtime, dry_run_id, answered)
+    assert dry_runs.memory_for(runtime, ORGANIZATION, QUESTION) == answered(QUESTION)
+    dry_runs.answer(runtime, dry_run_id, never)
+    dry_runs.answer(runtime, "no such id", never)
 
 
-def test_options_that_change_no_step_share_a_rehearsal(runtime: Runtime) -> None:
-    rehearsals.answer(runtime, ask(runtime), answered)
+def test_options_that_change_no_step_share_a_dry_run(runtime: Runtime) -> None:
+    dry_runs.answer(runtime, ask(runtime), answered)
     same = RequestedConfig(priority=Priority.ECONOMY, n_epochs=9, batch_size=4, learning_rate_multiplier=0.5)
-    assert rehearsals.memory_for(runtime, ORGANIZATION, replace(QUESTION, requested=same)).spec.model_type == "strange"
+    assert dry_runs.memory_for(runtime, ORGANIZATION, replace(QUESTION, requested=same)).spec.model_type == "strange"
     for other in (
         RequestedConfig(lora_rank=64),
         RequestedConfig(max_length=32),
@@ -87,105 +87,105 @@ def test_options_that_change_no_step_share_a_rehearsal(runtime: Runtime) -> None
         ask(runtime, replace(QUESTION, requested=other))
 
 
-@pytest.mark.parametrize("rehearse", [answered, refused])
+@pytest.mark.parametrize("dry-run", [answered, refused])
 def test_answers_outlive_refusals_and_both_are_forgotten(
-    runtime: Runtime, rehearse: Callable[[RehearsalQuestion], RehearsedMemory]
+    runtime: Runtime, dry_run: Callable[[DryRunQuestion], DryRunMemory]
 ) -> None:
-    rehearsals.answer(runtime, ask(runtime), rehearse)
-    if rehearse is refused:
+    dry_runs.answer(runtime, ask(runtime), dry_run)
+    if dry_run is refused:
         with pytest.raises(InvalidModelError, match=r"It cannot be built\.") as told:
-            rehearsals.memory_for(runtime, ORGANIZATION, QUESTION)
+            dry_runs.memory_for(runtime, ORGANIZATION, QUESTION)
         assert told.value.code == "unsupported_architecture"
     for later, kept in (
         (timedelta(0), True),
-        (rehearsals.REFUSALS_KEPT, rehearse is answered),
-        (rehearsals.KEPT, False),
+        (dry_runs.REFUSALS_KEPT, dry_run is answered),
+        (dry_runs.KEPT, False),
     ):
         with runtime.database.transaction() as session:
-            rehearsals.forget_old(session, utc_now() + later)
+            dry_runs.forget_old(session, utc_now() + later)
         with runtime.database.read() as session:
-            assert (session.query(Rehearsal).count() == 1) is kept
+            assert (session.query(DryRunRow).count() == 1) is kept
 
 
-def test_a_rehearsal_that_was_interrupted_stays_to_be_done(runtime: Runtime) -> None:
-    def interrupted(_question: RehearsalQuestion) -> RehearsedMemory:
+def test_a_dry_run_that_was_interrupted_stays_to_be_done(runtime: Runtime) -> None:
+    def interrupted(_question: DryRunQuestion) -> DryRunMemory:
         raise ServiceUnavailableError("The worker stops.")
 
-    rehearsal_id = ask(runtime)
+    dry_run_id = ask(runtime)
     with pytest.raises(ServiceUnavailableError):
-        rehearsals.answer(runtime, rehearsal_id, interrupted)
-    assert ask(runtime) == rehearsal_id
-    rehearsals.answer(runtime, rehearsal_id, answered)
-    assert rehearsals.memory_for(runtime, ORGANIZATION, QUESTION) == answered(QUESTION)
+        dry_runs.answer(runtime, dry_run_id, interrupted)
+    assert ask(runtime) == dry_run_id
+    dry_runs.answer(runtime, dry_run_id, answered)
+    assert dry_runs.memory_for(runtime, ORGANIZATION, QUESTION) == answered(QUESTION)
 
 
 def test_not_everyone_may_wait(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsals, "MOST_WAITING", 2)
+    monkeypatch.setattr(dry_runs, "MOST_WAITING", 2)
     for rank in (1, 2):
         ask(runtime, replace(QUESTION, requested=RequestedConfig(lora_rank=rank)))
     with pytest.raises(ServiceUnavailableError, match="2 models wait"):
-        rehearsals.memory_for(runtime, ORGANIZATION, replace(QUESTION, requested=RequestedConfig(lora_rank=3)))
+        dry_runs.memory_for(runtime, ORGANIZATION, replace(QUESTION, requested=RequestedConfig(lora_rank=3)))
     ask(runtime, replace(QUESTION, requested=RequestedConfig(lora_rank=1)))
 
 
 def test_organizations_take_turns_and_each_may_have_a_few_wait(runtime: Runtime) -> None:
-    def wanted(rank: int) -> RehearsalQuestion:
+    def wanted(rank: int) -> DryRunQuestion:
         return replace(QUESTION, requested=RequestedConfig(lora_rank=rank))
 
-    for rank in range(1, rehearsals.MOST_WAITING_EACH + 1):
+    for rank in range(1, dry_runs.MOST_WAITING_EACH + 1):
         ask(runtime, wanted(rank))
     with pytest.raises(LimitReachedError) as refused:
-        rehearsals.memory_for(runtime, ORGANIZATION, wanted(99))
+        dry_runs.memory_for(runtime, ORGANIZATION, wanted(99))
     assert refused.value.code == "waiting_dry_runs_limit"
     with pytest.raises(NotYetError):
-        rehearsals.memory_for(runtime, "org_other", wanted(99))
+        dry_runs.memory_for(runtime, "org_other", wanted(99))
 
     order: list[int | None] = []
 
-    def note(question: RehearsalQuestion) -> RehearsedMemory:
+    def note(question: DryRunQuestion) -> DryRunMemory:
         order.append(question.requested.lora_rank)
         return answered(question)
 
-    while rehearsals.answer_next(runtime, note):
+    while dry_runs.answer_next(runtime, note):
         pass
     assert order == [1, 99, 2, 3, 4, 5]
 
 
-def test_two_workers_never_rehearse_the_same_question_at_once(runtime: Runtime) -> None:
+def test_two_workers_never_dry_run_the_same_question_at_once(runtime: Runtime) -> None:
     """While the first works, the second gets the other question and then none; what it has given up, it gets."""
     first = ask(runtime)
     ask(runtime, replace(QUESTION, requested=RequestedConfig(lora_rank=64)))
     seen: list[int | None] = []
 
-    def note(question: RehearsalQuestion) -> RehearsedMemory:
+    def note(question: DryRunQuestion) -> DryRunMemory:
         seen.append(question.requested.lora_rank)
         return answered(question)
 
-    def while_another_asks(question: RehearsalQuestion) -> RehearsedMemory:
-        rehearsals.answer(runtime, first, never)
-        assert rehearsals.answer_next(runtime, note)
-        assert not rehearsals.answer_next(runtime, never)
-        raise ServiceUnavailableError(f"The worker stops while it rehearses {question.requested.lora_rank}.")
+    def while_another_asks(question: DryRunQuestion) -> DryRunMemory:
+        dry_runs.answer(runtime, first, never)
+        assert dry_runs.answer_next(runtime, note)
+        assert not dry_runs.answer_next(runtime, never)
+        raise ServiceUnavailableError(f"The worker stops while it dry-runs {question.requested.lora_rank}.")
 
-    with pytest.raises(ServiceUnavailableError, match="rehearses None"):
-        rehearsals.answer_next(runtime, while_another_asks)
+    with pytest.raises(ServiceUnavailableError, match="dry-runs None"):
+        dry_runs.answer_next(runtime, while_another_asks)
     assert seen == [64]
-    assert rehearsals.answer_next(runtime, note)
+    assert dry_runs.answer_next(runtime, note)
     assert seen == [64, None]
 
 
 def test_workers_that_ask_at_once_share_the_questions(runtime: Runtime) -> None:
-    ranks = list(range(1, rehearsals.MOST_WAITING_EACH + 1))
+    ranks = list(range(1, dry_runs.MOST_WAITING_EACH + 1))
     for rank in ranks:
         ask(runtime, replace(QUESTION, requested=RequestedConfig(lora_rank=rank)))
     seen: list[int | None] = []
 
-    def note(question: RehearsalQuestion) -> RehearsedMemory:
+    def note(question: DryRunQuestion) -> DryRunMemory:
         seen.append(question.requested.lora_rank)
         return answered(question)
 
     def work() -> None:
-        while rehearsals.answer_next(runtime, note):
+        while dry_runs.answer_next(runtime, note):
             pass
 
     threads = [Thread(target=work) for _ in range(4)]

@@ -1,6 +1,6 @@
-"""Memory of a model that the planner has no family of: read off rehearsed steps instead of derived.
+"""Memory of a model that the planner has no family of: read off dry-run steps instead of derived.
 
-A rehearsal (worker/training/dry_run/step.py) runs the trainer's own step on fake tensors. One with a single row and one
+A dry run (worker/training/dry_run/step.py) runs the trainer's own step on fake tensors. One with a single row and one
 with two give, phase by phase, a line for any micro-batch, since every tensor is either per row or per weight.
 """
 
@@ -28,12 +28,12 @@ from planner.statistics import DatasetStatistics
 
 ROWS = (1, 2)
 EVALUATION, EVALUATION_LOSS = "evaluation", "evaluation loss"  # apart: each is a line in rows, and their maximum is not
-_ACCUMULATED = 2  # micro-batches of a rehearsed step: the second finds gradients, as all later ones do
+_ACCUMULATED = 2  # micro-batches of a dry-run step: the second finds gradients, as all later ones do
 
 
 @dataclass(frozen=True)
-class RehearsalQuestion:
-    """What decides the steps that a model without a family must be rehearsed with before it can be planned."""
+class DryRunQuestion:
+    """What decides the steps that a model without a family must be dry-run with before it can be planned."""
 
     config: Mapping[str, Any]  # its config.json
     kinds: tuple[str, ...]  # of the devices to plan for: "cpu", "cuda"
@@ -42,8 +42,8 @@ class RehearsalQuestion:
 
 
 @dataclass(frozen=True)
-class RehearsedStep:
-    """One rehearsed step: its setup, what stays between steps and the highest use of each phase, in bytes."""
+class DryRunStep:
+    """One dry-run step: its setup, what stays between steps and the highest use of each phase, in bytes."""
 
     setup: TrainingSetup
     kind: str  # of the device whose kernels it ran
@@ -60,16 +60,16 @@ class RehearsedStep:
 
 
 @dataclass(frozen=True)
-class RehearsedMemory:
-    """Estimates for one model from steps that were rehearsed of it. Implements `candidates.MemorySource`."""
+class DryRunMemory:
+    """Estimates for one model from steps that were dry-run of it. Implements `candidates.MemorySource`."""
 
     spec: ModelSpec
-    steps: tuple[RehearsedStep, ...]
+    steps: tuple[DryRunStep, ...]
 
     def estimate(self, setup: TrainingSetup, device: Device | None) -> MemoryEstimate:
-        """Memory of a run. A lower rank counts the activations of the rehearsed one.
+        """Memory of a run. A lower rank counts the activations of the dry-run one.
 
-        Raises InvalidSetupError where no rehearsed step is like it.
+        Raises InvalidSetupError where no dry-run step is like it.
         """
         on_cpu = device is not None and device.kind == "cpu"
         one, two = self._pair(setup, "cpu" if on_cpu else "cuda")
@@ -117,7 +117,7 @@ class RehearsedMemory:
             saving_phase_bytes=saving,
         )
 
-    def _pair(self, setup: TrainingSetup, kind: str) -> tuple[RehearsedStep, RehearsedStep]:
+    def _pair(self, setup: TrainingSetup, kind: str) -> tuple[DryRunStep, DryRunStep]:
         alike = {
             step.setup.per_device_train_batch_size: step
             for step in self.steps
@@ -128,13 +128,13 @@ class RehearsedMemory:
         }
         if set(alike) < set(ROWS):
             raise InvalidSetupError(
-                f"{setup.method} of {self.spec.model_type} was not rehearsed for {kind}: plan it anew."
+                f"{setup.method} of {self.spec.model_type} was not dry-run for {kind}: plan it anew."
             )
         return alike[1], alike[2]
 
 
-def setups_to_rehearse(setups: Sequence[TrainingSetup]) -> list[TrainingSetup]:
-    """What must be rehearsed so that any micro-batch of these setups can be estimated: the highest rank of each method
+def setups_to_dry_run(setups: Sequence[TrainingSetup]) -> list[TrainingSetup]:
+    """What must be dry-run so that any micro-batch of these setups can be estimated: the highest rank of each method
     with and without checkpointing, at one row and at two, accumulated."""
     highest: dict[tuple[Method, bool], TrainingSetup] = {}
     for setup in setups:

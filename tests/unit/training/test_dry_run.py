@@ -1,4 +1,4 @@
-"""The rehearsed step is the real one, and the planner's estimate for our own trainer agrees with it."""
+"""The dry-run step is the real one, and the planner's estimate for our own trainer agrees with it."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,12 +9,12 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from core.errors import InvalidModelError, TrainingError
 from planner.catalogue import find_model
+from planner.memory.dry_run import EVALUATION, EVALUATION_LOSS
 from planner.memory.estimate import estimate_memory
-from planner.memory.rehearsed import EVALUATION, EVALUATION_LOSS
 from planner.model.spec import ModelSpec
 from planner.setup import VARLEN_FLASH, InitLoraWeights, Method, Quantization, TrainingSetup
-from worker.training.dry_run.memory_tracker import Category, LiveMemory
-from worker.training.dry_run.step import rehearse
+from worker.training.dry_run.memory_tracker import Category, MemoryTracker
+from worker.training.dry_run.step import dry_run
 
 TOLERANCE = 0.03
 EVALUATION_TOLERANCE = (-0.16, 0.55)  # of what it takes above static: it never decides; an adapted head takes less
@@ -153,21 +153,21 @@ def config_of(model: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("model", "method", "rows", "length", "checkpointed", "changes"), COMBINATIONS)
-def test_the_estimate_agrees_with_the_rehearsed_step(
+def test_the_estimate_agrees_with_the_dry_run_step(
     model: str, method: Method, rows: int, length: int, checkpointed: bool, changes: dict[str, Any]
 ) -> None:
     setup = setup_of(method, rows, length, checkpointed=checkpointed, **changes)
     config = config_of(model)
-    rehearsed = rehearse(config, setup, sample=SAMPLE)
+    done = dry_run(config, setup, sample=SAMPLE)
     estimate = estimate_memory(ModelSpec.from_config(config), setup)
-    workspaces = estimate.library_workspaces_bytes  # cuBLAS is not rehearsed
-    assert estimate.static_allocated_bytes - workspaces == pytest.approx(rehearsed.static_bytes, rel=0.005)
-    assert estimate.peak_allocated_bytes - workspaces == pytest.approx(rehearsed.peak_bytes, rel=TOLERANCE)
-    phases = [moment for moment in rehearsed.moments if moment.phase in (EVALUATION, EVALUATION_LOSS)]
+    workspaces = estimate.library_workspaces_bytes  # cuBLAS is not dry-run
+    assert estimate.static_allocated_bytes - workspaces == pytest.approx(done.static_bytes, rel=0.005)
+    assert estimate.peak_allocated_bytes - workspaces == pytest.approx(done.peak_bytes, rel=TOLERANCE)
+    phases = [moment for moment in done.moments if moment.phase in (EVALUATION, EVALUATION_LOSS)]
     evaluation = max(phases, key=lambda moment: moment.total_bytes)
-    error = estimate.evaluation_phase_bytes / (evaluation.total_bytes - rehearsed.static_bytes) - 1
+    error = estimate.evaluation_phase_bytes / (evaluation.total_bytes - done.static_bytes) - 1
     assert EVALUATION_TOLERANCE[0] <= error <= EVALUATION_TOLERANCE[1]
-    assert evaluation.total_bytes < rehearsed.peak_bytes
+    assert evaluation.total_bytes < done.peak_bytes
 
 
 def test_enough_combinations_agree() -> None:
@@ -182,7 +182,7 @@ def test_layers_with_and_without_a_window_are_both_counted() -> None:
     assert {(group.count, group.windowed) for group in spec.groups} == {(5, True), (1, False)}
     estimate = estimate_memory(spec, setup)
     assert estimate.peak_allocated_bytes - estimate.library_workspaces_bytes == pytest.approx(
-        rehearse(config, setup).peak_bytes, rel=TOLERANCE
+        dry_run(config, setup).peak_bytes, rel=TOLERANCE
     )
 
 
@@ -199,13 +199,13 @@ def test_a_step_holds_no_more_after_the_compiler_failed() -> None:
     """torch goes on evaluating Python's frames then: a caller keeps what it passes on until the call returns."""
     config = config_of("gemma-3-1b-it") | {"num_hidden_layers": 2}
     setup = setup_of(LORA, 1, 1024, checkpointed=False)
-    plain = rehearse(config, setup)
+    plain = dry_run(config, setup)
     layer = _Layer()
     layer.compile(backend=_failing_backend)
     with pytest.raises(BackendCompilerFailed):
         layer(torch.ones(1))
     try:
-        assert rehearse(config, setup).peak == plain.peak
+        assert dry_run(config, setup).peak == plain.peak
     finally:
         torch.compiler.reset()
 
@@ -213,18 +213,18 @@ def test_a_step_holds_no_more_after_the_compiler_failed() -> None:
 def test_two_numbers_of_layers_give_the_whole_model() -> None:
     config = config_of("llama-3.2-1b-instruct") | {"num_hidden_layers": 8}
     setup = setup_of(LORA, 1, 512, checkpointed=True)
-    whole, sampled = rehearse(config, setup), rehearse(config, setup, sample=SAMPLE)
+    whole, sampled = dry_run(config, setup), dry_run(config, setup, sample=SAMPLE)
     assert (whole.sampled_layers, sampled.sampled_layers, sampled.layers) == ((8,), SAMPLE, 8)
     assert sampled.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.001)
     assert sampled.static_bytes == pytest.approx(whole.static_bytes, rel=0.001)
 
 
-def test_a_rehearsal_says_what_is_alive_at_the_peak_and_which_operator_runs() -> None:
+def test_a_dry_run_says_what_is_alive_at_the_peak_and_which_operator_runs() -> None:
     config = config_of("llama-3.1-8b") | {"num_hidden_layers": 2}
-    rehearsed = rehearse(config, setup_of(FULL, 1, 512, checkpointed=True, optimizer="adamw_torch"))
-    assert (rehearsed.peak.phase, rehearsed.peak.operator) == ("optimizer step", "aten._foreach_sqrt.default")
+    done = dry_run(config, setup_of(FULL, 1, 512, checkpointed=True, optimizer="adamw_torch"))
+    assert (done.peak.phase, done.peak.operator) == ("optimizer step", "aten._foreach_sqrt.default")
     parameters = ModelSpec.from_config(config).parameters
-    held = rehearsed.peak.bytes_by_category
+    held = done.peak.bytes_by_category
     assert held[Category.BASE] == pytest.approx(2 * parameters, rel=0.001)
     assert held[Category.GRADIENTS] == pytest.approx(2 * parameters, rel=0.001)
     assert held[Category.OPTIMIZER] == pytest.approx(4 * parameters, rel=0.001)
@@ -244,7 +244,7 @@ def test_real_tensors_take_what_fake_ones_said() -> None:
 
     peaks = []
     for fake in (True, False):
-        with FakeTensorMode() if fake else torch.enable_grad(), LiveMemory() as memory:
+        with FakeTensorMode() if fake else torch.enable_grad(), MemoryTracker() as memory:
             memory.enter("step")
             kept = step()
             assert sum(memory.bytes_now().values()) == kept.untyped_storage().nbytes()
@@ -252,28 +252,28 @@ def test_real_tensors_take_what_fake_ones_said() -> None:
     assert peaks[0] == peaks[1] > 3 * 256 * 256 * 4
 
 
-def test_the_cpu_is_rehearsed_with_its_own_attention() -> None:
+def test_the_cpu_is_dry_run_with_its_own_attention() -> None:
     config = config_of("smollm2-135m-instruct") | {"num_hidden_layers": 3}
     setup = setup_of(LORA, 4, 256, checkpointed=False)
-    on_cpu, on_cuda = (rehearse(config, setup, kind) for kind in ("cpu", "cuda"))
+    on_cpu, on_cuda = (dry_run(config, setup, kind) for kind in ("cpu", "cuda"))
     assert on_cpu.static_bytes == pytest.approx(on_cuda.static_bytes, rel=0.01)
     assert on_cpu.peak_bytes != on_cuda.peak_bytes
 
 
-def test_what_cannot_be_rehearsed_is_refused() -> None:
+def test_what_cannot_be_dry_run_is_refused() -> None:
     setup = setup_of(LORA, 1, 64, checkpointed=False)
     with pytest.raises(InvalidModelError, match="no_such_model"):
-        rehearse({"model_type": "no_such_model", "num_hidden_layers": 2}, setup)
+        dry_run({"model_type": "no_such_model", "num_hidden_layers": 2}, setup)
     with pytest.raises(InvalidModelError, match="t5"):
-        rehearse({"model_type": "t5"}, setup)
+        dry_run({"model_type": "t5"}, setup)
     with pytest.raises(TrainingError, match="sdpa, eager, varlen_flash"):
-        rehearse(config_of("llama-3.1-8b"), replace(setup, attn_implementation="flash_attention_2"))
+        dry_run(config_of("llama-3.1-8b"), replace(setup, attn_implementation="flash_attention_2"))
 
 
-def test_rehearsing_leaves_nothing_fake_behind() -> None:
+def test_dry_run_leaves_nothing_fake_behind() -> None:
     from bitsandbytes import functional
 
-    rehearse(config_of("smollm2-135m-instruct") | {"num_hidden_layers": 2}, setup_of(QLORA, 1, 64, checkpointed=True))
+    dry_run(config_of("smollm2-135m-instruct") | {"num_hidden_layers": 2}, setup_of(QLORA, 1, 64, checkpointed=True))
     assert not functional.name2qmap["dynamic"].is_meta
     packed, state = functional.quantize_4bit(torch.ones(64, 64), compress_statistics=True, quant_type="nf4")
     assert functional.dequantize_4bit(packed, state).sum().item() == pytest.approx(64 * 64, rel=0.01)

@@ -1,4 +1,4 @@
-"""Rehearsals in a child process: torch is loaded there and nowhere here."""
+"""Dry runs in a child process: torch is loaded there and nowhere here."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import orjson
 
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidModelError, ServiceUnavailableError
-from planner.memory.rehearsed import RehearsalQuestion, RehearsedMemory, RehearsedStep
+from planner.memory.dry_run import DryRunMemory, DryRunQuestion, DryRunStep
 from planner.setup import TrainingSetup
 from worker.environment import without_secrets
 
@@ -20,29 +20,29 @@ _ENDED: set[subprocess.Popen[bytes]] = set()  # by `end_all`
 LONGEST_SECONDS = 600.0  # two dozen steps of a few seconds each, on a machine that has other things to do
 
 
-def rehearsed_memory(question: RehearsalQuestion) -> RehearsedMemory:
-    """A model that the planner has no family of: its parameters and its rehearsed steps. Raises InvalidModelError."""
+def dry_run_memory(question: DryRunQuestion) -> DryRunMemory:
+    """A model that the planner has no family of: its parameters and its dry-run steps. Raises InvalidModelError."""
     answer = _ask({"question": to_plain(question)}, question.config)
-    return from_plain(RehearsedMemory, answer["memory"])
+    return from_plain(DryRunMemory, answer["memory"])
 
 
-def rehearse(
+def dry_run(
     config: Mapping[str, Any], setups: Sequence[TrainingSetup], kind: Literal["cuda", "cpu"]
-) -> tuple[RehearsedStep, ...]:
-    """One rehearsed step for each setup, on the kernels of a kind of device. Raises InvalidModelError."""
+) -> tuple[DryRunStep, ...]:
+    """One dry-run step for each setup, on the kernels of a kind of device. Raises InvalidModelError."""
     asked = {"config": dict(config), "kind": kind, "setups": [to_plain(setup) for setup in setups]}
-    return tuple(from_plain(RehearsedStep, step) for step in _ask(asked, config)["steps"])
+    return tuple(from_plain(DryRunStep, step) for step in _ask(asked, config)["steps"])
 
 
 def end_all() -> None:
-    """End the rehearsals of this process, whose callers get ServiceUnavailableError: it is told to stop."""
+    """End the dry runs of this process, whose callers get ServiceUnavailableError: it is told to stop."""
     for child in list(_RUNNING):
         _ENDED.add(child)
         child.kill()
 
 
 def _ask(request: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    name = f"The rehearsal of {config.get('model_type')!r}"
+    name = f"The dry run of {config.get('model_type')!r}"
     command = [sys.executable, "-m", PROGRAM]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=without_secrets()) as child:  # noqa: S603 - our own module, no shell
         _RUNNING.add(child)
