@@ -19,9 +19,7 @@ class Checkpoint(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
     step: Mapped[int]
-    metrics: Mapped[dict[str, Any]] = mapped_column(
-        default=dict, server_default="{}"
-    )  # of its step
+    metrics: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")  # of its step
     valid_loss: Mapped[float | None] = mapped_column(Float)  # of those, which the best is known by
     storage_key: Mapped[str | None] = mapped_column(String(300))  # None once it was pruned
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)

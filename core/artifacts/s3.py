@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
 import boto3
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -19,6 +20,7 @@ from core.errors import NotFoundError, StoreError
 __all__ = ["S3Store"]
 
 PART_BYTES = 16 * 1024**2  # S3 allows 10,000 parts of at least 5 MiB: objects up to 156 GiB
+_IN_PARTS = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, use_threads=False)
 _MISSING = frozenset({"404", "NoSuchKey", "NoSuchUpload", "NotFound"})
 
 
@@ -50,40 +52,20 @@ class S3Store:
             self._link_client = boto3.client("s3", endpoint_url=public_endpoint_url, config=config)
 
     def put(self, key: str, chunks: Iterable[bytes], *, max_bytes: int | None = None) -> StoredObject:
-        """Store a stream; above one part as a multipart upload, which is aborted when anything fails.
+        """Store a stream; above one part as a multipart upload, which boto3 aborts when anything fails.
 
         Raises FileTooLargeError and StoreError.
         """
-        name = self._name(key)
         meter = Meter(key, max_bytes)
-        parts = _parts(meter.measure(chunks))
-        first = next(parts, b"")
-        second = next(parts, None)
-        if second is None:
-            with self._errors(key):
-                self._client.put_object(Bucket=self._bucket, Key=name, Body=first)
-        else:
-            self._put_parts(key, name, _chain(first, second, parts))
-        return meter.receipt()
-
-    def _put_parts(self, key: str, name: str, parts: Iterator[bytes]) -> None:
-        target = {"Bucket": self._bucket, "Key": name}
-        with self._errors(key):
-            target["UploadId"] = self._client.create_multipart_upload(**target)["UploadId"]
-        is_complete = False
+        stream = _Stream(meter.measure(chunks))
         try:
-            done: list[dict[str, Any]] = []
-            for number, part in enumerate(parts, start=1):
-                with self._errors(key):
-                    answer = self._client.upload_part(**target, PartNumber=number, Body=part)
-                done.append({"PartNumber": number, "ETag": answer["ETag"]})
             with self._errors(key):
-                self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": done})
-            is_complete = True
-        finally:
-            if not is_complete:  # the first error is the one to tell
-                with suppress(StoreError, NotFoundError), self._errors(key):
-                    self._client.abort_multipart_upload(**target)
+                self._client.upload_fileobj(stream, self._bucket, self._name(key), Config=_IN_PARTS)
+        except StoreError:
+            if stream.failure is not None:  # not the bucket's
+                raise stream.failure from None
+            raise
+        return meter.receipt()
 
     def put_file(self, key: str, path: Path) -> StoredObject:
         """Store a local file. Raises StoreError."""
@@ -178,19 +160,28 @@ class S3Store:
             raise StoreError(f"The bucket {self._bucket!r} cannot be reached: {error}.") from error
 
 
-def _parts(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The stream cut anew: parts of `PART_BYTES`, the last one shorter."""
-    buffer = bytearray()
-    for chunk in chunks:
-        buffer += chunk
-        while len(buffer) >= PART_BYTES:
-            yield bytes(buffer[:PART_BYTES])
-            del buffer[:PART_BYTES]
-    if buffer:
-        yield bytes(buffer)
+class _Stream(io.RawIOBase):
+    """Chunks as a file that can only be read on, as boto3 takes it: one part of it is in memory at a time."""
 
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._buffer = bytearray()
+        self.failure: Exception | None = None  # of whoever gives the chunks
 
-def _chain(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield second
-    yield from rest
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """The next `size` bytes; fewer only at the end."""
+        while size < 0 or len(self._buffer) < size:
+            try:
+                chunk = next(self._chunks, None)
+            except Exception as error:
+                self.failure = error
+                raise
+            if chunk is None:
+                break
+            self._buffer += chunk
+        taken = bytes(self._buffer[: size if size >= 0 else None])
+        del self._buffer[: len(taken)]
+        return taken
