@@ -11,7 +11,7 @@ from core.errors import TrainingError
 from planner.setup import Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import request_for, setup_for
-from tests.unit.training.test_variants import CPU, IDS, logits_of, train
+from tests.unit.training.test_initialization import CPU, IDS, logits_of, train
 from worker.training.export.portable import save_adapter
 from worker.training.export.verification import VerificationTask, _load
 from worker.training.model.loading import load_base, load_for_training
