@@ -87,7 +87,7 @@ def test_options_that_change_no_step_share_a_dry_run(runtime: Runtime) -> None:
         ask(runtime, replace(QUESTION, requested=other))
 
 
-@pytest.mark.parametrize("dry-run", [answered, refused])
+@pytest.mark.parametrize("dry_run", [answered, refused])
 def test_answers_outlive_refusals_and_both_are_forgotten(
     runtime: Runtime, dry_run: Callable[[DryRunQuestion], DryRunMemory]
 ) -> None:

@@ -22,11 +22,12 @@ from core.datasets.models import StoredFile
 from core.db.base import utc_now
 from core.events.models import JobEvent
 from core.jobs import lease as leases
-from core.jobs import progress, retention
+from core.jobs import progress
 from core.jobs import service as jobs
 from core.jobs.models import Job
 from core.plans.models import Plan
 from core.registry.models import FineTunedModel
+from core.retention import jobs as retention
 from core.retention.files import expire_files, file_kept_until
 from core.runtime import Runtime, open_runtime
 from core.settings import Settings
