@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from api.readiness import Measured
 from core.disk import DiskSpace
 from core.fleet.models import ProgramRow, ProgramStatus, SweepRow
-from core.fleet.service import WorkerPlace
+from core.fleet.service import DevicePlace
 from core.jobs.models import JobTally, TallyKind
 from core.jobs.queries import Queue
 from core.jobs.states import JobStatus
@@ -31,7 +31,7 @@ def dependencies(measured: Iterable[Measured]) -> Iterator[Metric]:
     yield from (up, seconds)
 
 
-def disks(data: DiskSpace | None, places: Iterable[WorkerPlace]) -> Iterator[Metric]:
+def disks(data: DiskSpace | None, places: Iterable[DevicePlace]) -> Iterator[Metric]:
     """Room for this process's `data`, and for the runs of each worker's host."""
     labels = ["directory", "host"]
     free = GaugeMetricFamily("tunewright_disk_free_bytes", "Room left on the directory's disk.", labels=labels)
@@ -98,7 +98,7 @@ def _buckets(row: JobTally) -> list[tuple[str, float]]:
     return list(zip(_BOUNDS, accumulate(row.buckets), strict=True))
 
 
-def workers(places: Iterable[WorkerPlace]) -> Iterator[Metric]:
+def workers(places: Iterable[DevicePlace]) -> Iterator[Metric]:
     """Each device that a worker drove within the last day."""
     labels = ["host", "device", "device_class"]
     up = GaugeMetricFamily("tunewright_worker_up", "Whether a worker drives the device.", labels=labels)
@@ -108,15 +108,14 @@ def workers(places: Iterable[WorkerPlace]) -> Iterator[Metric]:
         "tunewright_training_tokens_per_second", "Non-padding tokens trained per second.", labels=labels
     )
     for place in places:
-        worker = place.worker
-        values = [worker.hostname, place.device.address, worker.device_class]
+        values = [place.worker.hostname, place.device.address, place.device_class]
         up.add_metric(values, int(place.is_up))
         if not place.is_up:
             continue
         total.add_metric(values, place.device.total_bytes)
-        if worker.used_bytes is not None:
-            used.add_metric(values, worker.used_bytes)
-        speed.add_metric(values, worker.tokens_per_second or 0.0)
+        if place.row.used_bytes is not None:
+            used.add_metric(values, place.row.used_bytes)
+        speed.add_metric(values, place.row.tokens_per_second or 0.0)
     yield from (up, total, used, speed)
 
 

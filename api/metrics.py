@@ -13,7 +13,7 @@ from core.db.session import database_now
 from core.disk import DiskSpace, disk_space
 from core.fleet import programs
 from core.fleet import service as fleet
-from core.fleet.service import WorkerPlace
+from core.fleet.service import DevicePlace
 from core.jobs import queries as jobs
 from core.queue.messages import MAINTENANCE_QUEUE, training_queue
 from core.runtime import Runtime
@@ -56,7 +56,7 @@ class ServiceCollector:
         """The metrics, as they stand now."""
         measured = self._readiness.measure()
         yield from families.dependencies(measured)
-        places: list[WorkerPlace] = []
+        places: list[DevicePlace] = []
         if all(part.is_up for part in measured if part.name == "database"):
             try:
                 found = list(self._of_database(places))
@@ -71,7 +71,7 @@ class ServiceCollector:
         except OSError:  # the store's check says more
             return None
 
-    def _of_database(self, places: list[WorkerPlace]) -> Iterator[Metric]:
+    def _of_database(self, places: list[DevicePlace]) -> Iterator[Metric]:
         with self._runtime.database.read() as session:
             now = database_now(session)
             counts, queues, tallies = jobs.count_by_status(session), jobs.queues(session), jobs.tallies(session)

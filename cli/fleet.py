@@ -24,32 +24,33 @@ def workers(
     """List the workers that have reported lately, and their devices."""
     settings = load_settings(data)
     with open_database(settings) as database, database.read() as session:
-        rows, now = fleet.workers(session, settings), database_now(session)
+        places, now = fleet.driven(session, settings), database_now(session)
     table, lines = table_of("Worker and its job", "Machine", "Device", "Free", "Reported"), []
-    for row in rows:
-        device = fleet.device_of(row)
+    for place in places:
+        row, device, job_id = place.worker, place.device, place.row.job_id
         lines.append(
             {
                 "id": row.id,
                 "hostname": row.hostname,
                 "process_id": row.process_id,
+                "address": device.address,
                 "device": device.name,
                 "problem": device.problem,
                 "free_bytes": device.free_bytes,
                 "total_bytes": device.total_bytes,
-                "job": row.job_id,
+                "job": job_id,
                 "heartbeat_at": row.heartbeat_at,
                 "drain_requested_at": row.drain_requested_at,
             }
         )
         table.add_row(
-            f"{row.id}\n{row.job_id}" if row.job_id else row.id,
+            f"{row.id}\n{job_id}" if job_id else row.id,
             row.hostname,
             device.name if device.problem is None else f"{device.name}: {device.problem}",
             f"{device.free_bytes / GIB:.1f} of {device.total_bytes / GIB:.1f} GiB",
             f"{(now - row.heartbeat_at).total_seconds():.0f} s ago",
         )
     print_list(table, lines, as_json, "No worker has reported lately. Start one with `tunewright worker`.")
-    if here and all(row.hostname != platform.node() for row in rows):
+    if here and all(place.worker.hostname != platform.node() for place in places):
         err.print(f"None of them is on {platform.node()}.")
         raise typer.Exit(1)

@@ -32,7 +32,7 @@ COMMANDS = {
     "api": ("cli.processes:api", "Run the HTTP API."),
     "worker": (
         "cli.processes:worker",
-        "Run a training worker for each device of this machine, or the maintenance worker.",
+        "Run the training worker of this machine, or the maintenance worker.",
     ),
     "check": ("cli.check:check", "Check the settings, and whether the database, the broker and the store answer."),
     "backup": ("cli.backups:backup", "Back up the database and the stored objects, while the service runs."),

@@ -1,9 +1,7 @@
 """`tunewright api` and `tunewright worker [drain]`: single processes of a service that is spread over machines."""
 
-import asyncio
 import os
 import platform
-import sys
 import time
 from functools import partial
 from typing import Annotated, NoReturn
@@ -12,9 +10,8 @@ import typer
 import uvicorn
 
 from cli.database import DataDirectory, open_database
-from cli.supervision import Runner, supervise
 from cli.terminal import err
-from cli.training_workers import EXTRA_GRACE_SECONDS, training_devices, training_program, worker_command
+from cli.training_workers import EXTRA_GRACE_SECONDS, training_command, training_devices, worker_command
 from core.errors import ServiceUnavailableError
 from core.fleet import service as fleet
 from core.settings_loading import load_settings
@@ -49,27 +46,24 @@ worker = typer.Typer(invoke_without_command=True)
 def run(
     context: typer.Context,
     device: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="cpu|cuda:N[:SLICE]|UUID", help="Train on this one; default: every sound GPU, else the CPU."
+            metavar="cpu|cuda:N[:SLICE]|UUID",
+            help="Train on this one, and may be said again; default: every sound GPU, else the CPU.",
         ),
     ] = None,
     maintenance: Annotated[
         bool, typer.Option("--maintenance", help="Inspect files and sweep for what was lost, instead of training.")
     ] = False,
 ) -> None:
-    """Run a training worker for each device of this machine, or the maintenance worker."""
+    """Run the training worker of this machine, or the maintenance worker."""
     if context.invoked_subcommand is not None:
         return
     if maintenance:
-        _become("--maintenance")
-    devices = [device] if device else training_devices()
+        _become(*worker_command("--maintenance"))
+    devices = device or training_devices()
     err.print(f"Training on {', '.join(devices)}.")
-    if len(devices) == 1:
-        _become("--device", devices[0])
-    settings = load_settings()
-    logs = settings.data_dir.absolute() / "logs"
-    asyncio.run(supervise([[Runner(training_program(name, settings), os.environ, logs) for name in devices]]))
+    _become(*training_command(devices))
 
 
 @worker.command()
@@ -97,6 +91,6 @@ def drain(
     err.print("Drained." if name or here else f"No worker of {platform.node()} has reported lately.")
 
 
-def _become(*arguments: str) -> NoReturn:
+def _become(*command: str) -> NoReturn:
     """Go on as the worker, so that signals and the exit code are its own."""
-    os.execv(sys.executable, worker_command(*arguments))  # noqa: S606 - our own module, no shell
+    os.execv(command[0], command)  # noqa: S606 - our own module, no shell

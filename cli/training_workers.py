@@ -1,6 +1,7 @@
-"""The training workers of this machine: one process per device."""
+"""The training worker of this machine: one process for all of its devices."""
 
 import sys
+from collections.abc import Sequence
 
 from cli.supervision import Liveness, Program
 from cli.terminal import err
@@ -33,15 +34,20 @@ def sound_devices() -> list[Device]:
         raise ServiceUnavailableError(str(error)) from None
 
 
-def training_program(device: str, settings: Settings) -> Program:
-    """The worker that trains on `device`."""
+def training_program(devices: Sequence[str], settings: Settings) -> Program:
+    """The worker that trains on these devices."""
     return Program(
-        f"worker-{device.replace(':', '-')}",
-        worker_command("--device", device),
+        "worker",
+        training_command(devices),
         settings.stop_grace_seconds + EXTRA_GRACE_SECONDS,
         final_code=DRAINED_EXIT_CODE,
         liveness=Liveness(),
     )
+
+
+def training_command(devices: Sequence[str]) -> tuple[str, ...]:
+    """The command of the worker that trains on these devices."""
+    return worker_command(*(part for device in devices for part in ("--device", device)))
 
 
 def worker_command(*arguments: str) -> tuple[str, ...]:

@@ -80,10 +80,7 @@ def _programs(settings: Settings, host: str, port: int) -> _Programs:
     maintenance = Program(
         "maintenance", worker_command("--maintenance"), MAINTENANCE_GRACE_SECONDS, liveness=Liveness()
     )
-    workers = [
-        maintenance,
-        *(training_program(device, settings) for device in training_devices()),
-    ]
+    workers = [maintenance, training_program(training_devices(), settings)]
     if not (settings.resolved_models_dir / STARTER_MODEL / "config.json").exists():
         err.print(f"Fetching the starter model {STARTER_MODEL} in the background, once.")
         workers.append(Program("starter-model", (*cli, "models", "fetch", STARTER_MODEL), grace_seconds=2.0, once=True))

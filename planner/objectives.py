@@ -1,7 +1,7 @@
 """What can be learned, apart from how the base is adapted: what an objective costs a step and what is measured of it.
 
-The trainer's side of each, from rows to the loss, is a folder of `worker/training/objectives`. Metrics are columns: the child
-reports, checkpoints keep and metrics.csv, model cards and charts show the ones that stand here, by these names.
+The trainer's side of each, from rows to the loss, is a folder of `worker/training/objectives`. Metrics are columns: the
+child reports, checkpoints keep and metrics.csv, model cards and charts show the ones that stand here, by these names.
 """
 
 from collections.abc import Mapping

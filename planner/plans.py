@@ -62,6 +62,7 @@ class TrainingPlan:
     truncated_tokens: int
     reasons: tuple[Said, ...]
     alternatives: tuple[Alternative, ...]
+    device_count: int = 1  # devices like `device`, of one machine
 
 
 def planned_options(plan: TrainingPlan) -> dict[str, object]:

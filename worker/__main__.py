@@ -1,4 +1,4 @@
-"""`python -m worker --device cpu`, `--device cuda:0` or `--maintenance`: one worker process."""
+"""`python -m worker --device cuda:0 --device cuda:1`, `--device cpu` or `--maintenance`: one worker process."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ def main() -> None:
     """Run one worker until it is told to stop."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     duty = parser.add_mutually_exclusive_group(required=True)
-    duty.add_argument("--device", metavar="cpu|cuda:N[:SLICE]|UUID", help="train on this device")
+    duty.add_argument("--device", metavar="cpu|cuda:N[:SLICE]|UUID", action="append", help="train on this device")
     duty.add_argument("--maintenance", action="store_true", help="inspect files and sweep for what was lost")
     arguments = parser.parse_args()
 

@@ -7,7 +7,7 @@ hand a job that outlasts the visibility timeout to a second worker. A nudge lost
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 from celery import Celery
@@ -36,8 +36,10 @@ def create_app(settings: Settings) -> Celery:
     return app
 
 
-def serve(app: Celery, *, name: str, queue: str, concurrency: int, log_level: str, end_work: Callable[[], int]) -> None:
-    """Consume one queue in this process, with threads, until SIGTERM or SIGINT; running tasks end first.
+def serve(
+    app: Celery, *, name: str, queues: Sequence[str], concurrency: int, log_level: str, end_work: Callable[[], int]
+) -> None:
+    """Consume queues in this process, with threads, until SIGTERM or SIGINT; running tasks end first.
 
     `end_work` asks them to, and returns this process's exit code when all is written down; it runs in a thread, as a
     signal may come while the main thread holds any lock. A broker that is away or refuses us can keep Celery for
@@ -60,7 +62,7 @@ def serve(app: Celery, *, name: str, queue: str, concurrency: int, log_level: st
         [
             "worker",
             *("--hostname", f"{name}@%h"),
-            *("--queues", queue),
+            *("--queues", ",".join(queues)),
             *("--pool", "threads"),
             *("--concurrency", str(concurrency)),
             *("--loglevel", log_level),

@@ -94,7 +94,7 @@ def run(runtime: Runtime) -> None:
     serve(
         app,
         name="maintenance",
-        queue=MAINTENANCE_QUEUE,
+        queues=[MAINTENANCE_QUEUE],
         concurrency=1,
         log_level=runtime.settings.log_level,
         end_work=end_work,

@@ -37,7 +37,7 @@ class RunRequest:
     setup: TrainingSetup
     hyperparameters: Hyperparameters
     seed: int
-    device: str  # "cpu" or "cuda:0"
+    device: str  # "cpu" or "cuda:0", the first of those that the child sees
     run_directory: str  # checkpoints/ and export/ live under it
     plan: dict[str, object]  # published verbatim as plan.json
     suffix: str | None = None
@@ -46,6 +46,7 @@ class RunRequest:
     learning_rate_factor: float = 1.0  # of the planned rate; below 1 after a divergence
     chat_template: str | None = None  # a named one, published with the result; None: the model's own, or none
     exact_match: ExactMatch | None = None
+    visible_devices: tuple[str, ...] | None = None  # uuids of the GPUs that are this run's; None: all that are here
     memory_limit_bytes: int | None = None  # a cap below the device's own, as a fault injection or a share of a GPU
 
 

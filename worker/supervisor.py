@@ -1,4 +1,4 @@
-"""Watching one job on one device, from its claim to its end.
+"""Watching one job on its devices, from its claim to its end.
 
 Prepare (data, weights, last checkpoint), start the child, write down what it reports, and act on how it ends. What
 the child says is written under the lease, so whatever goes wrong here another worker can go on from the last
@@ -109,11 +109,11 @@ Ending = ResultReport | ErrorReport | Exit
 class Supervisor:
     """One job in the hands of this worker. `drain` and the lease keeper may call in from other threads."""
 
-    def __init__(self, runtime: Runtime, lease: Lease, job: Job, device: Device) -> None:
+    def __init__(self, runtime: Runtime, lease: Lease, job: Job, devices: Sequence[Device]) -> None:
         self._runtime = runtime
         self._lease = lease
         self._job = job
-        self._device = device
+        self._devices, self._device = devices, devices[0]  # alike, of which one stands for all
         self._pace = Pace()
         self._child: TrainingChild | None = None
         self._stopping = threading.Event()
@@ -190,8 +190,8 @@ class Supervisor:
                     self._let_go()
                     return
                 case Exit():
-                    if (problem := device_again(self._device).problem) is not None:
-                        self._let_go(f"{self._device.name} cannot train now: {problem}. Moved back to the queue")
+                    if sick := [now for now in map(device_again, self._devices) if now.problem is not None]:
+                        self._let_go(f"{sick[0].name} cannot train now: {sick[0].problem}. Moved back to the queue")
                         return
                     if not self._start_again(ending):
                         return
@@ -238,7 +238,8 @@ class Supervisor:
             self._child = None
             group_id = child.process_id
             exit_code = child.close(settings.stop_grace_seconds)
-            wait_until_released(self._device, group_id, settings.stop_grace_seconds)
+            for device in self._devices:
+                wait_until_released(device, group_id, settings.stop_grace_seconds)
         return ending if ending is not None else Exit.of(exit_code, hung_seconds)
 
     def _started_with(self, request: RunRequest) -> dict[str, Any]:
@@ -326,7 +327,7 @@ class Supervisor:
     def _fit(self, memory: MemorySource) -> TrainingSetup:
         """The setup in force, with a smaller micro-batch where less memory is free than when it was planned."""
         setup = planned = from_plain(TrainingSetup, self._job.setup)
-        free_bytes = self._device.free_bytes
+        free_bytes = min(device.free_bytes for device in self._devices)
         correction = training_plan(self._job.plan).memory.correction
         while (needed := self._needed(memory, setup, correction)) > free_bytes:
             smaller = step_down(setup)
@@ -368,6 +369,7 @@ class Supervisor:
             hyperparameters=training_plan(job.plan).hyperparameters,
             seed=job.seed,
             device="cpu" if self._device.kind == "cpu" else "cuda:0",
+            visible_devices=tuple(device.uuid for device in self._devices if device.kind == "cuda"),
             run_directory=str(prepared.run_directory),
             plan=job.plan.plan,
             suffix=job.suffix,

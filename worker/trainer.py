@@ -135,6 +135,9 @@ def _prove_fit(preload: str) -> None:
 def _enter(request: RunRequest, connection: Connection) -> None:
     os.setpgid(0, 0)
     end_with_parent()  # the fork server ends with its worker, and we with it
+    if request.visible_devices is not None:
+        # By uuid: CUDA would count by speed where NVML counts by PCI bus, and knows a MIG slice by nothing else.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(request.visible_devices)
     from worker.training.child import main  # noqa: PLC0415 - already imported in the fork server, never in the worker
 
     main(request, connection.fileno())

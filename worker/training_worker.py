@@ -1,10 +1,12 @@
-"""One training worker: one device, one job at a time, a heartbeat that says so."""
+"""One training worker: the devices of one machine, a job on each, and a heartbeat that says so."""
 
 import os
 import signal
 import sys
 import threading
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version
 
 import psutil
@@ -12,13 +14,16 @@ import structlog
 from celery.signals import worker_ready, worker_shutdown
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.db.leases import Holder
 from core.db.migrate import schema_problem
 from core.disk import disk_space
 from core.fleet import service as fleet
-from core.fleet.service import DRAINED_EXIT_CODE, WorkerReport
+from core.fleet.service import DRAINED_EXIT_CODE, DeviceReport, WorkerReport
 from core.hang_guard import Pulse, end_when_silent
 from core.ids import new_id
 from core.jobs import lease as leases
+from core.jobs.lease import Lease
+from core.jobs.models import Job
 from core.outage_log import OutageLog
 from core.queue.messages import RUN_JOB, training_queue
 from core.runtime import Runtime
@@ -26,7 +31,8 @@ from planner.devices import Device
 from planner.errors import DriverError
 from worker import trainer
 from worker.app import create_app, serve
-from worker.machine import device_again, find_device
+from worker.machine import find_device
+from worker.pool import DevicePool, Reading
 from worker.supervisor import Supervisor
 from worker.trainer import ForkServerError
 
@@ -34,21 +40,17 @@ REPORTED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 log = structlog.get_logger()
 
 
-def run(runtime: Runtime, device_name: str) -> None:
-    """Serve the queue of this device's class until told to stop. Raises SystemExit where there is no such device."""
-    device = find_device(device_name)
-    if device.kind == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    else:
-        # By uuid: CUDA would count by speed where NVML counts by PCI bus, and knows a MIG slice by nothing else.
-        os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid
+def run(runtime: Runtime, device_names: Sequence[str]) -> None:
+    """Serve the queues of these devices' classes until told to stop. Raises SystemExit where one is not there."""
+    devices = [find_device(name) for name in dict.fromkeys(device_names)]
+    if any(device.kind == "cuda" for device in devices):
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # a library that asks for GPUs does not initialise CUDA
     # Threads that spin at OpenMP's barriers for long take the cores from those that still work, as soon as anything
     # else wants a core (6x slower steps by default); threads that never spin cost 15-20% of an idle machine's speed.
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = "100000"  # about a millisecond
     trainer.start_fork_server()
-    worker = TrainingWorker(runtime, device)
+    worker = TrainingWorker(runtime, devices)
     end_when_silent("heartbeat", worker.pulse, runtime.settings.hang_seconds)
 
     app = create_app(runtime.settings)
@@ -59,9 +61,14 @@ def run(runtime: Runtime, device_name: str) -> None:
 
     worker_ready.connect(lambda **_: worker.start(), weak=False)
     worker_shutdown.connect(lambda **_: worker.stop(), weak=False)
-    queue = training_queue(device.device_class)
-    log_level = runtime.settings.log_level
-    serve(app, name=worker.id, queue=queue, concurrency=1, log_level=log_level, end_work=worker.leave)
+    serve(
+        app,
+        name=worker.id,
+        queues=[training_queue(name) for name in worker.pool.device_classes],
+        concurrency=worker.pool.size,
+        log_level=runtime.settings.log_level,
+        end_work=worker.leave,
+    )
     if worker.is_drained:
         sys.exit(DRAINED_EXIT_CODE)
 
@@ -69,16 +76,18 @@ def run(runtime: Runtime, device_name: str) -> None:
 class TrainingWorker:
     """What a training worker remembers between jobs."""
 
-    def __init__(self, runtime: Runtime, device: Device) -> None:
+    def __init__(self, runtime: Runtime, devices: Sequence[Device]) -> None:
         self.id = new_id("worker-")
+        self.pool = DevicePool(devices)
         self.pulse = Pulse()  # of its heartbeat
         self.is_drained = False  # by request, rather than by a signal
         self._runtime = runtime
-        self._device = device  # its free memory is the one seen last while no job of ours ran
-        self._supervisor: Supervisor | None = None
+        self._supervisors: dict[str, Supervisor] = {}  # of what runs now, by the address of each device
         self._draining = threading.Event()
         self._warm = threading.Event()
-        self._busy = threading.Lock()
+        self._claiming = threading.Lock()
+        self._changed = threading.Condition()
+        self._at_work = 0  # threads that claim or run jobs
         self._reports = OutageLog("heartbeat_failed", "heartbeat_works_again")
         self._versions = {package: version(package) for package in REPORTED_PACKAGES}
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -88,33 +97,58 @@ class TrainingWorker:
         threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
 
     def work(self) -> None:
-        """Run queued jobs of this device's class, one after another, until there is none."""
+        """Run queued jobs, one after another, until there is none that fits a device which is free."""
         self._warm.wait()
-        settings = self._runtime.settings
-        with self._busy:
-            while not self._draining.is_set() and self._is_sound() and self._is_of_this_release():
-                claimed = self._runtime.database.run(
-                    lambda session: leases.claim_next(session, settings, self.id, self._device.device_class)
-                )
-                if claimed is None:
-                    return
-                lease, job = claimed
-                structlog.contextvars.bind_contextvars(job_id=job.id, organization=job.organization_id, worker=self.id)
-                self._supervisor = Supervisor(self._runtime, lease, job, self._device)
-                if self._draining.is_set():
-                    self._supervisor.drain()
-                try:
-                    self._beat_once()
-                    self._supervisor.supervise()
-                finally:
-                    self._supervisor = None
-                    structlog.contextvars.unbind_contextvars("job_id", "organization", "worker")
-                    self._beat_once()
+        with self._counted():
+            while not self._draining.is_set() and self._is_of_this_release():
+                with ExitStack() as reservation:
+                    with self._claiming:  # one at a time: what is free is not offered twice
+                        claimed = self._claim()
+                        if claimed is None:
+                            return
+                        lease, job = claimed
+                        devices = reservation.enter_context(self.pool.held(job.devices or ()))
+                    self._run(lease, job, devices)
 
-    def _is_sound(self) -> bool:
-        """Whether the device can train, as it is read now."""
-        self._notice(device_again(self._device))
-        return self._device.problem is None
+    def _claim(self) -> tuple[Lease, Job] | None:
+        """The next job of any class of which devices are free, with some of those; None where there is none."""
+        settings = self._runtime.settings
+        for device_class in self.pool.device_classes:
+            free = [device.address for device in self.pool.free(device_class)]
+            if free:
+                claim = partial(
+                    leases.claim_next, settings=settings, holder=Holder(self.id, free), device_class=device_class
+                )
+                if (claimed := self._runtime.database.run(claim)) is not None:
+                    return claimed
+        return None
+
+    def _run(self, lease: Lease, job: Job, devices: Sequence[Device]) -> None:
+        structlog.contextvars.bind_contextvars(job_id=job.id, organization=job.organization_id, worker=self.id)
+        supervisor = Supervisor(self._runtime, lease, job, devices)
+        self._supervisors |= {device.address: supervisor for device in devices}
+        if self._draining.is_set():
+            supervisor.drain()
+        try:
+            self._beat_once()
+            supervisor.supervise()
+        finally:
+            for device in devices:
+                del self._supervisors[device.address]
+            structlog.contextvars.unbind_contextvars("job_id", "organization", "worker")
+            self._beat_once()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Within, this thread may hold jobs, which a shutdown waits for."""
+        with self._changed:
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._at_work -= 1
+                self._changed.notify_all()
 
     def _is_of_this_release(self) -> bool:
         """Whether the database still is; where it was migrated under us, this worker leaves its jobs to newer ones."""
@@ -124,24 +158,18 @@ class TrainingWorker:
             os.kill(os.getpid(), signal.SIGTERM)
         return problem is None
 
-    def _notice(self, device: Device) -> None:
-        if device.problem != self._device.problem:
-            log.warning(
-                "device_changed", device=device.name, uuid=device.uuid, problem=device.problem or "none any more"
-            )
-        self._device = device
-
     def drain(self) -> None:
-        """Claim no more; stop the running job after a checkpoint so that another worker can go on with it."""
+        """Claim no more; stop the running jobs after a checkpoint so that another worker can go on with them."""
         self._draining.set()
-        if self._supervisor is not None:
-            self._supervisor.drain()
+        for supervisor in list(self._supervisors.values()):
+            supervisor.drain()
 
     def leave(self) -> int:
-        """Drain, wait until the running job has been put back, and sign off; returns the exit code."""
+        """Drain, wait until the running jobs have been put back, and sign off; returns the exit code."""
         self.drain()
-        with self._busy:
-            self.stop()
+        with self._changed:
+            self._changed.wait_for(lambda: self._at_work == 0)
+        self.stop()
         return DRAINED_EXIT_CODE if self.is_drained else 0
 
     def stop(self) -> None:
@@ -159,9 +187,11 @@ class TrainingWorker:
             os.kill(os.getpid(), signal.SIGTERM)
             return
         self._warm.set()
-        log.info("worker_ready", worker=self.id, device=self._device.name, device_class=self._device.device_class)
+        names = [reading.device.name for reading in self.pool.read()]
+        log.info("worker_ready", worker=self.id, devices=names, device_classes=self.pool.device_classes)
         self._heartbeat.start()
-        self.work()
+        for number in range(self.pool.size):
+            threading.Thread(target=self.work, name=f"first-jobs-{number}", daemon=True).start()
 
     def _beat(self) -> None:
         while True:
@@ -185,21 +215,25 @@ class TrainingWorker:
             self._reports.back()
 
     def _report(self) -> None:
-        supervisor = self._supervisor
-        now, disk = device_again(self._device), disk_space(self._runtime.settings.runs_dir)
-        self._notice(now if supervisor is None else replace(self._device, problem=now.problem))
+        disk = disk_space(self._runtime.settings.runs_dir)
         said = WorkerReport(
             worker_id=self.id,
             hostname=os.uname().nodename,
             process_id=os.getpid(),
-            device=self._device,
-            used_bytes=now.total_bytes - now.free_bytes,
-            tokens_per_second=supervisor.tokens_per_second if supervisor else None,
+            devices=[self._report_of(reading) for reading in self.pool.read()],
             versions=self._versions,
-            job_id=supervisor.job_id if supervisor else None,
             disk_free_bytes=disk.free_bytes,
             disk_total_bytes=disk.total_bytes,
         )
         if self._runtime.database.run(lambda session: fleet.report(session, said)) and not self.is_drained:
             self.is_drained = True
             os.kill(os.getpid(), signal.SIGTERM)  # drains as any other shutdown does
+
+    def _report_of(self, reading: Reading) -> DeviceReport:
+        supervisor = self._supervisors.get(reading.device.address)
+        return DeviceReport(
+            device=reading.device,
+            used_bytes=reading.used_bytes,
+            tokens_per_second=supervisor.tokens_per_second if supervisor else None,
+            job_id=supervisor.job_id if supervisor else None,
+        )

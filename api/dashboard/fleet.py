@@ -24,8 +24,8 @@ _FORM = [Depends(check_form), Depends(authenticate_admin)]
 def show_fleet(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Response:
     """Workers, their devices and what they run."""
     with runtime.database.read() as session:
-        workers = [(row, fleet.device_of(row)) for row in fleet.workers(session, runtime.settings)]
-        held = [row.job_id for row, _ in workers if row.job_id]
+        places = fleet.driven(session, runtime.settings)
+        held = [place.row.job_id for place in places if place.row.job_id]
         own = jobs.of_organization(session, actor.organization_id, held)
         supervised, sweep = programs.programs(session), programs.last_sweep(session)
     return show(
@@ -34,7 +34,7 @@ def show_fleet(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Respon
         actor,
         "fleet.html",
         current="fleet",
-        workers=workers,
+        places=places,
         own=own,
         programs=supervised,
         sweep=sweep,
@@ -43,7 +43,7 @@ def show_fleet(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Respon
 
 @router.get("/fleet/{worker_id}/drain", dependencies=[Depends(authenticate_admin)])
 def ask_to_drain(request: Request, runtime: RuntimeDep, actor: ActorDep, worker_id: str) -> Response:
-    """What draining does to the worker and its job, before it is done."""
+    """What draining does to the worker and its jobs, before it is done."""
     with runtime.database.read() as session:
         worker = fleet.get_worker(session, worker_id)
         is_supervised = programs.is_supervised(session, worker)
@@ -54,14 +54,15 @@ def ask_to_drain(request: Request, runtime: RuntimeDep, actor: ActorDep, worker_
         "drain.html",
         current="fleet",
         worker=worker,
-        device=fleet.device_of(worker),
+        devices=[place.device for place in fleet.places_of(worker)],
+        is_busy=any(row.job_id for row in worker.devices),
         is_supervised=is_supervised,
     )
 
 
 @router.post("/fleet/{worker_id}/drain", dependencies=_FORM)
 def drain(runtime: RuntimeDep, worker_id: str) -> Response:
-    """Have a worker put its job back into the queue and leave."""
+    """Have a worker put its jobs back into the queue and leave."""
     runtime.database.run(lambda session: fleet.request_drain(session, worker_id))
     return see_other("/fleet")
 

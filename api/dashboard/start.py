@@ -21,7 +21,7 @@ def show_start(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Respon
     """The first page."""
     with runtime.database.read() as session:
         recent = jobs.list_jobs(session, actor.organization_id, after=None, limit=LOOKED_AT, metadata={}).rows
-        workers = [(row, fleet.device_of(row)) for row in fleet.workers(session, runtime.settings)]
+        places = fleet.driven(session, runtime.settings)
         made = models.models_of(session, actor.organization_id)[:SHOWN_MODELS]
     local = base_models.local_model_ids(runtime.settings.resolved_models_dir)
     running = [job for job in recent if not job.status.is_finished]
@@ -34,7 +34,7 @@ def show_start(request: Request, runtime: RuntimeDep, actor: ActorDep) -> Respon
         jobs=recent,
         running=running,
         totals={job.id: training_plan(job.plan).total_steps for job in running},
-        workers=workers,
+        places=places,
         models=made,
         starter=local[0] if local else None,
     )

@@ -49,7 +49,7 @@ def forget_programs(session: Session, hostname: str) -> None:
 
 
 def delete_workers(session: Session, heard_before: datetime) -> None:
-    """Drop workers not heard of since then: a job names its worker only as long as that holds it."""
+    """Drop workers not heard of since then, and their devices: a job names its worker only while that holds it."""
     session.execute(
         delete(WorkerRow).where(WorkerRow.heartbeat_at < heard_before).execution_options(synchronize_session=False)
     )

@@ -12,7 +12,7 @@ from core.db.plain import from_plain, to_plain
 from core.db.session import database_now
 from core.errors import NotFoundError, ServiceUnavailableError
 from core.fleet import queries
-from core.fleet.models import WorkerRow
+from core.fleet.models import DeviceRow, WorkerRow
 from core.settings import Settings
 from planner.devices import Device
 
@@ -24,17 +24,28 @@ DRAINED_EXIT_CODE = 3  # of a worker that was asked to drain: whoever keeps work
 
 
 @dataclass(frozen=True)
-class WorkerPlace:
+class DevicePlace:
     """A device of a machine, and the worker that drove it last."""
 
     worker: WorkerRow
+    row: DeviceRow
     device: Device
-    is_up: bool
+    is_up: bool = True
 
     @property
     def device_class(self) -> str:
         """The class of the device."""
-        return self.worker.device_class
+        return self.row.device_class
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What a worker says of one of its devices. `device.free_bytes` is without the job that has it."""
+
+    device: Device
+    used_bytes: int | None = None
+    tokens_per_second: float | None = None
+    job_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,8 @@ class WorkerReport:
     worker_id: str
     hostname: str
     process_id: int
-    device: Device
-    used_bytes: int | None
-    tokens_per_second: float | None
+    devices: Sequence[DeviceReport]
     versions: dict[str, str]
-    job_id: str | None
     disk_free_bytes: int | None = None  # where its runs are
     disk_total_bytes: int | None = None
 
@@ -60,15 +68,20 @@ def report(session: Session, said: WorkerReport) -> bool:
         row = WorkerRow(id=said.worker_id, hostname=said.hostname, process_id=said.process_id, versions=said.versions)
         row.started_at = database_now(session)
         session.add(row)
-    row.device = to_plain(said.device)
-    row.device_class = said.device.device_class
-    row.used_bytes = said.used_bytes
-    row.tokens_per_second = said.tokens_per_second
-    row.job_id = said.job_id
+    known = {device.position: device for device in row.devices}
+    row.devices = [
+        _written(known.get(position) or DeviceRow(position=position), one) for position, one in enumerate(said.devices)
+    ]
     row.disk_free_bytes, row.disk_total_bytes = said.disk_free_bytes, said.disk_total_bytes
     row.heartbeat_at = database_now(session)
     row.stopped_at = None
     return row.drain_requested_at is not None
+
+
+def _written(row: DeviceRow, said: DeviceReport) -> DeviceRow:
+    row.device, row.device_class = to_plain(said.device), said.device.device_class
+    row.used_bytes, row.tokens_per_second, row.job_id = said.used_bytes, said.tokens_per_second, said.job_id
+    return row
 
 
 def get_worker(session: Session, worker_id: str) -> WorkerRow:
@@ -91,7 +104,8 @@ def stop(session: Session, worker_id: str) -> None:
     row = session.get(WorkerRow, worker_id)
     if row is not None:
         row.stopped_at = database_now(session)
-        row.job_id = None
+        for device in row.devices:
+            device.job_id = None
 
 
 def forget_workers(session: Session) -> None:
@@ -105,28 +119,38 @@ def workers(session: Session, settings: Settings) -> Sequence[WorkerRow]:
     return queries.alive(session, since)
 
 
-def places(session: Session, settings: Settings) -> list[WorkerPlace]:
+def driven(session: Session, settings: Settings) -> list[DevicePlace]:
+    """Each device of each worker heard of lately."""
+    return [place for row in workers(session, settings) for place in places_of(row)]
+
+
+def places_of(worker: WorkerRow, *, is_up: bool = True) -> list[DevicePlace]:
+    """The devices of one worker."""
+    return [DevicePlace(worker, row, from_plain(Device, row.device), is_up) for row in worker.devices]
+
+
+def places(session: Session, settings: Settings) -> list[DevicePlace]:
     """Where workers ran within the last day: each device of each machine once, whatever process drove it."""
     now = database_now(session)
     since = now - timedelta(seconds=HEARTBEATS_MISSED * settings.heartbeat_seconds)
-    found: dict[tuple[str, str], WorkerPlace] = {}
+    found: dict[tuple[str, str], DevicePlace] = {}
     for row in queries.reported(session, now - REMEMBERED, MOST_REMEMBERED):
-        device = device_of(row)
         is_up = row.heartbeat_at >= since and row.stopped_at is None
-        before = found.get((row.hostname, device.address))
-        if before is None or (is_up and not before.is_up):
-            found[row.hostname, device.address] = WorkerPlace(row, device, is_up)
+        for place in places_of(row, is_up=is_up):
+            before = found.get((row.hostname, place.device.address))
+            if before is None or (is_up and not before.is_up):
+                found[row.hostname, place.device.address] = place
     return list(found.values())
 
 
 def devices(session: Session, settings: Settings) -> list[Device]:
     """The devices of the workers heard of lately, but for the sick."""
-    return [device for row in workers(session, settings) if (device := device_of(row)).problem is None]
+    return [place.device for place in driven(session, settings) if place.device.problem is None]
 
 
 def require_devices(session: Session, settings: Settings) -> list[Device]:
     """The same. Raises ServiceUnavailableError where there is none, with what is wrong with each sick one."""
-    reported = [(row.hostname, device_of(row)) for row in workers(session, settings)]
+    reported = [(place.worker.hostname, place.device) for place in driven(session, settings)]
     sound = [device for _, device in reported if device.problem is None]
     if sound:
         return sound
@@ -139,8 +163,3 @@ def require_devices(session: Session, settings: Settings) -> list[Device]:
     raise ServiceUnavailableError(
         f"No device can train now, so nothing can be planned. {' '.join(sick)}", code="no_workers"
     )
-
-
-def device_of(row: WorkerRow) -> Device:
-    """The device a worker reported."""
-    return from_plain(Device, row.device)

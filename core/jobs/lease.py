@@ -6,16 +6,16 @@ or really was, can never write over its successor.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
+from core.db import leases
+from core.db.leases import Holder
 from core.db.plain import to_plain
 from core.db.session import database_now
 from core.errors import ErrorBody, StaleLeaseError
 from core.events import service as events
 from core.events.models import EventLevel
-from core.ids import new_id
 from core.jobs import queries, tallies, trail
 from core.jobs.models import Job
 from core.jobs.settlement import WORN_OUT, end, is_charged
@@ -37,26 +37,27 @@ class Lease:
         return f"{organization_id}/jobs/{self.job_id}/{self.token}"
 
 
-def claim_next(session: Session, settings: Settings, worker_id: str, device_class: str) -> tuple[Lease, Job] | None:
-    """Claim the queued job that is next for this class of device; None where there is none."""
-    job = queries.next_queued(session, device_class, settings.max_running_jobs)
+def claim_next(session: Session, settings: Settings, holder: Holder, device_class: str) -> tuple[Lease, Job] | None:
+    """Claim the queued job that is next for this class of device and fits the holder's free ones; None without one.
+
+    It gets all the devices that it asks for at once, or waits.
+    """
+    job = queries.next_queued(session, device_class, len(holder.free), settings.max_running_jobs)
     if job is None:
         return None
     now = database_now(session)
     message = "Fine-tuning job goes on" if job.started_at is not None else "Fine-tuning job started"
-    job.worker_id = worker_id
-    job.lease_token = new_id("lease_")
-    job.lease_expires_at = now + timedelta(seconds=settings.lease_seconds)
+    token = leases.grant(session, job, holder, job.device_count, settings.lease_seconds)
     job.started_at = job.started_at or now
     tallies.waited(session, job, max(0.0, (now - (job.queued_at or job.created_at)).total_seconds()))
     move(session, job, JobStatus.RUNNING, message)
-    return Lease(job.id, job.lease_token), job
+    return Lease(job.id, token), job
 
 
 def hold_job(session: Session, lease: Lease) -> Job:
     """The leased job, its row held until the transaction ends. Raises StaleLeaseError."""
     job = queries.lock_job(session, lease.job_id)
-    if job is None or job.lease_token != lease.token or job.status not in JobStatus.leased():
+    if job is None or not leases.is_held_with(job, lease.token) or job.status not in JobStatus.leased():
         raise StaleLeaseError(f"The lease on {lease.job_id} is no longer this worker's.")
     return job
 
@@ -68,15 +69,15 @@ def renew(session: Session, settings: Settings, lease: Lease, used_seconds: floa
     service. Raises StaleLeaseError.
     """
     job = hold_job(session, lease)
-    job.lease_expires_at = database_now(session) + timedelta(seconds=settings.lease_seconds)
+    leases.renew(session, job, settings.lease_seconds)
     account(job, used_seconds)
     return job.status
 
 
 def account(job: Job, used_seconds: float) -> None:
-    """Add device time to a job whose row is held."""
+    """Add the time of each of its devices to a job whose row is held."""
     if job.repeats_until_step is None:
-        job.used_seconds += used_seconds
+        job.used_seconds += used_seconds * job.device_count
 
 
 def step_down(session: Session, lease: Lease, setup: TrainingSetup, message: str) -> None:

@@ -8,11 +8,12 @@ from sqlalchemy import BigInteger, Float, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from core.db.base import Base, EnumText, Id, utc_now
+from core.db.leases import Leasable
 from core.jobs.states import JobStatus
 from core.plans.models import Plan
 
 
-class Job(Base):
+class Job(Leasable):
     """One fine-tuning job. Its plan is frozen when it is accepted; its lease says who may write to it."""
 
     __tablename__ = "jobs"
@@ -40,6 +41,7 @@ class Job(Base):
     plan: Mapped[Plan] = relationship(lazy="joined", innerjoin=True)
     setup: Mapped[dict[str, Any]]
     device_class: Mapped[str] = mapped_column(String(100))
+    device_count: Mapped[int] = mapped_column(default=1, server_default="1")  # of one machine, claimed together
     quote_credits: Mapped[int] = mapped_column(BigInteger)
 
     # How it goes.
@@ -67,12 +69,6 @@ class Job(Base):
     verdict: Mapped[dict[str, Any] | None]  # core.jobs.verdict.Verdict, once it has succeeded
     charged_credits: Mapped[int | None] = mapped_column(BigInteger)
     deleted_at: Mapped[datetime | None]  # what the books refer to stays; nobody is shown it
-
-    # Who holds it. Every write of a worker is guarded by the token.
-    attempts: Mapped[int] = mapped_column(default=0)  # lost to crashes and lost leases since the last new checkpoint
-    lease_token: Mapped[str | None] = mapped_column(Id)
-    lease_expires_at: Mapped[datetime | None]
-    worker_id: Mapped[str | None] = mapped_column(Id)
 
     def withholds(self, step: int) -> bool:
         """Whether it failed without a charge for what led to this step: given out, that would be training for free."""

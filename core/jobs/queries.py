@@ -23,6 +23,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from core.accounts.models import Organization
 from core.artifacts.models import Checkpoint, JobArtifact
 from core.db.keyset import Order, known_first, sorted_page
+from core.db.leases import has_expired
 from core.events.models import JobEvent
 from core.jobs.models import Job, JobTally
 from core.jobs.states import JobSort, JobStatus
@@ -133,8 +134,8 @@ def _running_jobs() -> ScalarSelect[int]:
     )
 
 
-def next_queued(session: Session, device_class: str, max_running_jobs: int) -> Job | None:
-    """The queued job to run next on a device of this class, its row held.
+def next_queued(session: Session, device_class: str, free_devices: int, max_running_jobs: int) -> Job | None:
+    """The queued job to run next on so many devices of this class, or fewer of them; its row held.
 
     Fair between organizations: the one with the fewest running jobs comes first, then the oldest job. An organization
     at its limit, or at `max_running_jobs` where it has none of its own, waits.
@@ -146,6 +147,7 @@ def next_queued(session: Session, device_class: str, max_running_jobs: int) -> J
         .where(
             Job.status == JobStatus.QUEUED,
             Job.device_class == device_class,
+            Job.device_count <= free_devices,
             running < func.coalesce(Organization.max_running_jobs, max_running_jobs),
         )
         .order_by(running, Job.id)
@@ -217,9 +219,7 @@ def newest_succeeded(session: Session, device_class: str) -> str | None:
 
 def expired_leases(session: Session, now: datetime) -> Sequence[str]:
     """Ids of jobs whose worker has not renewed its lease in time."""
-    query = select(Job.id).where(
-        Job.status.in_(JobStatus.leased()), or_(Job.lease_expires_at.is_(None), Job.lease_expires_at <= now)
-    )
+    query = select(Job.id).where(Job.status.in_(JobStatus.leased()), has_expired(Job, now))
     return session.scalars(query).all()
 
 

@@ -102,6 +102,7 @@ def _create(session: Session, runtime: Runtime, actor: Actor, request: JobReques
         plan=plan,
         setup=to_plain(chosen.setup),
         device_class=chosen.device.device_class,
+        device_count=chosen.device_count,
         quote_credits=plan.quote_credits,
         status=JobStatus.VALIDATING_FILES,
     )

@@ -2,6 +2,7 @@
 
 from sqlalchemy.orm import Session
 
+from core.db import leases
 from core.db.session import database_now
 from core.errors import ConflictError
 from core.events import service as events
@@ -24,7 +25,7 @@ def move(session: Session, job: Job, target: JobStatus, message: str, *, level: 
         job.queued_at = database_now(session)
         collect(session, Nudge(RUN_JOB, training_queue(job.device_class), job.id))
     if target not in JobStatus.leased():
-        job.lease_token = job.lease_expires_at = job.worker_id = None
+        leases.release(job)
         job.phase = None
     if target.is_finished:
         job.finished_at = database_now(session)

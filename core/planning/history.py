@@ -42,11 +42,16 @@ def learned(session: Session, settings: Settings) -> Learned:
     """
     corrections: dict[tuple[str, Method], Correction] = {}
     paces: dict[tuple[str, Method], Pace] = {}
-    for device_class, versions in {row.device_class: row.versions for row in fleet.workers(session, settings)}.items():
+    for device_class, versions in _versions(session, settings).items():
         lesson = _lesson(session, device_class, versions)
         corrections |= {(device_class, method): found for method, found in lesson.corrections.items()}
         paces |= {(device_class, method): found for method, found in lesson.paces.items()}
     return Learned(corrections, paces)
+
+
+def _versions(session: Session, settings: Settings) -> dict[str, Mapping[str, str]]:
+    """The library versions that each device class is trained with."""
+    return {place.device_class: place.worker.versions for place in fleet.driven(session, settings)}
 
 
 def _lesson(session: Session, device_class: str, versions: Mapping[str, str]) -> _Lesson:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from core.accounts.models import Scope
 from core.accounts.service import Actor, authenticate_key, create_api_key, ensure_owner
 from core.artifacts.store import StoredObject
+from core.db.leases import Holder
 from core.db.migrate import migrating, pending, script_config, upgrade
 from core.db.plain import from_plain
 from core.db.session import Database, open_engine
@@ -63,7 +64,7 @@ def downgrade(url: str, revision: str) -> None:
 
 
 def finish(database: Database, settings: Settings) -> None:
-    claimed = database.run(lambda session: leases.claim_next(session, settings, "worker-1", "cpu"))
+    claimed = database.run(lambda session: leases.claim_next(session, settings, Holder("worker-1", ["cpu"]), "cpu"))
     assert claimed is not None
     held, _ = claimed
     stored = StoredObject("key", 1, "0")
@@ -144,7 +145,7 @@ def test_queued_and_running_jobs_go_on_behind_a_migration_and_finished_ones_keep
     finish(database, settings)
     with database.transaction() as session:
         running, queued = (queue_job(session, settings, actor) for _ in range(2))
-    claimed = database.run(lambda session: leases.claim_next(session, settings, "worker-1", "cpu"))
+    claimed = database.run(lambda session: leases.claim_next(session, settings, Holder("worker-1", ["cpu"]), "cpu"))
     assert claimed is not None
     held, _ = claimed
     database.run(lambda session: leases.renew(session, settings, held, 5.0))
@@ -162,7 +163,9 @@ def test_queued_and_running_jobs_go_on_behind_a_migration_and_finished_ones_keep
         assert session.scalars(select(FineTunedModel.valid_loss)).all() == [0.5]
     database.run(lambda session: leases.renew(session, settings, held, 5.0))
     database.run(lambda session: leases.let_go(session, held, "The worker shuts down"))
-    taken = [database.run(lambda s: leases.claim_next(s, settings, "worker-2", "cpu")) for _ in range(2)]
+    taken = [
+        database.run(lambda s: leases.claim_next(s, settings, Holder("worker-2", ["cpu"]), "cpu")) for _ in range(2)
+    ]
     assert [one[0].job_id for one in taken if one is not None] == [running, queued]
     for job_id in (running, queued):
         database.run(lambda session, job_id=job_id: jobs.cancel_job(session, actor.organization_id, job_id))

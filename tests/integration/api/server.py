@@ -18,6 +18,7 @@ from api.app import create_app
 from api.request_heads import BoundedHttp
 from core.accounts import service as accounts
 from core.accounts.models import Scope
+from core.db.leases import Holder
 from core.db.migrate import upgrade
 from core.errors import TrainingError
 from core.fleet import service as fleet
@@ -110,7 +111,9 @@ class Service:
     def claim(self, job_id: str) -> Lease:
         """Act as the worker that claims this job. Other jobs of the class are claimed on the way and left alone."""
         with self.runtime.database.transaction() as session:
-            while (claimed := lease.claim_next(session, self.settings, "worker_test", "cpu")) is not None:
+            while (
+                claimed := lease.claim_next(session, self.settings, Holder("worker_test", ["cpu"]), "cpu")
+            ) is not None:
                 if claimed[0].job_id == job_id:
                     return claimed[0]
         raise AssertionError(f"{job_id} was not in the queue")
@@ -190,7 +193,9 @@ def running_application(settings: Settings) -> Iterator[Service]:
 
 def report_device(service: Service, device: Device, worker_id: str = "worker_test") -> None:
     """Act as a worker's heartbeat."""
-    said = fleet.WorkerReport(worker_id, "test-host", 4711, device, 2 * GIB, 123.0, {"torch": "2.13.0"}, None)
+    said = fleet.WorkerReport(
+        worker_id, "test-host", 4711, [fleet.DeviceReport(device, 2 * GIB, 123.0)], {"torch": "2.13.0"}
+    )
     service.runtime.database.run(lambda session: fleet.report(session, said))
 
 

@@ -11,6 +11,7 @@ from limits.storage import MemoryStorage
 
 from core.accounts.limits import set_limits
 from core.datasets import queries
+from core.db.leases import Holder
 from core.errors import RateLimitError
 from core.jobs import lease
 from core.ledger import codes
@@ -116,7 +117,7 @@ def test_running_jobs_are_limited_and_others_go_first(
     own_limits(service, rich, running_jobs=1)
     stranger.grant(1000)
     with service.runtime.database.transaction() as session:  # what other tests left in the queue
-        while lease.claim_next(session, service.settings, "worker_x", "cpu") is not None:
+        while lease.claim_next(session, service.settings, Holder("worker_x", ["cpu"]), "cpu") is not None:
             pass
     mine = [
         rich.client.fine_tuning.jobs.create(model="tiny", training_file=rich.upload(rows), seed=seed).id
@@ -124,7 +125,7 @@ def test_running_jobs_are_limited_and_others_go_first(
     ]
     theirs = stranger.client.fine_tuning.jobs.create(model="tiny", training_file=stranger.upload(rows)).id
     with service.runtime.database.transaction() as session:
-        claimed = [lease.claim_next(session, service.settings, "worker_x", "cpu") for _ in range(3)]
+        claimed = [lease.claim_next(session, service.settings, Holder("worker_x", ["cpu"]), "cpu") for _ in range(3)]
     assert [one[1].id for one in claimed if one is not None] == [mine[0], theirs]
     assert rich.client.fine_tuning.jobs.retrieve(mine[1]).status == "queued"
 

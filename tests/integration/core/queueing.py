@@ -12,7 +12,7 @@ from core.datasets.examples import DataFormat, DataKind
 from core.db.base import utc_now
 from core.db.plain import to_plain
 from core.fleet import service as fleet
-from core.fleet.service import WorkerReport
+from core.fleet.service import DeviceReport, WorkerReport
 from core.ids import new_id
 from core.jobs import service as jobs
 from core.jobs.service import JobRequest
@@ -46,7 +46,7 @@ def add_organization(session: Session, credits_given: int) -> Actor:
 
 def add_worker(session: Session, worker_id: str) -> None:
     """A worker on the test's CPU that has just reported."""
-    fleet.report(session, WorkerReport(worker_id, "here", 1, CPU, None, None, {}, None))
+    fleet.report(session, WorkerReport(worker_id, "here", 1, [DeviceReport(CPU)], {}))
 
 
 def queue_job(session: Session, settings: Settings, actor: Actor) -> str:

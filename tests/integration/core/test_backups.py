@@ -21,6 +21,7 @@ from core.artifacts.store import ArtifactStore
 from core.backup import service as backups
 from core.datasets import service as files
 from core.db.base import utc_now
+from core.db.leases import Holder
 from core.db.migrate import pending, script_config, upgrade
 from core.db.session import open_engine
 from core.jobs import lease as leases
@@ -121,7 +122,7 @@ def live(runtime: Runtime) -> Life:
 
 
 def _claim(runtime: Runtime) -> leases.Lease:
-    claimed = runtime.database.run(lambda s: leases.claim_next(s, runtime.settings, "worker-1", "cpu"))
+    claimed = runtime.database.run(lambda s: leases.claim_next(s, runtime.settings, Holder("worker-1", ["cpu"]), "cpu"))
     assert claimed is not None
     return claimed[0]
 

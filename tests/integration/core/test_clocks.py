@@ -5,6 +5,7 @@ from datetime import datetime, timedelta, tzinfo
 import pytest
 
 from core.db.base import utc_now
+from core.db.leases import Holder
 from core.db.session import Database
 from core.fleet import service as fleet
 from core.jobs import lease as leases
@@ -32,7 +33,7 @@ def test_a_worker_whose_clock_is_ten_minutes_off_keeps_its_job(
         its_clock.setattr("core.db.base.datetime", Off)
         assert abs(utc_now() - true_now - apart) < timedelta(minutes=1)
         with database.transaction() as session:
-            claimed = leases.claim_next(session, settings, "off", DEVICE_CLASS)
+            claimed = leases.claim_next(session, settings, Holder("off", ["cpu"]), DEVICE_CLASS)
             assert claimed is not None
             leases.renew(session, settings, claimed[0], 1.0)
             add_worker(session, "off")

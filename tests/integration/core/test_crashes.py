@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import event, func, select
 
 from core.artifacts.objects import StoredObject
+from core.db.leases import Holder
 from core.db.session import Database
 from core.errors import ErrorBody, StaleLeaseError
 from core.jobs import lease as leases
@@ -136,7 +137,7 @@ def test_a_job_is_settled_once(
     with database.transaction() as session:
         plan_id = save_plan(session, owner, 40).id
         create_job(session, open_runtime(database, tmp_path), owner, plan_id)
-        claimed = leases.claim_next(session, Settings(), "worker_test", "cpu")
+        claimed = leases.claim_next(session, Settings(), Holder("worker_test", ["cpu"]), "cpu")
         assert claimed is not None
         lease, job = claimed
         job.used_seconds = 120.0  # at 600 credits an hour

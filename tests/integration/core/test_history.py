@@ -10,7 +10,7 @@ from core.db.plain import from_plain, to_plain
 from core.db.session import Database
 from core.fleet import service as fleet
 from core.fleet.models import WorkerRow
-from core.fleet.service import WorkerReport
+from core.fleet.service import DeviceReport, WorkerReport
 from core.ids import new_id
 from core.jobs import queries
 from core.jobs.models import Job
@@ -51,7 +51,7 @@ def owner(database: Database) -> tuple[str, str]:
 
 def report_worker(database: Database, versions: dict[str, str]) -> None:
     with database.transaction() as session:
-        fleet.report(session, WorkerReport("worker-1", "host", 1, GPU, None, None, versions, None))
+        fleet.report(session, WorkerReport("worker-1", "host", 1, [DeviceReport(GPU)], versions))
 
 
 def finished_job(

@@ -6,6 +6,7 @@ import pytest
 
 from core.accounts.service import Actor
 from core.artifacts.store import StoredObject
+from core.db.leases import Holder
 from core.db.session import Database
 from core.errors import ConflictError, InvalidRequestError, NotFoundError
 from core.events import queries as event_queries
@@ -118,7 +119,7 @@ def test_a_deleted_job_is_gone_and_the_books_are_as_they_were(
 
     stored = runtime.store.put("jobs/metrics", [b"step"])
     with database.transaction() as session:
-        claimed = leases.claim_next(session, settings, "worker_test", DEVICE_CLASS)
+        claimed = leases.claim_next(session, settings, Holder("worker_test", ["cpu"]), DEVICE_CLASS)
         assert claimed is not None
         outcome = Outcome([PublishedFile("metrics.csv", StoredObject("jobs/metrics", 4, stored.sha256))], 100, "Done.")
         job = progress.succeed(session, claimed[0], outcome)
@@ -145,7 +146,7 @@ def test_models_are_listed_in_every_order(database: Database, settings: Settings
         owner = add_organization(session, 1000)
         for number in range(3):
             queue_job(session, settings, owner)
-            claimed = leases.claim_next(session, settings, "worker_test", DEVICE_CLASS)
+            claimed = leases.claim_next(session, settings, Holder("worker_test", ["cpu"]), DEVICE_CLASS)
             assert claimed is not None
             file = PublishedFile("metrics.csv", StoredObject(f"jobs/{number}", 1, "0" * 64))
             progress.succeed(session, claimed[0], Outcome([file], 100, "Done.")).valid_loss = (2.0, None, 1.0)[number]

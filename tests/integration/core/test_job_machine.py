@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from core.artifacts.store import StoredObject
 from core.db.base import utc_now
+from core.db.leases import Holder
 from core.db.session import Database
 from core.errors import ConflictError, ErrorBody, InsufficientCreditsError, StaleLeaseError
 from core.jobs import lease as leases
@@ -67,7 +68,7 @@ class Jobs(RuleBasedStateMachine):
     @rule()
     def claim(self) -> None:
         def work(session: Session) -> Lease | None:
-            claimed = leases.claim_next(session, self.settings, "worker", DEVICE_CLASS)
+            claimed = leases.claim_next(session, self.settings, Holder("worker", ["cpu"]), DEVICE_CLASS)
             return claimed[0] if claimed else None
 
         with self.database.read() as session:
@@ -248,7 +249,9 @@ def test_pauses_drains_and_put_back_jobs_are_no_crashes(database: Database) -> N
     job_id = database.run(lambda session: queue_job(session, shipped, owner))
 
     def claim() -> Lease:
-        claimed = database.run(lambda session: leases.claim_next(session, shipped, "worker", DEVICE_CLASS))
+        claimed = database.run(
+            lambda session: leases.claim_next(session, shipped, Holder("worker", ["cpu"]), DEVICE_CLASS)
+        )
         assert claimed is not None, "it is in the queue"
         return claimed[0]
 
@@ -275,7 +278,9 @@ def test_one_tenants_many_jobs_do_not_starve_anothers_one(database: Database, se
     assert place.starts_at is None, "there is no worker"
     served = []
     for _ in range(2):
-        claimed = database.run(lambda session: leases.claim_next(session, service_settings, "worker", DEVICE_CLASS))
+        claimed = database.run(
+            lambda session: leases.claim_next(session, service_settings, Holder("worker", ["cpu"]), DEVICE_CLASS)
+        )
         assert claimed is not None
         served.append(claimed[1].id)
     assert served[1] == late

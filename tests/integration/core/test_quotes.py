@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from core.artifacts.objects import StoredObject
 from core.db.base import utc_now
+from core.db.leases import Holder
 from core.db.plain import from_plain
 from core.db.session import Database
 from core.errors import ConflictError, ErrorBody, InvalidRequestError, NotFoundError
@@ -57,7 +58,7 @@ def runtime(database: Database, tmp_path: Path) -> Runtime:
 def _claimed(database: Database, runtime: Runtime, owner: Owner, used_seconds: float) -> Lease:
     with database.transaction() as session:
         create_job(session, runtime, owner, save_plan(session, owner, QUOTE).id)
-        claimed = leases.claim_next(session, Settings(), "worker_test", "cpu")
+        claimed = leases.claim_next(session, Settings(), Holder("worker_test", ["cpu"]), "cpu")
         assert claimed is not None
         leases.renew(session, Settings(), claimed[0], used_seconds)
         return claimed[0]
@@ -190,7 +191,7 @@ def test_time_lost_to_the_service_is_not_charged(database: Database, runtime: Ru
         session.get_one(Job, lease.job_id).lease_expires_at = utc_now() - timedelta(minutes=1)
         leases.reclaim_expired(session, settings)
     assert used() == 20
-    claimed = database.run(lambda session: leases.claim_next(session, settings, "successor", "cpu"))
+    claimed = database.run(lambda session: leases.claim_next(session, settings, Holder("successor", ["cpu"]), "cpu"))
     assert claimed is not None
     lease = claimed[0]
     renew(100)  # loading again

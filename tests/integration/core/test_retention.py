@@ -20,6 +20,7 @@ from core.audit.queries import AuditFilter, page
 from core.datasets import service as files
 from core.datasets.models import StoredFile
 from core.db.base import utc_now
+from core.db.leases import Holder
 from core.events.models import JobEvent
 from core.jobs import lease as leases
 from core.jobs import progress
@@ -69,7 +70,7 @@ def train(runtime: Runtime, actor: Actor) -> str:
     """A job that succeeded and published; its id."""
     with runtime.database.transaction() as session:
         queue_job(session, runtime.settings, actor)
-    claimed = runtime.database.run(lambda s: leases.claim_next(s, runtime.settings, "w", "cpu"))
+    claimed = runtime.database.run(lambda s: leases.claim_next(s, runtime.settings, Holder("w", ["cpu"]), "cpu"))
     assert claimed is not None
     held = claimed[0]
     prefix = held.storage_prefix(actor.organization_id)

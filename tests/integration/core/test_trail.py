@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
+from core.db.leases import Holder
 from core.db.session import Database
 from core.errors import ErrorBody
 from core.events.models import EventLevel
@@ -21,7 +22,7 @@ SETTINGS = Settings()
 
 
 def claim(session: Session) -> Lease:
-    claimed = leases.claim_next(session, SETTINGS, "worker-a", DEVICE_CLASS)
+    claimed = leases.claim_next(session, SETTINGS, Holder("worker-a", ["cpu"]), DEVICE_CLASS)
     assert claimed is not None
     return claimed[0]
 
@@ -71,7 +72,7 @@ def test_an_end_says_its_code_and_a_lost_lease_its_worker(database: Database) ->
         owner = add_organization(session, QUOTE_CREDITS)
     job_id = database.run(lambda session: queue_job(session, SETTINGS, owner))
     impatient = Settings(lease_seconds=1e-6, heartbeat_seconds=1e-7)
-    database.run(lambda session: leases.claim_next(session, impatient, "worker-a", DEVICE_CLASS))
+    database.run(lambda session: leases.claim_next(session, impatient, Holder("worker-a", ["cpu"]), DEVICE_CLASS))
     with database.read() as session:
         lost_before = lost(session)
     with capture_logs() as lines:

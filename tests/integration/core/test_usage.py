@@ -7,6 +7,7 @@ from core.artifacts.objects import StoredObject
 from core.datasets import service as files
 from core.datasets.service import Upload
 from core.db.base import utc_now
+from core.db.leases import Holder
 from core.db.session import Database
 from core.ids import new_id
 from core.jobs import lease as leases
@@ -37,7 +38,7 @@ def test_the_sums_are_the_books(database: Database, settings: Settings) -> None:
         ids = [queue_job(session, settings, actor) for _ in range(3)]
         queue_job(session, settings, other)
     for _ in range(2):
-        claimed = database.run(lambda s: leases.claim_next(s, settings, "w", "cpu"))
+        claimed = database.run(lambda s: leases.claim_next(s, settings, Holder("w", ["cpu"]), "cpu"))
         assert claimed is not None
         held = claimed[0]
         database.run(lambda s, held=held: leases.renew(s, settings, held, 20.0))

@@ -16,10 +16,11 @@ from core.artifacts.store import ArtifactStore
 from core.datasets import inspecting
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
+from core.db.leases import Holder
 from core.events import service as events
 from core.events.models import JobEvent
 from core.fleet import service as fleet
-from core.fleet.service import WorkerReport
+from core.fleet.service import DeviceReport, WorkerReport
 from core.ids import new_id
 from core.jobs import lease as leases
 from core.jobs import service as jobs
@@ -53,7 +54,7 @@ class Watched(Supervisor):
     def __init__(
         self, runtime: Runtime, lease: Lease, job: Job, device: Device, change: Callable[[RunRequest], RunRequest]
     ) -> None:
-        super().__init__(runtime, lease, job, device)
+        super().__init__(runtime, lease, job, [device])
         self._change = change
 
     def _request(self, *arguments: Any) -> RunRequest:
@@ -76,7 +77,7 @@ class Installation:
             lambda session: files.create_file(session, organization_id, upload, FilePurpose.FINE_TUNE).id
         )
         inspecting.ensure_inspected(self.runtime, upload.id)
-        said = WorkerReport("worker-test", "here", os.getpid(), CPU, None, None, {}, None)
+        said = WorkerReport("worker-test", "here", os.getpid(), [DeviceReport(CPU)], {})
         self.runtime.database.run(lambda session: fleet.report(session, said))
         draft = planning.draft_plan(self.runtime, self.actor, PlanRequest(model, upload.id, requested=requested))
         create = CreateRequest(self.actor.credential, "/jobs", new_id("body-"), None, False, 60)
@@ -100,7 +101,9 @@ class Installation:
         """
         runtime = self.runtime if store is None else replace(self.runtime, store=store)
         claimed = runtime.database.run(
-            lambda session: leases.claim_next(session, runtime.settings, "worker-test", CPU.device_class)
+            lambda session: leases.claim_next(
+                session, runtime.settings, Holder("worker-test", ["cpu"]), CPU.device_class
+            )
         )
         assert claimed is not None
         lease, job = claimed

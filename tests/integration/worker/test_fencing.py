@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from core.db.base import utc_now
+from core.db.leases import Holder
 from core.errors import StaleLeaseError
 from core.jobs import lease as leases
 from core.jobs import progress, queries
@@ -48,7 +49,7 @@ class Hand:
 
     def __init__(self, here: Installation, directory: Path, name: str) -> None:
         claimed = here.runtime.database.run(
-            lambda session: leases.claim_next(session, here.runtime.settings, name, CPU.device_class)
+            lambda session: leases.claim_next(session, here.runtime.settings, Holder(name, ["cpu"]), CPU.device_class)
         )
         assert claimed is not None
         self.lease, self.job = claimed

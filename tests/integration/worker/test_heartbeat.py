@@ -23,7 +23,7 @@ def test_a_report_that_fails_is_not_the_last(
 
     monkeypatch.setattr(psutil, "virtual_memory", fails_twice)
     with installation(tmp_path, models_dir, valkey_url) as here:
-        worker = TrainingWorker(here.runtime, CPU)
+        worker = TrainingWorker(here.runtime, [CPU])
         worker._heartbeat.start()
 
         def is_known() -> bool:

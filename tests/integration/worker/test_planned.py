@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from core.accounts import hub_tokens
 from core.datasets.models import StoredFile
+from core.db.leases import Holder
 from core.errors import InvalidModelError, ModelNotFoundError, TrainingError
 from core.hub_access import HubAccess
 from core.jobs import lease as leases
@@ -38,7 +39,9 @@ def here(tmp_path: Path, valkey_url: str) -> Iterator[Installation]:
 def prepared(here: Installation, fetcher: Fetcher | None = None) -> Prepared:
     """What a worker fetches for the job that is next."""
     settings = here.runtime.settings
-    claimed = here.runtime.database.run(lambda session: leases.claim_next(session, settings, "w", CPU.device_class))
+    claimed = here.runtime.database.run(
+        lambda session: leases.claim_next(session, settings, Holder("w", ["cpu"]), CPU.device_class)
+    )
     assert claimed is not None
     lease, job = claimed
     try:

@@ -35,7 +35,7 @@ def test_a_worker_whose_database_was_migrated_claims_nothing_and_leaves(
     tmp_path: Path, models_dir: Path, valkey_url: str, told_to_end: list[int]
 ) -> None:
     with installation(tmp_path, models_dir, valkey_url) as here:
-        worker = TrainingWorker(here.runtime, CPU)
+        worker = TrainingWorker(here.runtime, [CPU])
         worker._warm.set()
         migrate_further(here.runtime)
         worker.work()

