@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from core.datasets.damaged_text import text_notices
 from core.datasets.detection import complete_format, detect_format
 from core.datasets.examples import DataFormat, Example
 from core.datasets.formats import plain_conversation, to_example
@@ -147,6 +148,8 @@ class _Survey:
         plain = plain_conversation(row, self.data_format) if len(self.preview) == _PREVIEW_ROWS else None
         if plain is not None:
             self._look(row, number)
+            for code, message in text_notices(plain[1::2]):
+                self.notices.add(code, message, number)
             answers = (text for role, text in zip(plain[::2], plain[1::2], strict=True) if role == "assistant")
             self._count(number, hash((None, *plain)), not all(map(is_blank, answers)))
             return

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from core.datasets.charsets import UTF_8, WESTERN, detect_charset
+from core.datasets.columns import listed
 from core.datasets.conversations import is_turn
 from core.datasets.numbers import load_json
 from core.datasets.sources import open_source
@@ -92,13 +93,17 @@ def detect_layout(path: Path) -> Layout:
     if table is not None:
         return Layout(Container.CSV, table=table, encoding=encoding)
     _refuse_commented_json(text)
+    _refuse_table_below(text, is_whole=len(head) < _HEAD_BYTES)
     return Layout(Container.TEXT, by_paragraph=_PARAGRAPH.search(text) is not None, encoding=encoding)
 
 
 def _refuse_binary(head: bytes) -> None:
     problem = next((problem for magic, problem in _FOREIGN.items() if head.startswith(magic)), "")
     if not problem and b"\0" in head:
-        problem = f"The file is binary. {_FORMATS}"
+        problem = (
+            f"The file holds a zero byte at offset {head.index(bytes(1)):,}, so it is binary, or text in an encoding "
+            f"that is not known. {_FORMATS} Save text as UTF-8."
+        )
     if problem:
         raise InvalidDatasetError(problem, code="unsupported_file")
 
@@ -121,8 +126,21 @@ def _refuse_commented_json(text: str) -> None:
             )
 
 
+def _refuse_table_below(text: str, *, is_whole: bool) -> None:
+    """Raise InvalidDatasetError for a table below lines that are none, which would be trained as text."""
+    for number in range(2, _LINES_LOOKED_AT):
+        _, _, text = text.partition("\n")
+        table = detect_table(text, is_whole=is_whole) if text.strip() else None
+        if table is not None and table.is_certain and table.is_even and len(table.first) > 1:
+            raise InvalidDatasetError(
+                f"Line {number} names the columns of a table ({listed(table.first, 4)}), and the file does not begin "
+                "with it. Take out the lines above it.",
+                code="invalid_dataset",
+            )
+
+
 def _is_lines_of_conversations(start: bytes) -> bool:
-    """Whether the first line is a list of messages and is not all there is."""
+    """Whether the first line is a list of messages or texts and is not all there is."""
     line, _, rest = start.partition(b"\n")
     if not rest.strip():
         return False
@@ -130,4 +148,4 @@ def _is_lines_of_conversations(start: bytes) -> bool:
         first = load_json(line.decode(WESTERN, "replace"))
     except (ValueError, RecursionError):
         return False
-    return isinstance(first, list) and bool(first) and is_turn(first[0])
+    return isinstance(first, list) and bool(first) and (is_turn(first[0]) or not isinstance(first[0], dict))
