@@ -130,7 +130,8 @@ def _refuse_table_below(text: str, *, is_whole: bool) -> None:
     """Raise InvalidDatasetError for a table below lines that are none, which would be trained as text."""
     for number in range(2, _LINES_LOOKED_AT):
         _, _, text = text.partition("\n")
-        table = detect_table(text, is_whole=is_whole) if text.strip() else None
+        first_line = text.partition("\n")[0]
+        table = detect_table(text, is_whole=is_whole) if first_line.strip() else None
         if table is not None and table.is_certain and table.is_even and len(table.first) > 1:
             raise InvalidDatasetError(
                 f"Line {number} names the columns of a table ({listed(table.first, 4)}), and the file does not begin "
