@@ -105,7 +105,7 @@ SENTENCES: Mapping[str, str] = {
     "tokens or another language need it.",
     "tied_embedding": "embed_tokens, which is lm_head too,",
     # Batch
-    "batch": "{start}, {micro} at a time{accumulated}, make {steps:step} in {epochs:epoch}{then}.",
+    "batch": "{start}, {micro} at a time{accumulated}: {steps:step} in {epochs:epoch}{then}.",
     "rows_per_step": "{rows:row} per optimizer step",
     "packed_rows_per_step": "{rows:packed row} of about {each:,.0f} examples per optimizer step",
     "batch_above_rows": "A batch of {asked:,} is more than there is to train on, so a step takes all {rows:,} rows",
