@@ -13,6 +13,8 @@ MIB = 1 << 20
 
 def gib(size_bytes: float) -> str:
     """A size as people compare it with a device."""
+    if size_bytes < 1024:
+        return counted(round(size_bytes), "byte")
     if size_bytes < GIB:
         return f"{size_bytes / MIB:.0f} MiB" if size_bytes >= MIB else f"{size_bytes / 1024:.1f} KiB"
     return f"{size_bytes / GIB:.1f} GiB" if size_bytes < 100 * GIB else f"{size_bytes / GIB:.0f} GiB"

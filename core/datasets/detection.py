@@ -7,7 +7,7 @@ from typing import Any
 from core.datasets.columns import USUAL_COLUMNS, columns_by_name, listed, plain_name
 from core.datasets.conversations import as_alternating, as_exchanges, is_turn, turns_in
 from core.datasets.examples import DataFormat, DataKind
-from core.datasets.known_shapes import problem_of_unread, problem_of_untrainable
+from core.datasets.known_shapes import KnownShapeError, problem_of_unread, problem_of_untrainable
 from core.datasets.pairs import PAIR_ROLES
 from core.datasets.preferences import PREFERENCE, detect_preferences
 from core.datasets.values import as_list, read_label
@@ -80,13 +80,13 @@ def detect_format(rows: Sequence[Mapping[str, Any]]) -> DataFormat:
     if found is None:
         is_pair = any(first in by_name and second in by_name for _, first, second in _PAIRS)
         if problem := problem_of_untrainable(rows, by_name, _ANSWERED, is_pair=is_pair):
-            raise _unknown(problem)
+            raise KnownShapeError(problem, code="unknown_format")
         found = _conversation_or_pair(rows, by_name)
     if found is None:
         found = _detect_text(by_name)
     if found is None:
         if problem := problem_of_unread(rows, by_name, _CONVERSATIONS):
-            raise _unknown(problem)
+            raise KnownShapeError(problem, code="unknown_format")
         first, second = ([*columns, "", ""])[:2]
         how = _HELP % (f'"{first[:60]}"' if first else '"..."', f'"{second[:60]}"' if second else '"..."')
         raise _unknown(f"What the rows mean could not be told from their columns ({listed(columns)}). {how}")

@@ -6,8 +6,14 @@ from typing import Any
 from core.datasets.columns import listed, shortened
 from core.datasets.conversations import as_alternating
 from core.datasets.values import is_python_list
+from core.errors import InvalidDatasetError
 
-__all__ = ["problem_of_unread", "problem_of_untrainable"]
+__all__ = ["KnownShapeError", "problem_of_unread", "problem_of_untrainable"]
+
+
+class KnownShapeError(InvalidDatasetError):
+    """Raised when rows have a shape that is known by its name and cannot be trained as it is."""
+
 
 Rows = Sequence[Mapping[str, Any]]
 Columns = Mapping[str, str]  # by their plain names

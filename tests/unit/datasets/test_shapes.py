@@ -426,3 +426,16 @@ def test_tools_and_weights_tell_rows_apart(tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert inspect_file(path).duplicate_rows == (5,)
+
+
+@pytest.mark.parametrize(
+    ("row", "is_known"),
+    [({"prompt": "q"}, True), ({"conversations": str([USER])}, True), ({"frage": "q", "antwort": "a"}, False)],
+)
+def test_a_shape_that_is_known_is_told_from_columns_to_be_mapped(
+    tmp_path: Path, row: dict[str, Any], is_known: bool
+) -> None:
+    path = tmp_path / "x"
+    path.write_text(json.dumps(row) + "\n")
+    found = inspect_file(path)
+    assert (found.data_format, found.is_known_shape) == (None, is_known)
