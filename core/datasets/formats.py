@@ -9,7 +9,7 @@ from core.datasets.conversations import ROLES, as_alternating, as_exchanges, is_
 from core.datasets.damaged_text import text_notices
 from core.datasets.examples import DataFormat, DataKind, Example, Message
 from core.datasets.pairs import PAIR_ROLES, pair_messages
-from core.datasets.preferences import PREFERENCE, preferred_messages
+from core.datasets.preferences import PREFERENCE, beside_prompt, preferred_messages
 from core.datasets.row_errors import RowError
 from core.datasets.tools import read_tools
 from core.datasets.values import as_list, missing_value, read_label, read_optional_text, read_text
@@ -39,12 +39,19 @@ def to_example(row: Mapping[str, Any], number: int, data_format: DataFormat) -> 
     else:
         messages = _conversation(row, number, data_format)
     messages = _with_system(messages, row, number, columns)
+    beside = beside_prompt(row, columns) if data_format.shape == PREFERENCE else {}
+    tools = (*read_tools(row, number), *read_tools(beside, number))
     notices = tuple(text_notices(text for message in messages for text in _texts(message)))
     if data_format.shape != PREFERENCE and _is_undesired(row, number, columns):
         messages = tuple(replace(message, trained=False) for message in messages)
         notices += ((UNDESIRED, _UNDESIRED_MESSAGE),)
+    notices += tuple(
+        ("prompt_field_not_read", f"Nothing of {shortened(name)} beside the prompt's messages is used.")
+        for name in beside
+        if name not in ("tools", "functions")
+    )
     reference = read_text(row, number, columns["reference"]) if "reference" in columns else None
-    return Example(number, messages, tools=read_tools(row, number), reference=reference, notices=notices)
+    return Example(number, messages, tools=tools, reference=reference, notices=notices)
 
 
 def _texts(message: Message) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ _HEAD_BYTES = 64 * 1024
 _LINES_LOOKED_AT = 20
 _OLD_MAC = re.compile(rb"\}[ \t]*\r\s*\{")
 _ARRAY = re.compile(rb'\[\s*(?:[\[{"\]]|$)')
+_BELOW = (",", ";", "\t")  # of tables below a heading; Markdown has others, which are a text's own
 _PARAGRAPH = re.compile(r"\S[^\S\n]*\n[^\S\n]*\r?\n\s*\S")
 _FORMATS = "Upload JSON Lines, JSON, CSV, Parquet or plain text."
 _FOREIGN = {
@@ -90,6 +91,8 @@ def detect_layout(path: Path) -> Layout:
     encoding = detect_charset(path)
     text = head.decode(encoding, "replace" if encoding == UTF_8 else "strict")
     table = detect_table(text, is_whole=len(head) < _HEAD_BYTES)
+    if table is not None and table.delimiter == "|":
+        _refuse_markdown(text)
     if table is not None:
         return Layout(Container.CSV, table=table, encoding=encoding)
     _refuse_commented_json(text)
@@ -126,13 +129,20 @@ def _refuse_commented_json(text: str) -> None:
             )
 
 
+def _refuse_markdown(text: str) -> None:
+    """Raise InvalidDatasetError for a table of Markdown, whose line below the names would be a row."""
+    line = text.split("\n", 2)[1] if "\n" in text else ""
+    if "---" in line and not line.strip("|-: \r"):
+        raise InvalidDatasetError("The file is a table in Markdown. Save it as CSV.", code="unsupported_file")
+
+
 def _refuse_table_below(text: str, *, is_whole: bool) -> None:
     """Raise InvalidDatasetError for a table below lines that are none, which would be trained as text."""
     for number in range(2, _LINES_LOOKED_AT):
         _, _, text = text.partition("\n")
         first_line = text.partition("\n")[0]
         table = detect_table(text, is_whole=is_whole) if first_line.strip() else None
-        if table is not None and table.is_certain and table.is_even and len(table.first) > 1:
+        if table is not None and table.is_certain and table.is_even and table.delimiter in _BELOW and table.first[1:]:
             raise InvalidDatasetError(
                 f"Line {number} names the columns of a table ({listed(table.first, 4)}), and the file does not begin "
                 "with it. Take out the lines above it.",

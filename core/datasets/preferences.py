@@ -17,7 +17,7 @@ from core.datasets.pairs import read_prompt
 from core.datasets.row_errors import RowError
 from core.datasets.values import is_blank, missing_value, read_text
 
-__all__ = ["PREFERENCE", "detect_preferences", "preferred_messages"]
+__all__ = ["PREFERENCE", "beside_prompt", "detect_preferences", "preferred_messages"]
 
 PREFERENCE = "preference"
 _PAIRS = (
@@ -63,6 +63,14 @@ def preferred_messages(row: Mapping[str, Any], number: int, columns: Mapping[str
     if not any(message.role == "user" for message in (*prompt, *answered)):
         raise RowError(number, "there is no prompt before the chosen answer.", columns.get("prompt"), "Add `prompt`.")
     return _joined(prompt, answered, number, columns.get("prompt"))
+
+
+def beside_prompt(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """What an object of `messages` that is the prompt holds beside them: tools, in OpenAI's pairs."""
+    value = row.get(columns.get("prompt") or "")
+    if not isinstance(value, Mapping) or "messages" not in value:
+        return {}
+    return {name: held for name, held in value.items() if name != "messages" and held not in (None, "", [], {})}
 
 
 def _prompt(row: Mapping[str, Any], number: int, columns: Mapping[str, str]) -> tuple[Message, ...]:

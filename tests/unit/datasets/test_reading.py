@@ -169,6 +169,7 @@ def test_a_file_that_ends_inside_a_character_is_refused(tmp_path: Path) -> None:
         (b'{"a": 1}\r{"a": 2}\r', "invalid_dataset", "carriage returns"),
         (b"# exported\nquestion,answer\na,b\nc,d\n", "invalid_dataset", "Line 2 names the columns"),
         (b"Our questions\n\nquestion;answer\na;b\nc;d\n", "invalid_dataset", "Line 3 names the columns"),
+        (b"| question | answer |\n|:---|---|\n| a | b |\n", "unsupported_file", "Markdown"),
         (b'// rows\n{"a": 1}\n{"a": 2}\n', "invalid_dataset", "Line 2 is a JSON object"),
         (gzip.compress(gzip.compress(json_lines(ROWS))), "unsupported_file", "packed twice"),
         (b"PAR1 but not really", "damaged_file", "Parquet"),

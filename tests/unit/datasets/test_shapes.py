@@ -261,6 +261,18 @@ def test_calls_of_tools_are_read_from_every_way_of_writing_them(row: dict[str, A
     assert example.tools == ({"type": "function", "function": FUNCTION},)
 
 
+def test_tools_beside_the_messages_of_a_pair_are_read_and_other_fields_told() -> None:
+    row = {
+        "input": {"messages": [USER], "tools": [FUNCTION], "parallel_tool_calls": True},
+        "preferred_output": [ANSWER],
+        "non_preferred_output": [{**ANSWER, "content": "z"}],
+    }
+    example = to_example(row, 1, detect_format([row]))
+    assert example.tools == ({"type": "function", "function": FUNCTION},)
+    assert [code for code, _ in example.notices] == ["prompt_field_not_read"]
+    assert "'parallel_tool_calls'" in example.notices[0][1]
+
+
 @pytest.mark.parametrize("thought", [{"type": "thinking", "thinking": "Hm."}, {"text": "Hm.", "thought": True}])
 def test_reasoning_parts_are_kept_apart_from_the_answer(thought: dict[str, Any]) -> None:
     parts = [thought, {"type": "text", "text": "a"}]
