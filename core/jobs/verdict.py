@@ -61,8 +61,8 @@ def judge(curves: Curves) -> Verdict:
             VerdictKind.DID_NOT_LEARN,
             step,
             f"The held-out loss began at {_loss(first)} and never fell clearly below it ({_loss(lowest)} at best). "
-            "Either the base model knew this already, or the rows do not teach what the held-out ones ask. Check the data, "
-            "then try another learning rate.",
+            "Either the base model knew this already, or the rows do not teach what the held-out ones ask. Check "
+            "the data, then try another learning rate.",
         )
     if last > lowest * (1 + _NOTHING):
         published = "is published" if curves.published_step == step else "is not the one that is published"
@@ -70,7 +70,8 @@ def judge(curves: Curves) -> Verdict:
             VerdictKind.OVERFITTED,
             step,
             f"Overfitted since step {step:,}: the held-out loss was lowest there ({_loss(lowest)}) and rose to "
-            f"{_loss(last)} while training went on. The model of that step {published}. Fewer epochs or more varied rows would help.",
+            f"{_loss(last)} while training went on. The model of that step {published}. Fewer epochs or "
+            "more varied rows would help.",
         )
     if len(trained) == 1 or last < trained[-2][1] * (1 - _NOTHING):
         since = (
