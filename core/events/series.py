@@ -24,13 +24,14 @@ class Point:
 
 
 def point(data: Mapping[str, Any]) -> Point:
-    """The point within the data of a metrics event."""
+    """The point within the data of a metrics event. An evaluation has no pace, and no step of its own."""
+    is_evaluation = data.get("valid_loss") is not None
     return Point(
         step=int(data["step"]),
         train_loss=data.get("train_loss"),
         valid_loss=data.get("valid_loss"),
-        learning_rate=data.get("learning_rate"),
-        tokens_per_second=data.get("tokens_per_second"),
+        learning_rate=None if is_evaluation else data.get("learning_rate"),
+        tokens_per_second=None if is_evaluation else data.get("tokens_per_second"),
         memory_bytes=data.get("memory_bytes"),
     )
 
