@@ -24,11 +24,11 @@ from core.queue.messages import RUN_JOB, training_queue
 from core.runtime import Runtime
 from planner.devices import Device
 from planner.errors import DriverError
-from worker import trainer
+from worker import fork_server
 from worker.app import create_app, serve
+from worker.fork_server import ForkServerError
 from worker.machine import device_again, find_device
 from worker.supervisor import Supervisor
-from worker.trainer import ForkServerError
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 log = structlog.get_logger()
@@ -47,7 +47,7 @@ def run(runtime: Runtime, device_name: str) -> None:
     # else wants a core (6x slower steps by default); threads that never spin cost 15-20% of an idle machine's speed.
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = "100000"  # about a millisecond
-    trainer.start_fork_server()
+    fork_server.start_fork_server()
     worker = TrainingWorker(runtime, device)
     end_when_silent("heartbeat", worker.pulse, runtime.settings.hang_seconds)
 
@@ -106,6 +106,9 @@ class TrainingWorker:
                 try:
                     self._beat_once()
                     self._supervisor.supervise()
+                except ForkServerError as error:
+                    self._end_as_unfit(error)
+                    return
                 finally:
                     self._supervisor = None
                     structlog.contextvars.unbind_contextvars("job_id", "organization", "worker")
@@ -153,15 +156,18 @@ class TrainingWorker:
 
     def _warm_up(self) -> None:
         try:
-            trainer.warm_up()
+            fork_server.warm_up()
         except ForkServerError as error:
-            log.error("fork_server_unfit", error=str(error))
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._end_as_unfit(error)
             return
         self._warm.set()
         log.info("worker_ready", worker=self.id, device=self._device.name, device_class=self._device.device_class)
         self._heartbeat.start()
         self.work()
+
+    def _end_as_unfit(self, error: ForkServerError) -> None:
+        log.error("fork_server_unfit", error=str(error))
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _beat(self) -> None:
         while True:

@@ -29,6 +29,7 @@ from core.datasets.repeated_keys import TWICE_FIX, said_twice
 from core.datasets.row_errors import RowError
 from core.datasets.sources import MAX_ROW_BYTES, open_source
 from core.errors import InvalidDatasetError
+from core.scratch import PREFIX
 
 __all__ = ["parquet_rows"]
 
@@ -46,7 +47,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError
         with path.open("rb") as file:
             is_plain = file.read(4) == b"PAR1"
         if not is_plain:
-            unpacked = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".parquet"))
+            unpacked = stack.enter_context(tempfile.NamedTemporaryFile(prefix=PREFIX, suffix=".parquet"))
             with open_source(path) as packed:
                 shutil.copyfileobj(packed, unpacked)
             unpacked.flush()

@@ -1,4 +1,4 @@
-"""`python -m worker.training.rehearse`: rehearsals for a process that must not load torch.
+"""`python -m worker.training.rehearse PARENT`: rehearsals for a process that must not load torch.
 
 Reads one JSON object on standard input: `{question}` (planner.rehearsed.RehearsalQuestion) asks for a survey of the
 model and every step that planning it takes, `{config, kind, setups}` for steps alone. Writes `{"memory": ...}`
@@ -15,6 +15,7 @@ import torch
 
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidRequestError, TunewrightError
+from core.limited.lifetime import end_with_parent
 from planner.candidates import Question
 from planner.errors import InvalidSetupError
 from planner.policy import setups_to_rehearse
@@ -33,7 +34,8 @@ MEMORY_LIMIT_BYTES = 8 * 2**30
 
 
 def main() -> int:
-    """Answer the request on standard input."""
+    """Answer the request on standard input. The argument is the process that asks, and is not outlived."""
+    end_with_parent(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     quiet()
     torch.set_num_threads(1)  # nothing is computed
