@@ -7,7 +7,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, InternalError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -15,7 +15,7 @@ from starlette.routing import Match
 from api import frame, pages
 from api.middleware import UPLOAD_PATHS
 from api.schemas.errors import envelope
-from core.db.session import is_full
+from core.db.session import is_away, is_full
 from core.errors import (
     AuthenticationError,
     ConflictError,
@@ -48,6 +48,7 @@ def register(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OperationalError, _database_away)
+    app.add_exception_handler(InternalError, _database_refuses)
     app.add_exception_handler(DataError, _unstorable)
     app.add_exception_handler(OverflowError, _unstorable)
     app.add_exception_handler(ClientDisconnect, _client_gone)
@@ -99,6 +100,18 @@ async def _database_away(request: Request, error: Exception) -> Response:
     log.error("database_unavailable", error=str(error))
     away = ServiceUnavailableError("The database does not answer. Try again in a moment.", code="database_unavailable")
     return await _answer(request, away)
+
+
+async def _database_refuses(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InternalError)
+    if not is_away(error):
+        return await unexpected(request, error)
+    log.error("database_read_only", error=str(error.orig))
+    refused = ServiceUnavailableError(
+        "The database takes no writes for now. Nothing of this request was kept; try again in a moment.",
+        code="database_unavailable",
+    )
+    return await _answer(request, refused)
 
 
 async def _unstorable(request: Request, _error: Exception) -> Response:

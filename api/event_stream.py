@@ -20,6 +20,7 @@ from core.events.models import JobEvent
 from core.jobs import service as jobs
 from core.outage_log import OutageLog
 from core.queue.messages import job_channel
+from core.queue.publisher import TIMEOUTS
 from core.runtime import Runtime
 
 BATCH = 500
@@ -89,7 +90,7 @@ class _Wakes:
     """A subscription that degrades to looking every now and then while Redis is away."""
 
     def __init__(self, redis_url: str, channel: str) -> None:
-        self._redis = Redis.from_url(redis_url, socket_connect_timeout=5)
+        self._redis = Redis.from_url(redis_url, **TIMEOUTS)
         self._channel = channel
         self._pubsub = self._redis.pubsub()
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.db.base import utc_now
 from core.db.migrate import schema_problem
+from core.db.session import is_read_only
 from core.errors import StoreError
 from core.fleet import programs
 from core.fleet.models import ProgramRow, ProgramStatus
@@ -160,6 +161,8 @@ class Readiness:
         if problem is None:
             with self._runtime.database.read() as session:
                 sweep = programs.last_sweep(session)
+                if is_read_only(session):
+                    problem = "the database takes no writes: it is read-only"
                 troubled = [row for row in programs.programs(session) if row.status in _TROUBLED]
             self._warnings = [_trouble(row) for row in troubled]
             self._swept_at = int(sweep.finished_at.timestamp()) if sweep else None

@@ -91,7 +91,9 @@ def ago(moment: datetime) -> str:
 
 def left(moment: datetime) -> str:
     """How long until then."""
-    return duration(max(0.0, (moment - datetime.now(UTC)) / timedelta(seconds=1)))
+    if moment - datetime.now(UTC) < timedelta(seconds=5):
+        return "a moment"
+    return duration((moment - datetime.now(UTC)) / timedelta(seconds=1))
 
 
 def clock(moment: datetime) -> str:

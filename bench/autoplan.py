@@ -43,8 +43,8 @@ from planner.policy.candidates import Question  # noqa: E402
 from planner.policy.choice import plan  # noqa: E402
 from planner.statistics import DatasetStatistics  # noqa: E402
 from tests.unit.training.runs import CHAT, request_for, run_child  # noqa: E402
+from worker.fork_server import warm_up  # noqa: E402
 from worker.protocol import ErrorReport, MetricsReport, ResultReport  # noqa: E402
-from worker.trainer import warm_up  # noqa: E402
 
 SAMPLE = ROOT / "core" / "datasets" / "samples" / "lanternfish_support.jsonl"
 HELD_OUT, TRAINING = 100, 240  # rows; a smaller set is trained on what the held-out rows leave

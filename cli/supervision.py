@@ -55,7 +55,7 @@ class Program:
 
     With `once`, its end is no failure and it is not started again; after ending with `final_code` it is down until
     `Runner.start_again`. With `liveness` it touches the file named by TUNEWRIGHT_LIVENESS_FILE every second, and is
-    killed when it no longer does.
+    killed when it no longer does. Another process may touch it in its place.
     """
 
     name: str  # of its log file, and what people read
@@ -79,8 +79,8 @@ class Runner:
         self.program = program
         self.log_path = log_directory / f"{program.name}.log"
         self.state = ProgramState(program.name, ProgramStatus.STARTING)
-        self._alive_path = log_directory / f"{program.name}.alive"
-        self._environment = {**environment, LIVENESS_VARIABLE: str(self._alive_path)}
+        self.alive_path = log_directory / f"{program.name}.alive"
+        self._environment = {**environment, LIVENESS_VARIABLE: str(self.alive_path)}
         self._on_change = on_change
         self._process: asyncio.subprocess.Process | None = None
         self._hung = False
@@ -163,7 +163,7 @@ class Runner:
             await asyncio.wait_for(self._stopping.wait(), delay)
 
     async def _run(self, reaper: Reaper) -> int:
-        self._alive_path.unlink(missing_ok=True)
+        self.alive_path.unlink(missing_ok=True)
         self._hung = False
         with open_log(self.log_path) as log:
             position = log.tell()
@@ -199,7 +199,7 @@ class Runner:
         last, silent = None, 0
         while silent < (liveness.starting_checks if last is None else liveness.silent_checks):
             await asyncio.sleep(liveness.check_seconds)
-            beat = _modified_at(self._alive_path)
+            beat = _modified_at(self.alive_path)
             last, silent = (beat, 0) if beat != last else (last, silent + 1)
         seconds = silent * liveness.check_seconds
         warning_line(self.program.name, f"has given no sign of life for {seconds:.0f} s and is killed")

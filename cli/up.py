@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
-from cli.broker import free_port, prepare_broker
+from cli.broker import Broker, beat_for, free_port, prepare_broker
 from cli.database import DataDirectory, open_database
 from cli.service_files import RunningService, announce, lock_directory
 from cli.supervision import Liveness, Program, Runner, supervise
@@ -64,6 +64,7 @@ class _Programs:
 
     stages: list[list[Program]]
     environment: dict[str, str]
+    broker: Broker | None
 
 
 def _programs(settings: Settings, host: str, port: int) -> _Programs:
@@ -84,7 +85,7 @@ def _programs(settings: Settings, host: str, port: int) -> _Programs:
     if not (settings.resolved_models_dir / STARTER_MODEL / "config.json").exists():
         err.print(f"Fetching the starter model {STARTER_MODEL} in the background, once.")
         workers.append(Program("starter-model", (*cli, "models", "fetch", STARTER_MODEL), grace_seconds=2.0, once=True))
-    return _Programs([[api], workers, [broker.program] if broker else []], environment)
+    return _Programs([[api], workers, [broker.program] if broker else []], environment, broker)
 
 
 async def _run(settings: Settings, database: Database, url: str, token: str, programs: _Programs) -> None:
@@ -97,6 +98,8 @@ async def _run(settings: Settings, database: Database, url: str, token: str, pro
         asyncio.create_task(_report_changes(database, runners, changed)),
         asyncio.create_task(_bring_back(database, runners)),
     ]
+    if programs.broker is not None:
+        beside.append(asyncio.create_task(beat_for(programs.broker.url, stages[-1][0].alive_path)))
     try:
         await supervise(stages, _welcome(settings, url, token, runners))
     finally:

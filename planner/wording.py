@@ -13,6 +13,8 @@ MIB = 1 << 20
 
 def gib(size_bytes: float) -> str:
     """A size as people compare it with a device."""
+    if size_bytes < 1024:
+        return counted(round(size_bytes), "byte")
     if size_bytes < GIB:
         return f"{size_bytes / MIB:.0f} MiB" if size_bytes >= MIB else f"{size_bytes / 1024:.1f} KiB"
     return f"{size_bytes / GIB:.1f} GiB" if size_bytes < 100 * GIB else f"{size_bytes / GIB:.0f} GiB"
@@ -105,7 +107,7 @@ SENTENCES: Mapping[str, str] = {
     "tokens or another language need it.",
     "tied_embedding": "embed_tokens, which is lm_head too,",
     # Batch
-    "batch": "{start}, {micro} at a time{accumulated}, make {steps:step} in {epochs:epoch}{then}.",
+    "batch": "{start}, {micro} at a time{accumulated}: {steps:step} in {epochs:epoch}{then}.",
     "rows_per_step": "{rows:row} per optimizer step",
     "packed_rows_per_step": "{rows:packed row} of about {each:,.0f} examples per optimizer step",
     "batch_above_rows": "A batch of {asked:,} is more than there is to train on, so a step takes all {rows:,} rows",

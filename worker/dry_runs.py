@@ -1,5 +1,6 @@
 """Dry runs in a child process: torch is loaded there and nowhere here."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ def end_all() -> None:
 
 def _ask(request: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     name = f"The dry run of {config.get('model_type')!r}"
-    command = [sys.executable, "-m", PROGRAM]
+    command = [sys.executable, "-m", PROGRAM, str(os.getpid())]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=without_secrets()) as child:  # noqa: S603 - our own module, no shell
         _RUNNING.add(child)
         try:

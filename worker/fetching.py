@@ -1,6 +1,5 @@
 """Bringing weights and stored objects to this machine, and giving that up at once when the job is to stop."""
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -17,13 +16,12 @@ from core.limited.lifetime import end_with_parent
 from core.registry.base_models import BaseModel, ModelRef
 from core.runtime import Runtime
 from core.settings import Settings
+from worker import fork_server
 from worker.base_weights import ensure_weights
 
 POLL_SECONDS = 0.1  # a stop is obeyed within this
 
 Result = TypeVar("Result")
-
-_context = multiprocessing.get_context("forkserver")
 
 
 class TransferStoppedError(Exception):
@@ -68,11 +66,12 @@ class InterruptibleFetcher(Fetcher):
         return self._in_child(_materialize, self._runtime.settings, key, directory)
 
     def _in_child(self, work: Callable[..., Result], *arguments: object) -> Result:
-        reader, writer = _context.Pipe(duplex=False)
+        patience_seconds = self._runtime.settings.hang_seconds
+        reader, writer = fork_server.context.Pipe(duplex=False)
         with reader:
             # The fork server has forgotten the credentials that a store and a hub may ask for.
-            process = _context.Process(target=_answer, args=(writer, dict(os.environ), work, arguments))
-            process.start()
+            process = fork_server.context.Process(target=_answer, args=(writer, dict(os.environ), work, arguments))
+            fork_server.start(process, patience_seconds)
             writer.close()
             try:
                 while not reader.poll(POLL_SECONDS):
@@ -86,7 +85,7 @@ class InterruptibleFetcher(Fetcher):
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)  # with whatever it started
                 process.kill()
-                process.join()
+                fork_server.join(process, patience_seconds)
         if isinstance(answer, TunewrightError):
             raise answer
         return answer

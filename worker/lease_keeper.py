@@ -16,6 +16,7 @@ from core.jobs.lease import Lease
 from core.jobs.states import JobStatus
 from core.outage_log import OutageLog
 from core.queue.messages import job_channel
+from core.queue.publisher import TIMEOUTS
 from core.runtime import Runtime
 
 LISTEN_SECONDS = 1.0
@@ -130,7 +131,7 @@ class LeaseKeeper:
 
     def _listen(self, done: threading.Event) -> None:
         job_id = self._lease.job_id
-        with Redis.from_url(self._runtime.settings.resolved_redis_url) as broker:
+        with Redis.from_url(self._runtime.settings.resolved_redis_url, **TIMEOUTS) as broker:
             news = broker.pubsub(ignore_subscribe_messages=True)
             while not done.is_set():
                 try:

@@ -29,6 +29,7 @@ from core.queue.messages import (
     Nudge,
     training_queue,
 )
+from core.queue.publisher import TIMEOUTS
 from core.retention.files import expire_files
 from core.retention.jobs import expire_checkpoints, expire_events, expire_models
 from core.retries.service import forget_before
@@ -144,7 +145,7 @@ def resend(runtime: Runtime) -> None:
     """Send as many nudges as there are queued jobs above waiting messages: any nudge starts any job of its queue."""
     with runtime.database.read() as session:
         jobs = queries.queued(session)
-    broker = Redis.from_url(runtime.settings.resolved_redis_url)
+    broker = Redis.from_url(runtime.settings.resolved_redis_url, **TIMEOUTS)
     try:
         nudges: list[Nudge] = []
         for device_class in {device_class for _, device_class in jobs}:

@@ -43,6 +43,7 @@ from planner.policy.choice import step_down
 from planner.setup import TrainingSetup
 from worker import prepare, publish
 from worker.fetching import InterruptibleFetcher, TransferStoppedError
+from worker.fork_server import ForkServerError
 from worker.lease_keeper import LeaseKeeper
 from worker.machine import device_again
 from worker.outages import delays, outlast
@@ -139,10 +140,20 @@ class Supervisor:
         self._stop()
 
     def supervise(self) -> None:
-        """Run the job until it ends or is no longer ours. Raises nothing that the job's owner can cause."""
+        """Run the job until it ends or is no longer ours. Raises nothing that the job's owner can cause.
+
+        Raises ForkServerError, with the job back in the queue, where this worker can start no process.
+        """
         try:
             with self._keeper:
-                self._run()
+                try:
+                    self._run()
+                except ForkServerError:
+                    self._let_go("The worker can start no process for it; moved back to the queue")
+                    raise
+                except OSError:
+                    self._account()  # a successor on this machine removes our files: the lease is lost then
+                    raise
         except StaleLeaseError:
             log.warning("lease_lost", job_id=self.job_id)
         finally:
@@ -214,7 +225,7 @@ class Supervisor:
         # A compiled step is silent while its like is compiled, which takes what it takes.
         stall_seconds = settings.silence_seconds if request.setup.torch_compile else settings.stall_seconds
         watchdog = Watchdog(stall_seconds, settings.silence_seconds)
-        self._child = child = TrainingChild(request)
+        self._child = child = TrainingChild(request, settings.hang_seconds)
         grace: threading.Timer | None = None
         try:
             with child:

@@ -17,6 +17,7 @@ from core.errors import StoreError
 from core.jobs.models import Job
 from core.retention.leftovers import recorded_later, unrecorded
 from core.runtime import Runtime
+from core.scratch import remove_leftovers
 
 DAY = timedelta(days=1)
 _RUN_DIRECTORY = re.compile(r"(ftjob-[^-]+)-(lease_.+)")  # as worker.prepare.run_directory
@@ -50,8 +51,9 @@ def remove_old_logs(directory: Path, seconds: float) -> None:
 
 
 def tidy_store(runtime: Runtime) -> None:
-    """Remove streams that never became objects, and objects that nobody recorded or whose row is gone, a day old."""
+    """Remove scratch copies, streams that never became objects, and objects of no row, all a day old."""
     moment = utc_now() - DAY
+    remove_leftovers()
     incomplete = runtime.store.discard_incomplete(moment)
     removed = 0
     for keys in recorded_later(runtime.store.keys_before(moment)):
@@ -65,7 +67,8 @@ def tidy_store(runtime: Runtime) -> None:
 
 
 def tidy_runs(runtime: Runtime) -> None:
-    """Remove the run directories, with their data, of leases that are over."""
+    """Remove old scratch copies, and the run directories, with their data, of leases that are over."""
+    remove_leftovers()
     if not runtime.settings.runs_dir.is_dir():
         return
     for directory in runtime.settings.runs_dir.iterdir():

@@ -5,13 +5,9 @@ is at its first step in a fraction of a second, CUDA never meets a fork, and its
 leads a process group of its own, so that ending it ends whatever it started.
 """
 
-import importlib
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import selectors
 import signal
-import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -20,48 +16,25 @@ from typing import Self
 import orjson
 
 from core.limited.lifetime import end_with_parent
+from worker import fork_server
 from worker.protocol import Report, RunRequest, decode_report
 
-PRELOAD = "worker.training.preload"
+PATIENCE_SECONDS = 180.0
 _READ_BYTES = 65_536
-_CUDA_INITIALISED = 70  # exit code
-
-_context = multiprocessing.get_context("forkserver")
-
-
-def start_fork_server() -> None:
-    """Start the fork server, which imports while its worker goes on. It ends with the thread that calls this."""
-    _context.set_forkserver_preload([PRELOAD])
-    multiprocessing.forkserver.ensure_running()
-
-
-class ForkServerError(RuntimeError):
-    """Raised when the fork server has no use: it died while it imported, or nothing forked from it can use CUDA."""
-
-
-def warm_up() -> None:
-    """Wait until the fork server's imports are done. Raises ForkServerError."""
-    start_fork_server()
-    process = _context.Process(target=_prove_fit, args=(PRELOAD,))
-    try:
-        process.start()
-    except (EOFError, OSError) as error:
-        raise ForkServerError("The fork server died while it imported; its traceback is above.") from error
-    process.join()
-    if process.exitcode == _CUDA_INITIALISED:
-        raise ForkServerError("The fork server has initialised CUDA, which no process forked from it could use then.")
-    if process.exitcode:
-        raise ForkServerError("The fork server cannot import what training needs; the traceback is above.")
 
 
 class TrainingChild:
-    """One child at work on one request."""
+    """One child at work on one request.
 
-    def __init__(self, request: RunRequest) -> None:
+    A fork server that does not answer for `patience_seconds` is replaced. Raises ForkServerError where that is no help.
+    """
+
+    def __init__(self, request: RunRequest, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience_seconds = patience_seconds
         reader, writer = os.pipe()
         with Connection(writer, readable=False) as connection:
-            self._process: ForkServerProcess = _context.Process(target=_enter, args=(request, connection))
-            self._process.start()  # a fork server that has died is started again
+            self._process: ForkServerProcess = fork_server.context.Process(target=_enter, args=(request, connection))
+            fork_server.start(self._process, patience_seconds)
         os.set_blocking(reader, False)
         self._reader = reader
 
@@ -106,7 +79,7 @@ class TrainingChild:
         """Wait for the exit, kill what is left after `wait_seconds`; returns the exit code, minus a signal's number."""
         self._process.join(wait_seconds)
         self.kill()
-        self._process.join()
+        fork_server.join(self._process, self._patience_seconds)
         os.close(self._reader)
         exit_code = self._process.exitcode
         self._process.close()
@@ -120,16 +93,6 @@ class TrainingChild:
                 os.kill(self.process_id, number)
         except ProcessLookupError:
             pass
-
-
-def _prove_fit(preload: str) -> None:
-    """What the first fork runs, when the fork server has imported everything. It passes over an import that fails;
-    here that is repeated, and its traceback shown."""
-    importlib.import_module(preload)
-    from worker.training.unforked_cuda import can_use_cuda  # noqa: PLC0415 - imports torch, as the fork server has
-
-    if not can_use_cuda():
-        sys.exit(_CUDA_INITIALISED)
 
 
 def _enter(request: RunRequest, connection: Connection) -> None:

@@ -29,12 +29,12 @@ from core.queue.messages import RUN_JOB, training_queue
 from core.runtime import Runtime
 from planner.devices import Device
 from planner.errors import DriverError
-from worker import trainer
+from worker import fork_server
 from worker.app import create_app, serve
+from worker.fork_server import ForkServerError
 from worker.machine import find_device
 from worker.pool import DevicePool, Reading
 from worker.supervisor import Supervisor
-from worker.trainer import ForkServerError
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ def run(runtime: Runtime, device_names: Sequence[str]) -> None:
     # else wants a core (6x slower steps by default); threads that never spin cost 15-20% of an idle machine's speed.
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = "100000"  # about a millisecond
-    trainer.start_fork_server()
+    fork_server.start_fork_server()
     worker = TrainingWorker(runtime, devices)
     end_when_silent("heartbeat", worker.pulse, runtime.settings.hang_seconds)
 
@@ -132,6 +132,8 @@ class TrainingWorker:
         try:
             self._beat_once()
             supervisor.supervise()
+        except ForkServerError as error:
+            self._end_as_unfit(error)
         finally:
             for device in devices:
                 del self._supervisors[device.address]
@@ -181,10 +183,9 @@ class TrainingWorker:
 
     def _warm_up(self) -> None:
         try:
-            trainer.warm_up()
+            fork_server.warm_up()
         except ForkServerError as error:
-            log.error("fork_server_unfit", error=str(error))
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._end_as_unfit(error)
             return
         self._warm.set()
         names = [reading.device.name for reading in self.pool.read()]
@@ -192,6 +193,10 @@ class TrainingWorker:
         self._heartbeat.start()
         for number in range(self.pool.size):
             threading.Thread(target=self.work, name=f"first-jobs-{number}", daemon=True).start()
+
+    def _end_as_unfit(self, error: ForkServerError) -> None:
+        log.error("fork_server_unfit", error=str(error))
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _beat(self) -> None:
         while True:

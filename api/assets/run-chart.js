@@ -88,7 +88,8 @@ class RunChart extends HTMLElement {
   build() {
     this.plot?.destroy();
     this.plot = null;
-    if (this.points.rows.length === 0) return;
+    const places = this.fields.map((name) => FIELDS[name].at);
+    if (!this.points.rows.some((row) => places.some((at) => row[at] !== null))) return;
     for (const fallback of this.querySelectorAll("svg, .chart-empty")) fallback.remove();
     this.plot = new uPlot(this.options(), this.data(), this);
   }

@@ -16,6 +16,11 @@ from core.errors import InvalidRequestError, TunewrightError
 from planner.options import OPTIONS, Group, Option, RequestedConfig
 from planner.plans import TrainingPlan, planned_options
 
+# Latin letters that are no letter with an accent.
+_WITHOUT_ACCENT = str.maketrans(
+    {"ß": "ss", "ẞ": "SS", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
+    | {"đ": "d", "Đ": "D", "ð": "d", "Ð": "D", "þ": "th", "Þ": "Th", "ı": "i"}
+)
 COLUMN_PREFIX = "column_"
 # Each role that a shape's rows may have. The first are needed: as many as `NEEDED` says, else one.
 ROLES = {
@@ -140,10 +145,19 @@ def kept_fields(fields: Mapping[str, str]) -> dict[str, str]:
 
 
 def suffix_of(name: str) -> str:
-    """A name as people write it, as a part of a model's id: letters, digits, dots, hyphens and underscores."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    """A name as people write it, as a part of a model's id: letters, digits, dots, hyphens and underscores.
+
+    Raises InvalidRequestError for a name that has none of these.
+    """
+    plain = unicodedata.normalize("NFKD", name.translate(_WITHOUT_ACCENT)).encode("ascii", "ignore").decode()
     suffix = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:64]
-    return suffix or name.strip()  # which the API refuses, and says why
+    if name.strip() and not suffix:
+        raise InvalidRequestError(
+            f"The name becomes a part of the model's id, which is written in letters from a to z and digits, and "
+            f"{name.strip()[:64]!r} has none of them. Write it in those, such as support-2.",
+            param="suffix",
+        )
+    return suffix
 
 
 def presets_for(fields: Mapping[str, str]) -> list[tuple[Preset, str, bool]]:

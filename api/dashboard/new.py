@@ -171,9 +171,10 @@ def _start(request: Request, runtime: Runtime, actor: Actor, form: dict[str, str
             f"The fields of this form have {characters:,} characters together; at most {LONGEST_ADDRESS:,} fit into "
             "the address of its page."
         )
-    start = {"credit_code": form.get("credit_code", "").strip(), "suffix": suffix_of(form.get("suffix", ""))}
+    start = {"credit_code": form.get("credit_code", "").strip(), "suffix": form.get("suffix", "").strip()}
     try:
-        body = body_of({**fields, **{name: value for name, value in start.items() if value}})
+        said = {**start, "suffix": suffix_of(start["suffix"])}
+        body = body_of({**fields, **{name: value for name, value in said.items() if value}})
         planned = plan_request(body)
         # A form that is sent twice makes one plan and one job.
         create = identify(request, runtime, actor, "", form.get("start_key"))

@@ -86,7 +86,8 @@ PLAN_EXAMPLE: JsonDict = {
         "LoRA: the data set has 3,410 trained tokens, and full fine-tuning earns its memory from about "
         "10,000,000: an adapter is cheaper, forgets less and stays small.",
         "Rank 8 on all linear layers is 2,442,240 trained parameters, enough for what 3,410 trained tokens can teach.",
-        "8 rows per optimizer step, 8 at a time, make 76 steps in 4 epochs; activations fit, so nothing is recomputed.",
+        "8 rows per optimizer step, 8 at a time: 76 steps in 4 epochs; memory holds all intermediate results, so "
+        "nothing is computed twice.",
         "The learning rate rises over 8 of 76 steps to 0.0013 and falls on a cosine; that peak is usual for adapters "
         "at a hidden size of 576.",
         "8 rows of 160 are held out to measure on, the same in every run on this file; fewer than 20 are too few to "

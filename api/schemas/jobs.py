@@ -88,7 +88,9 @@ class _PlanCreate(RequestBody):
         "held out.",
     )
     suffix: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Part of the fine-tuned model's name."
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Part of the fine-tuned model's name: letters, digits, dots, hyphens and underscores.",
     )
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, plan and machine: same adapter.")
     metadata: dict[MetadataKey, MetadataValue] | None = Field(

@@ -22,8 +22,8 @@ from planner.precision import trains_on
 from planner.setup import VARLEN_FLASH, InitLoraWeights, Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import Finished, request_for, run_child, setup_for, write_conversations
+from worker.fork_server import warm_up
 from worker.protocol import CheckpointReport, ErrorReport, MemoryReport, MessageReport, MetricsReport, ResultReport
-from worker.trainer import warm_up
 
 MIB = 1 << 20
 _CASE_SECONDS, _COMPILED_SECONDS = 12, 40  # below which one is not begun

@@ -12,11 +12,11 @@ __all__ = ["USUAL_COLUMNS", "column_of", "columns_by_name", "is_media_column", "
 USUAL_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "system": ("system", "system_prompt", "system_message", "system_instruction", "systemInstruction"),
     "input": ("input",),
-    "context": ("context",),
-    "history": ("history",),
+    "context": ("context", "passage"),
+    "history": ("history", "chat_history", "conversation_history"),
     "label": ("label", "kto_tag"),
 }
-_MEDIA = re.compile(r"(?:image|img|picture|photo|video|audio)s?(?:_?(?:data|bytes|base64))?")
+_MEDIA = re.compile(r"(?:image|img|picture|photo|video|audio)s?(?:_?(?:data|bytes|base64|paths?|files?|filenames?))?")
 _SEPARATORS = re.compile(r"[\W_]+")
 
 

@@ -8,10 +8,19 @@ from core.datasets.columns import listed, shortened
 from core.datasets.examples import Message
 from core.datasets.numbers import load_json
 from core.datasets.row_errors import RowError
-from core.datasets.values import Parts, as_list, is_blank, kind_of, read_flag, read_parts
+from core.datasets.values import Parts, as_list, is_blank, kind_of, read_flag, read_parts, refuse_repeated_keys
 
-__all__ = ["ROLES", "as_alternating", "as_exchanges", "as_turns", "is_turn", "read_history", "read_messages"]
-__all__ += ["untrained"]
+__all__ = [
+    "ROLES",
+    "as_alternating",
+    "as_exchanges",
+    "as_turns",
+    "how_to_name",
+    "is_turn",
+    "read_history",
+    "read_messages",
+]
+__all__ += ["turns_in", "untrained"]
 
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 _ROLE_ALIASES = {
@@ -60,11 +69,48 @@ def is_turn(value: object) -> bool:
     return isinstance(value, Mapping) and any(key in value for key in _ROLE_KEYS)
 
 
+def how_to_name(value: object) -> str:
+    """What to do about a row that is no object."""
+    if isinstance(value, list) and value and is_turn(value[0]):
+        return 'Wrap each list: {"messages": [...]}.'
+    return 'Write each row as an object: {"prompt": "...", "completion": "..."}.'
+
+
 def as_turns(value: object) -> list[Any] | None:
     """The messages in a value, if that is what it holds: a list of them, one alone, or an object of `messages`."""
     if isinstance(value, Mapping):
         value = value.get("messages", [value])
     return value if isinstance(value, list) and value and is_turn(value[0]) else None
+
+
+def turns_in(value: object, number: int = 0, column: str = "") -> list[Any] | None:
+    """The messages in a value, also where a table stores them as JSON text.
+
+    Other JSON is a text: an answer may well be an object with a `from`. With the row's number, raises RowError for a
+    key that an object of that text has twice.
+    """
+    if not isinstance(value, str):
+        return as_turns(value)
+    if value.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        parsed = load_json(value)
+    except (ValueError, RecursionError):
+        return None
+    turns = as_turns(parsed)
+    if turns is None or not all(map(_says_who_says_what, turns)):
+        return None
+    if number:
+        refuse_repeated_keys(parsed, value, number, column)
+    return turns
+
+
+def _says_who_says_what(turn: object) -> bool:
+    if not isinstance(turn, Mapping):
+        return False
+    role = next((turn[key] for key in _ROLE_KEYS if key in turn), None)
+    is_known = isinstance(role, str) and (role.lower() in ROLES or role.lower() in _ROLE_ALIASES)
+    return is_known and any(key in turn for key in (*_CONTENT_KEYS, "tool_calls", "function_call"))
 
 
 def as_alternating(value: object) -> list[Any] | None:
@@ -111,7 +157,7 @@ def read_history(value: object, number: int, column: str) -> tuple[Message, ...]
     """Earlier turns, as messages or as pairs of a question and its answer. Raises RowError."""
     if value is None or value == "":
         return ()
-    turns = as_list(value)
+    turns = as_list(value, number, column)
     if turns is None:
         raise RowError(number, f"{column!r} is {kind_of(value)}, not a list.", column, "Give pairs of texts.")
     if turns and is_turn(turns[0]):
@@ -204,7 +250,7 @@ def _calls(turn: Mapping[str, Any], number: int, param: str) -> list[dict[str, A
     """The calls of a turn, its arguments as objects; OpenAI's older `function_call` is one of them."""
     calls: list[Any] = []
     if turn.get("tool_calls") is not None:
-        listed_calls = as_list(turn["tool_calls"])
+        listed_calls = as_list(turn["tool_calls"], number, f"{param}.tool_calls")
         if listed_calls is None or not all(isinstance(call, Mapping) for call in listed_calls):
             where = f"{param}.tool_calls"
             raise RowError(number, f"{where} is not a list of objects.", where, "Use OpenAI's tool call objects.")
@@ -216,11 +262,14 @@ def _calls(turn: Mapping[str, Any], number: int, param: str) -> list[dict[str, A
             problem = f"{where} stands beside tool_calls." if calls else f"{where} is not an object with a name."
             raise RowError(number, problem, where, "Use tool_calls, a list of OpenAI's tool call objects.")
         calls.append(older)
-    return [_call(call) for call in calls]
+    return [_call(call, number, f"{param}.tool_calls[{index}]") for index, call in enumerate(calls)]
 
 
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The call as templates expect it: inside `function`, its arguments an object; on the wire they are JSON text."""
+def _call(call: Mapping[str, Any], number: int, param: str) -> dict[str, Any]:
+    """The call as templates expect it: inside `function`, its arguments an object; on the wire they are JSON text.
+
+    Raises RowError for arguments that name one twice.
+    """
     if "function" not in call and "name" in call:
         outside = {key: value for key, value in call.items() if key not in ("name", "arguments")}
         inside = {key: call[key] for key in ("name", "arguments") if key in call}
@@ -232,18 +281,22 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
         arguments = load_json(function["arguments"])
     except (ValueError, RecursionError):
         return dict(call)
+    refuse_repeated_keys(arguments, function["arguments"], number, f"{param}.arguments")
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else dict(call)
 
 
 def _written_calls(value: object, number: int, param: str) -> list[dict[str, Any]]:
     """Calls that a turn holds as JSON, as LLaMA-Factory writes them. Raises RowError."""
     if isinstance(value, str):
+        text = value
         try:
-            value = load_json(value)
+            value = load_json(text)
         except (ValueError, RecursionError):
             value = None
+        else:
+            refuse_repeated_keys(value, text, number, param)
     calls = [
-        _call(call)
+        _call(call, number, param)
         for call in (value if isinstance(value, list) else [value])
         if isinstance(call, Mapping) and isinstance(call.get("name"), str)
     ]

@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from core.datasets.columns import USUAL_COLUMNS, columns_by_name, listed, plain_name
-from core.datasets.conversations import as_alternating, as_exchanges, as_turns, is_turn
+from core.datasets.conversations import as_alternating, as_exchanges, is_turn, turns_in
 from core.datasets.examples import DataFormat, DataKind
-from core.datasets.known_shapes import problem_of_unread, problem_of_untrainable
+from core.datasets.known_shapes import KnownShapeError, problem_of_unread, problem_of_untrainable
 from core.datasets.pairs import PAIR_ROLES
 from core.datasets.preferences import PREFERENCE, detect_preferences
-from core.datasets.values import as_list, read_flag
+from core.datasets.values import as_list, read_label
 from core.errors import InvalidDatasetError
 
 __all__ = ["complete_format", "detect_format", "known_names"]
@@ -80,13 +80,13 @@ def detect_format(rows: Sequence[Mapping[str, Any]]) -> DataFormat:
     if found is None:
         is_pair = any(first in by_name and second in by_name for _, first, second in _PAIRS)
         if problem := problem_of_untrainable(rows, by_name, _ANSWERED, is_pair=is_pair):
-            raise _unknown(problem)
+            raise KnownShapeError(problem, code="unknown_format")
         found = _conversation_or_pair(rows, by_name)
     if found is None:
         found = _detect_text(by_name)
     if found is None:
         if problem := problem_of_unread(rows, by_name, _CONVERSATIONS):
-            raise _unknown(problem)
+            raise KnownShapeError(problem, code="unknown_format")
         first, second = ([*columns, "", ""])[:2]
         how = _HELP % (f'"{first[:60]}"' if first else '"..."', f'"{second[:60]}"' if second else '"..."')
         raise _unknown(f"What the rows mean could not be told from their columns ({listed(columns)}). {how}")
@@ -113,7 +113,7 @@ def _with_label(rows: Sequence[Mapping[str, Any]], data_format: DataFormat) -> D
         return data_format
     for column in USUAL_COLUMNS["label"]:
         labels = [row[column] for row in rows if row.get(column) is not None]
-        if labels and all(read_flag(label) is not None for label in labels):
+        if labels and all(read_label(label) is not None for label in labels):
             return replace(data_format, columns={**data_format.columns, "label": column})
     return data_format
 
@@ -162,7 +162,7 @@ def _detect_pair(rows: Sequence[Mapping[str, Any]], by_name: Mapping[str, str]) 
 
 def _holds_turns(rows: Sequence[Mapping[str, Any]], columns: Collection[str]) -> bool:
     """Whether one of the columns holds messages, as TRL's conversational prompts and completions do."""
-    return any(as_turns(row.get(column)) is not None for row in rows for column in columns)
+    return any(turns_in(row.get(column)) is not None for row in rows for column in columns)
 
 
 def _detect_text(by_name: Mapping[str, str]) -> DataFormat | None:

@@ -6,12 +6,13 @@ from typing import Any
 
 from core.datasets.columns import USUAL_COLUMNS, column_of, is_media_column, shortened
 from core.datasets.conversations import ROLES, as_alternating, as_exchanges, is_turn, read_messages
+from core.datasets.damaged_text import text_notices
 from core.datasets.examples import DataFormat, DataKind, Example, Message
 from core.datasets.pairs import PAIR_ROLES, pair_messages
-from core.datasets.preferences import PREFERENCE, preferred_messages
+from core.datasets.preferences import PREFERENCE, beside_prompt, preferred_messages
 from core.datasets.row_errors import RowError
 from core.datasets.tools import read_tools
-from core.datasets.values import as_list, missing_value, read_flag, read_optional_text, read_text
+from core.datasets.values import as_list, missing_value, read_label, read_optional_text, read_text
 
 __all__ = ["UNDESIRED", "RowError", "plain_conversation", "to_example"]
 
@@ -29,7 +30,8 @@ def to_example(row: Mapping[str, Any], number: int, data_format: DataFormat) -> 
     columns = data_format.columns
     _refuse_media(row, number, columns)
     if data_format.kind is DataKind.TEXT:
-        return Example(number, text=read_text(row, number, columns.get("text", "text")))
+        text = read_text(row, number, columns.get("text", "text"))
+        return Example(number, text=text, notices=tuple(text_notices([text])))
     if data_format.shape in PAIR_ROLES:
         messages = pair_messages(row, number, data_format)
     elif data_format.shape == PREFERENCE:
@@ -37,19 +39,31 @@ def to_example(row: Mapping[str, Any], number: int, data_format: DataFormat) -> 
     else:
         messages = _conversation(row, number, data_format)
     messages = _with_system(messages, row, number, columns)
-    notices: tuple[tuple[str, str], ...] = ()
+    beside = beside_prompt(row, columns) if data_format.shape == PREFERENCE else {}
+    tools = (*read_tools(row, number), *read_tools(beside, number))
+    notices = tuple(text_notices(text for message in messages for text in _texts(message)))
     if data_format.shape != PREFERENCE and _is_undesired(row, number, columns):
         messages = tuple(replace(message, trained=False) for message in messages)
-        notices = ((UNDESIRED, _UNDESIRED_MESSAGE),)
+        notices += ((UNDESIRED, _UNDESIRED_MESSAGE),)
+    notices += tuple(
+        ("prompt_field_not_read", f"Nothing of {shortened(name)} beside the prompt's messages is used.")
+        for name in beside
+        if name not in ("tools", "functions")
+    )
     reference = read_text(row, number, columns["reference"]) if "reference" in columns else None
-    return Example(number, messages, tools=read_tools(row, number), reference=reference, notices=notices)
+    return Example(number, messages, tools=tools, reference=reference, notices=notices)
+
+
+def _texts(message: Message) -> tuple[str, ...]:
+    """What a message says: its text, and calls and reasoning beside it."""
+    return (message.content, str(message.extra)) if message.extra else (message.content,)
 
 
 def _conversation(row: Mapping[str, Any], number: int, data_format: DataFormat) -> tuple[Message, ...]:
     name = "conversations" if data_format.shape == "sharegpt" else "messages"
     column = data_format.columns.get(name, name)
     value = row.get(column)
-    turns = as_list(value) if not is_turn(value) else None
+    turns = as_list(value, number, column) if not is_turn(value) else None
     if turns is None:
         raise missing_value(row, number, column, "a list of messages")
     turns = as_alternating(turns) or as_exchanges(turns) or turns
@@ -96,8 +110,8 @@ def _is_undesired(row: Mapping[str, Any], number: int, columns: Mapping[str, str
     if value is None:
         return False
     if "label" not in columns:  # a label that nothing was said about may be a class of something else
-        return value is False or (isinstance(value, str) and value.lower() == "false")
-    said = read_flag(value)
+        return value is False or (isinstance(value, str) and not value.isdigit() and read_label(value) is False)
+    said = read_label(value)
     if said is None:
         problem = f"{shortened(column)} is {shortened(value)}, neither true nor false."
         raise RowError(number, problem, column, 'Mend it, or map `label` to "" in the format.')

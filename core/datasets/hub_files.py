@@ -1,7 +1,6 @@
 """Data sets of the hub as files of an organization: noted at once, fetched by a worker, inspected like uploads."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
@@ -26,6 +25,7 @@ from core.ids import new_id
 from core.limited import Shares
 from core.queue.messages import FETCH_FILE, INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, collect
 from core.runtime import Runtime
+from core.scratch import scratch_directory
 
 GIVEN_UP_AFTER = timedelta(hours=1)  # a hub that is away so long
 _CHUNK_BYTES = 1024**2
@@ -135,8 +135,8 @@ def _stored(runtime: Runtime, file: StoredFile, access: HubAccess, limit_bytes: 
             f"Fetching this file has ended {claims.MOST_ATTEMPTS} times without a result, so it is not tried again."
         )
     source = from_plain(HubSource, file.hub_source)
-    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-        path = hub.download(source, access, Path(directory))
+    with scratch_directory() as directory:
+        path = hub.download(source, access, directory)
         return runtime.store.put(file.storage_key, _chunks(path), max_bytes=limit_bytes)
 
 

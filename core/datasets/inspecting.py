@@ -1,9 +1,7 @@
 """Inspecting stored files, each in a limited child: whatever is in one, it ends as `processed` or as `error`."""
 
-import tempfile
 import time
 from functools import partial
-from pathlib import Path
 
 import structlog
 from sqlalchemy.orm import Session
@@ -17,6 +15,7 @@ from core.db.plain import from_plain, to_plain
 from core.errors import InvalidDatasetError, NotFoundError, RateLimitError, ServiceUnavailableError
 from core.limited import ChildDiedError, LimitExceededError, Shares
 from core.runtime import Runtime
+from core.scratch import scratch_directory
 
 __all__ = ["ensure_inspected", "inspect_next", "unreadable"]
 
@@ -93,8 +92,8 @@ def _found(runtime: Runtime, file: StoredFile) -> Inspection:
             f"Reading this file has ended {claims.MOST_ATTEMPTS} times without a result, so it is not tried again. "
             "Write its rows as JSON Lines, and upload that."
         )
-    with tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-        path = runtime.store.materialize(file.storage_key, Path(directory))
+    with scratch_directory() as directory:
+        path = runtime.store.materialize(file.storage_key, directory)
         return from_plain(Inspection, runtime.children.call(in_child.inspect, path))
 
 

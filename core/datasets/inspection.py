@@ -9,9 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from core.datasets.damaged_text import text_notices
 from core.datasets.detection import complete_format, detect_format
 from core.datasets.examples import DataFormat, Example
 from core.datasets.formats import plain_conversation, to_example
+from core.datasets.known_shapes import KnownShapeError
 from core.datasets.measurement import TokenHistogram, TokenInspection, measure_tokens
 from core.datasets.notices import Notice, NoticeCollector, combined
 from core.datasets.previews import ColumnSample, ColumnSamples, clipped, excerpt
@@ -66,7 +68,8 @@ class Inspection:
 
     `rows` counts all that are not blank, broken ones included; `errors` holds the first of `error_count`.
     `duplicates` counts rows that repeat an earlier one; `untrainable_rows` those in which nothing would be trained.
-    `data_format` is None, and `format_problem` says why, where the columns mean nothing without a column mapping.
+    `data_format` is None, and `format_problem` says why, where the columns mean nothing without a column mapping;
+    `is_known_shape` where it says what else the rows are.
     `samples` shows values of each column. `other_columns`: what a table's columns are called if its first row is not
     what it was taken for, names or data; they can be mapped too. `is_cut_short`: after the last of the errors nothing
     could be read, so broken rows cannot be left out.
@@ -89,6 +92,7 @@ class Inspection:
     samples: tuple[ColumnSample, ...] = ()
     other_columns: tuple[str, ...] = ()
     is_cut_short: bool = False
+    is_known_shape: bool = False
 
     @property
     def can_skip(self) -> bool:
@@ -147,6 +151,8 @@ class _Survey:
         plain = plain_conversation(row, self.data_format) if len(self.preview) == _PREVIEW_ROWS else None
         if plain is not None:
             self._look(row, number)
+            for code, message in text_notices(plain[1::2]):
+                self.notices.add(code, message, number)
             answers = (text for role, text in zip(plain[::2], plain[1::2], strict=True) if role == "assistant")
             self._count(number, hash((None, *plain)), not all(map(is_blank, answers)))
             return
@@ -199,9 +205,9 @@ def inspect_file(path: Path, *, data_format: DataFormat | None = None, max_error
     whole cannot be read: empty, not UTF-8, damaged, binary.
     """
     layout = detect_layout(path)
-    problem, is_detected = "", data_format is None
+    problem, is_known, is_detected = "", False, data_format is None
     if data_format is None:
-        data_format, problem = _detect(path, layout)
+        data_format, problem, is_known = _detect(path, layout)
     survey = _Survey(data_format, max_errors)
     mapped = [column for column in data_format.columns.values() if column] if data_format else []
     for number, row in scan_rows(path, layout, mapped=mapped, notices=survey.notices):
@@ -228,6 +234,7 @@ def inspect_file(path: Path, *, data_format: DataFormat | None = None, max_error
         samples=survey.columns.samples(),
         other_columns=layout.table.other_names if layout.table else (),
         is_cut_short=survey.is_cut_short,
+        is_known_shape=is_known,
     )
 
 
@@ -239,7 +246,8 @@ def all_notices(structure: Inspection | None, tokens: TokenInspection | None) ->
     return combined((notice for notice in found if notice.code != COLUMN_NOT_READ), tokens.notices)
 
 
-def _detect(path: Path, layout: Layout) -> tuple[DataFormat | None, str]:
+def _detect(path: Path, layout: Layout) -> tuple[DataFormat | None, str, bool]:
+    """The format, or why there is none and whether that is known by name."""
     sample: list[Mapping[str, Any]] = []
     for number, row in scan_rows(path, layout):
         if not isinstance(row, RowError):
@@ -247,11 +255,11 @@ def _detect(path: Path, layout: Layout) -> tuple[DataFormat | None, str]:
         if len(sample) == _DETECTION_ROWS or number >= 10 * _DETECTION_ROWS:
             break
     if not sample:
-        return None, "No row could be read, so the format is not known."
+        return None, "No row could be read, so the format is not known.", False
     try:
-        return detect_format(sample), ""
+        return detect_format(sample), "", False
     except InvalidDatasetError as error:
-        return None, error.message
+        return None, error.message, isinstance(error, KnownShapeError)
 
 
 def _is_trainable(example: Example) -> bool:

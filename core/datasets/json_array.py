@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from core.datasets.conversations import how_to_name
 from core.datasets.nesting import MAX_DEPTH, MAX_KEYS, MAX_PARTS, has_too_many_parts, is_too_deep
 from core.datasets.numbers import DECODER
 from core.datasets.repeated_keys import TWICE_FIX, repeated_key, said_twice
@@ -160,7 +161,7 @@ def _with_position(error: json.JSONDecodeError, window: _Window) -> json.JSONDec
 
 def _checked(element: object, piece: str, number: int) -> Mapping[str, Any] | RowError:
     if not isinstance(element, dict):
-        return RowError(number, f"it is a JSON {type(element).__name__}, not an object.", None, "Make it an object.")
+        return RowError(number, f"it is a JSON {type(element).__name__}, not an object.", None, how_to_name(element))
     if is_too_deep(element, opening=piece.count("[") + piece.count("{")):
         return RowError(number, f"it is nested deeper than {MAX_DEPTH} levels.", None, "Flatten it.")
     if has_too_many_parts(piece):

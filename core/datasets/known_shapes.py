@@ -5,8 +5,15 @@ from typing import Any
 
 from core.datasets.columns import listed, shortened
 from core.datasets.conversations import as_alternating
+from core.datasets.values import is_python_list
+from core.errors import InvalidDatasetError
 
-__all__ = ["problem_of_unread", "problem_of_untrainable"]
+__all__ = ["KnownShapeError", "problem_of_unread", "problem_of_untrainable"]
+
+
+class KnownShapeError(InvalidDatasetError):
+    """Raised when rows have a shape that is known by its name and cannot be trained as it is."""
+
 
 Rows = Sequence[Mapping[str, Any]]
 Columns = Mapping[str, str]  # by their plain names
@@ -57,9 +64,14 @@ def problem_of_untrainable(rows: Rows, by_name: Columns, answered: Collection[st
 
 def problem_of_unread(rows: Rows, by_name: Columns, conversations: Collection[str]) -> str:
     """Why rows of a shape that is known could not be read, "" for others. `conversations`: usual columns of those."""
-    for name in conversations:
-        column = by_name.get(name)
-        if column and any(as_alternating(row.get(column)) for row in rows):
+    for column in by_name.values():
+        if any(is_python_list(row.get(column)) for row in rows):
+            return (
+                f"{shortened(column)} holds lists as Python prints them, not JSON. Write them as JSON, or the rows as "
+                f'JSON Lines, such as {_MESSAGES}; pandas does with to_json(..., orient="records", lines=True).'
+            )
+    for column in (by_name[name] for name in conversations if name in by_name):
+        if any(as_alternating(row.get(column)) for row in rows):
             return (
                 f"{shortened(column)} holds texts that take turns, and which of the two speakers the model should be "
                 "is not said. If it is the second, say so with `format`: "

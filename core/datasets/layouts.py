@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from core.datasets.charsets import UTF_8, WESTERN, detect_charset
+from core.datasets.columns import listed
 from core.datasets.conversations import is_turn
 from core.datasets.numbers import load_json
 from core.datasets.sources import open_source
@@ -18,6 +19,7 @@ _HEAD_BYTES = 64 * 1024
 _LINES_LOOKED_AT = 20
 _OLD_MAC = re.compile(rb"\}[ \t]*\r\s*\{")
 _ARRAY = re.compile(rb'\[\s*(?:[\[{"\]]|$)')
+_BELOW = (",", ";", "\t")  # of tables below a heading; Markdown has others, which are a text's own
 _PARAGRAPH = re.compile(r"\S[^\S\n]*\n[^\S\n]*\r?\n\s*\S")
 _FORMATS = "Upload JSON Lines, JSON, CSV, Parquet or plain text."
 _FOREIGN = {
@@ -89,16 +91,22 @@ def detect_layout(path: Path) -> Layout:
     encoding = detect_charset(path)
     text = head.decode(encoding, "replace" if encoding == UTF_8 else "strict")
     table = detect_table(text, is_whole=len(head) < _HEAD_BYTES)
+    if table is not None and table.delimiter == "|":
+        _refuse_markdown(text)
     if table is not None:
         return Layout(Container.CSV, table=table, encoding=encoding)
     _refuse_commented_json(text)
+    _refuse_table_below(text, is_whole=len(head) < _HEAD_BYTES)
     return Layout(Container.TEXT, by_paragraph=_PARAGRAPH.search(text) is not None, encoding=encoding)
 
 
 def _refuse_binary(head: bytes) -> None:
     problem = next((problem for magic, problem in _FOREIGN.items() if head.startswith(magic)), "")
     if not problem and b"\0" in head:
-        problem = f"The file is binary. {_FORMATS}"
+        problem = (
+            f"The file holds a zero byte at offset {head.index(bytes(1)):,}, so it is binary, or text in an encoding "
+            f"that is not known. {_FORMATS} Save text as UTF-8."
+        )
     if problem:
         raise InvalidDatasetError(problem, code="unsupported_file")
 
@@ -121,8 +129,29 @@ def _refuse_commented_json(text: str) -> None:
             )
 
 
+def _refuse_markdown(text: str) -> None:
+    """Raise InvalidDatasetError for a table of Markdown, whose line below the names would be a row."""
+    line = text.split("\n", 2)[1] if "\n" in text else ""
+    if "---" in line and not line.strip("|-: \r"):
+        raise InvalidDatasetError("The file is a table in Markdown. Save it as CSV.", code="unsupported_file")
+
+
+def _refuse_table_below(text: str, *, is_whole: bool) -> None:
+    """Raise InvalidDatasetError for a table below lines that are none, which would be trained as text."""
+    for number in range(2, _LINES_LOOKED_AT):
+        _, _, text = text.partition("\n")
+        first_line = text.partition("\n")[0]
+        table = detect_table(text, is_whole=is_whole) if first_line.strip() else None
+        if table is not None and table.is_certain and table.is_even and table.delimiter in _BELOW and table.first[1:]:
+            raise InvalidDatasetError(
+                f"Line {number} names the columns of a table ({listed(table.first, 4)}), and the file does not begin "
+                "with it. Take out the lines above it.",
+                code="invalid_dataset",
+            )
+
+
 def _is_lines_of_conversations(start: bytes) -> bool:
-    """Whether the first line is a list of messages and is not all there is."""
+    """Whether the first line is a list of messages or texts and is not all there is."""
     line, _, rest = start.partition(b"\n")
     if not rest.strip():
         return False
@@ -130,4 +159,4 @@ def _is_lines_of_conversations(start: bytes) -> bool:
         first = load_json(line.decode(WESTERN, "replace"))
     except (ValueError, RecursionError):
         return False
-    return isinstance(first, list) and bool(first) and is_turn(first[0])
+    return isinstance(first, list) and bool(first) and (is_turn(first[0]) or not isinstance(first[0], dict))

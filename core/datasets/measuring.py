@@ -4,7 +4,6 @@ The latter two take a pass over the file, by a limited child, so they are rememb
 model's files may be replaced while the service runs, so when they were written is part of what is asked.
 """
 
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from core.errors import InvalidDatasetError
 from core.limited import ChildDiedError, LimitExceededError, Refusals
 from core.registry.base_models import BaseModel, find_base_model
 from core.runtime import Runtime
+from core.scratch import scratch_directory
 
 REMEMBERED = 128
 Found = TypeVar("Found")
@@ -91,8 +91,8 @@ def measure(
     model = base_model.directory, _small_files(base_model.directory)
 
     def find() -> TokenInspection:
-        with _explained(), tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
-            path = runtime.store.materialize(file.storage_key, Path(directory))
+        with _explained(), scratch_directory() as directory:
+            path = runtime.store.materialize(file.storage_key, directory)
             arguments = (path, to_plain(data_format), *model, chat_template, max_length)
             return from_plain(TokenInspection, runtime.children.call(in_child.measure, *arguments))
 
@@ -110,9 +110,9 @@ def overlapping_rows(
     """
 
     def find() -> Overlap:
-        with _explained(), tempfile.TemporaryDirectory(prefix="tunewright-") as directory:
+        with _explained(), scratch_directory() as directory:
             paths = [
-                runtime.store.materialize(file.storage_key, Path(directory) / name)
+                runtime.store.materialize(file.storage_key, directory / name)
                 for name, file in (("training", training), ("validation", validation))
             ]
             arguments = (paths[0], to_plain(data_format), paths[1], to_plain(held_out_format))

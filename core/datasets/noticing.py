@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from core.datasets.examples import Example, RowNote
+from core.datasets.examples import Example, Message, RowNote
 from core.datasets.notices import Notice
 
 __all__ = ["ContentWatch", "NoticeBoard"]
@@ -18,6 +18,16 @@ _TURN = re.compile(
     r"(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|start_of_role\|>|<\|START_OF_TURN_TOKEN\|>|<\|turn>"
     r"|\[INST\]|\[SYSTEM_PROMPT\]|<<SYS>>|<\|(?:system|user|assistant)\|>|<｜(?:User|Assistant)｜>"
     r"|<\|start\|>(?:system|developer|user|assistant))"
+)
+# How a prompt ends that was written for a model without a template.
+_ANSWER_TO_COME = (
+    "Assistant:",
+    "ASSISTANT:",
+    "### Response:",
+    "### Assistant:",
+    "### Answer:",
+    "<|assistant|>",
+    "[/INST]",
 )
 
 
@@ -50,11 +60,11 @@ class ContentWatch:
         """What is worth saying about this row."""
         if any(code == ALREADY_RENDERED for code, _ in example.notices):
             pass  # said where rows are read
-        elif any(_TURN.match(message.content) for message in example.messages):
+        elif any(_is_rendered(message) for message in example.messages):
             yield RowNote(
                 ALREADY_RENDERED,
-                "A message begins with the marks of a chat template: it was rendered already and is rendered again. "
-                "Give the plain text of each turn.",
+                "A message begins or ends with the marks of a chat template: it was rendered already and is rendered "
+                "again. Give the plain text of each turn.",
             )
         elif token := self._control_token(example):
             yield RowNote(
@@ -72,6 +82,13 @@ class ContentWatch:
             if found := self._special.search(message.content):
                 return found.group()
         return None
+
+
+def _is_rendered(message: Message) -> bool:
+    if _TURN.match(message.content):
+        return True
+    said = message.content.rstrip()
+    return message.role == "user" and said.endswith(_ANSWER_TO_COME) and "\n" in said
 
 
 def _arguments(extra: Mapping[str, Any]) -> Iterator[object]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.datasets.columns import column_of, shortened
-from core.datasets.conversations import as_turns, read_history, read_messages, untrained
+from core.datasets.conversations import read_history, read_messages, turns_in, untrained
 from core.datasets.examples import DataFormat, Message
 from core.datasets.row_errors import RowError
 from core.datasets.values import is_blank, read_optional_text, read_text
@@ -23,7 +23,7 @@ def pair_messages(row: Mapping[str, Any], number: int, data_format: DataFormat) 
     first, second = PAIR_ROLES[data_format.shape]
     prompt_column, completion_column = data_format.columns.get(first, first), data_format.columns.get(second, second)
     asked = read_prompt(row, number, data_format.columns, prompt_column)
-    turns = as_turns(row.get(completion_column))
+    turns = turns_in(row.get(completion_column), number, completion_column)
     if turns is not None:
         return (*asked, *read_messages(turns, number, completion_column))
     answer = read_text(row, number, completion_column)
@@ -36,7 +36,7 @@ def read_prompt(
     """What is asked: earlier turns, then the prompt in `column` with input and context below it. Raises RowError."""
     history = column_of(row, columns, "history")
     earlier = read_history(row.get(history), number, history) if history else ()
-    turns = as_turns(row.get(column)) if column else None
+    turns = turns_in(row.get(column), number, column) if column else None
     asked = untrained(read_messages(turns, number, column)) if turns and column else ()
     texts = [read_text(row, number, column)] if column and turns is None else []
     texts += [read_optional_text(row, number, column_of(row, columns, role)).strip() for role in ("input", "context")]

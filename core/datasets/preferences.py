@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from core.datasets.columns import column_of, shortened
-from core.datasets.conversations import as_turns, read_history, read_messages, untrained
+from core.datasets.conversations import read_history, read_messages, turns_in, untrained
 from core.datasets.examples import DataFormat, DataKind, Message
 from core.datasets.pairs import read_prompt
 from core.datasets.row_errors import RowError
-from core.datasets.values import as_list, is_blank, missing_value, read_text
+from core.datasets.values import is_blank, missing_value, read_text
 
-__all__ = ["PREFERENCE", "detect_preferences", "preferred_messages"]
+__all__ = ["PREFERENCE", "beside_prompt", "detect_preferences", "preferred_messages"]
 
 PREFERENCE = "preference"
 _PAIRS = (
@@ -65,6 +65,14 @@ def preferred_messages(row: Mapping[str, Any], number: int, columns: Mapping[str
     return _joined(prompt, answered, number, columns.get("prompt"))
 
 
+def beside_prompt(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """What an object of `messages` that is the prompt holds beside them: tools, in OpenAI's pairs."""
+    value = row.get(columns.get("prompt") or "")
+    if not isinstance(value, Mapping) or "messages" not in value:
+        return {}
+    return {name: held for name, held in value.items() if name != "messages" and held not in (None, "", [], {})}
+
+
 def _prompt(row: Mapping[str, Any], number: int, columns: Mapping[str, str]) -> tuple[Message, ...]:
     column = columns.get("prompt") or None
     if column is None:
@@ -72,7 +80,7 @@ def _prompt(row: Mapping[str, Any], number: int, columns: Mapping[str, str]) -> 
     value = row.get(column)
     if isinstance(value, str) and is_blank(value):
         return untrained(read_prompt(row, number, columns, None))
-    turns = as_turns(as_list(value) or value)
+    turns = turns_in(value, number, column)
     if turns is not None:
         history = column_of(row, columns, "history")
         earlier = read_history(row.get(history), number, history) if history else ()
@@ -102,7 +110,7 @@ def _same(one: Message, other: Message) -> bool:
 def _turns(row: Mapping[str, Any], number: int, column: str) -> tuple[Message, ...]:
     """The messages in a column; a plain text is the assistant's."""
     value = row.get(column)
-    turns = as_turns(as_list(value) or value)
+    turns = turns_in(value, number, column)
     if turns is not None:
         return read_messages(turns, number, column)
     if value is None:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from core.datasets.charsets import UTF_8, WESTERN, detect_charset, western_notice
-from core.datasets.conversations import is_turn
+from core.datasets.conversations import how_to_name
 from core.datasets.examples import DataFormat, Example
 from core.datasets.formats import to_example
 from core.datasets.json_array import iterate_array, json_problem
@@ -150,10 +150,8 @@ def _is_utf8(line: bytes) -> bool:
 
 def _checked_line(row: Any, line: bytes, number: int) -> Row | RowError:
     if type(row) is not dict:
-        fix = "Put one JSON object on each line."
-        if type(row) is list and row and is_turn(row[0]):
-            fix = 'Wrap each list: {"messages": [...]}.'
-        return RowError(number, f"line {number} is a JSON {type(row).__name__}, not an object.", None, fix)
+        problem = f"line {number} is a JSON {type(row).__name__}, not an object."
+        return RowError(number, problem, None, how_to_name(row))
     if is_too_deep(row, opening=line.count(b"[") + line.count(b"{")):
         return RowError(number, f"line {number} is nested deeper than {MAX_DEPTH} levels.", None, "Flatten it.")
     if len(row) > MAX_KEYS:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import zstandard
 
+from core.datasets.wide_text import wide_encoding
 from core.errors import InvalidDatasetError
 
 __all__ = ["MAX_FILE_BYTES", "MAX_ROW_BYTES", "find_invalid_utf8", "open_source", "unpacked_limit"]
@@ -117,7 +118,7 @@ def open_source(path: Path) -> Iterator[io.BufferedReader]:
             reader = stack.enter_context(decoder.stream_reader(file, read_across_frames=True))
             source = _Unpacked.buffered(reader, limit_bytes)
         head = source.peek(4)
-        if encoding := _wide_encoding(head[:4]):
+        if encoding := wide_encoding(head):
             source = io.BufferedReader(_Transcoded(source, encoding), _BUFFER_BYTES)
             head = source.peek(4)
         if head.startswith(_BOM):
@@ -126,16 +127,6 @@ def open_source(path: Path) -> Iterator[io.BufferedReader]:
         if not head:
             raise InvalidDatasetError("The file is empty. Upload one with at least 2 rows.", code="empty_file")
         yield source
-
-
-def _wide_encoding(head: bytes) -> str | None:
-    """The encoding of a text whose characters take two bytes or four, by its byte order mark or its zeros."""
-    if head in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
-        return "utf-32"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    zeros = "".join("0" if byte == 0 else "x" for byte in head)
-    return {"x0x0": "utf-16-le", "0x0x": "utf-16-be"}.get(zeros)
 
 
 def find_invalid_utf8(path: Path) -> InvalidDatasetError | None:

@@ -25,9 +25,11 @@ from core.datasets.parquet_sizes import (
     row_bytes,
     rows_at_once,
 )
+from core.datasets.repeated_keys import TWICE_FIX, said_twice
 from core.datasets.row_errors import RowError
 from core.datasets.sources import MAX_ROW_BYTES, open_source
 from core.errors import InvalidDatasetError
+from core.scratch import PREFIX
 
 __all__ = ["parquet_rows"]
 
@@ -45,7 +47,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError
         with path.open("rb") as file:
             is_plain = file.read(4) == b"PAR1"
         if not is_plain:
-            unpacked = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".parquet"))
+            unpacked = stack.enter_context(tempfile.NamedTemporaryFile(prefix=PREFIX, suffix=".parquet"))
             with open_source(path) as packed:
                 shutil.copyfileobj(packed, unpacked)
             unpacked.flush()
@@ -98,8 +100,12 @@ def _rows(batch: pa.RecordBatch, sizes: list[int], before: int) -> Iterator[Mapp
         columns = [
             _values(column.slice(start, step), clean) for column, clean in zip(batch.columns, cleans, strict=True)
         ]
-        for values in zip(*columns, strict=True):
-            yield dict(zip(names, values, strict=True))
+        for index, values in enumerate(zip(*columns, strict=True), start=before + start + 1):
+            repeated = next((value for value in values if isinstance(value, _RepeatedKeyError)), None)
+            if repeated is not None:
+                yield RowError(index, f"a map {said_twice(str(repeated))}", None, TWICE_FIX)
+            else:
+                yield dict(zip(names, values, strict=True))
 
 
 def _too_much(number: int, limit: int) -> InvalidDatasetError:
@@ -116,8 +122,19 @@ def _too_large(number: int, size: int) -> RowError:
 
 
 def _values(column: pa.Array, clean: Clean | None) -> list[Any]:
-    values: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
-    return values if clean is None else [value if value is None else clean(value) for value in values]
+    values: list[Any] = column.to_pylist()
+    return values if clean is None else [value if value is None else _cleaned(value, clean) for value in values]
+
+
+class _RepeatedKeyError(Exception):
+    """Raised when a map has a key twice."""
+
+
+def _cleaned(value: Any, clean: Clean) -> Any:
+    try:
+        return clean(value)
+    except _RepeatedKeyError as error:
+        return error
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -144,8 +161,7 @@ def _cleaner(kind: pa.DataType) -> Clean | None:
         item = _cleaner(kind.value_type)
         return None if item is None else _list_cleaner(item)
     if pa.types.is_map(kind):
-        item = _cleaner(kind.item_type)
-        return None if item is None else _map_cleaner(item)
+        return _map_cleaner(_cleaner(kind.item_type) or _same)
     return None
 
 
@@ -159,7 +175,15 @@ def _list_cleaner(item: Clean) -> Clean:
 
 
 def _map_cleaner(item: Clean) -> Clean:
-    return lambda value: {name: _kept(item, inner) for name, inner in value.items()}
+    def clean(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for name, inner in pairs:
+            if name in found:
+                raise _RepeatedKeyError(name)
+            found[name] = _kept(item, inner)
+        return found
+
+    return clean
 
 
 def _kept(clean: Clean, value: Any) -> Any:

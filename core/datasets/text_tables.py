@@ -43,6 +43,7 @@ class TextTable:
     has_header: bool = True
     is_certain: bool = True
     skipped_lines: int = 0
+    is_even: bool = False  # the rows looked at have as many cells as the first
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,7 +116,7 @@ def detect_table(text: str, *, is_whole: bool) -> TextTable | None:
             continue
         header = records[0]
         known = sum(plain_name(cell) in known_names() for cell in header if len(cell) <= _LONGEST_NAME)
-        table = TextTable(delimiter, tuple(header), skipped_lines=1 if forced else 0)
+        table = TextTable(delimiter, tuple(header), skipped_lines=1 if forced else 0, is_even=_is_even(records))
         if known and (len(header) == 1) <= (len(records) > 1) and not _is_prose(records, header):
             if best is None or known > best[0]:
                 best = (known, table)

@@ -16,7 +16,7 @@ def read_tools(row: Mapping[str, Any], number: int) -> tuple[dict[str, Any], ...
         value = row.get(column)
         if not value:
             continue
-        tools = as_list(value)
+        tools = as_list(value, number, column)
         if tools is None or not all(isinstance(tool, Mapping) for tool in tools):
             raise RowError(number, f"{column!r} is not a list of objects.", column, "Use OpenAI's tool definitions.")
         found += [_typed(tool) for tool in tools]

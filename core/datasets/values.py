@@ -9,16 +9,36 @@ from typing import Any
 
 from core.datasets.columns import listed, shortened
 from core.datasets.numbers import WrittenNumber, load_json
+from core.datasets.repeated_keys import TWICE_FIX, repeated_key, said_twice
 from core.datasets.row_errors import RowError
 
-__all__ = ["MissingWord", "Parts", "as_list", "is_blank", "kind_of", "missing_value", "read_flag", "read_parts"]
-__all__ += ["read_optional_text", "read_text"]
+__all__ = [
+    "MissingWord",
+    "Parts",
+    "as_list",
+    "is_blank",
+    "is_python_list",
+    "kind_of",
+    "missing_value",
+    "read_flag",
+    "read_parts",
+]
+__all__ += ["read_label", "read_optional_text", "read_text", "refuse_repeated_keys"]
 
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _REASONING_TYPES = ("reasoning", "thinking")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"  # zero-width spaces and joiners, byte order mark, soft hyphen
 _BLANKS = _INVISIBLE + " \t\r\n\u00a0"
 _NOTES = ("cache_control", "annotations", "citations", "logprobs", "id", "index", "thought", "thought_signature")
+_LABELS = {
+    "desirable": True,
+    "desired": True,
+    "chosen": True,
+    "undesirable": False,
+    "undesired": False,
+    "rejected": False,
+}
+_LABELS |= {"-1": False}
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -53,9 +73,16 @@ def missing_value(row: Mapping[str, Any], number: int, column: str, wanted: str)
         problem = f"there is no {shortened(column)}; the row has {listed(list(row), 8).replace('none', 'no columns')}."
     elif isinstance(value := row[column], MissingWord):
         problem = f"{shortened(column)} is {str(value)!r}, which tables write where a value is missing."
+    elif is_python_list(value):
+        problem = f"{shortened(column)} is a list as Python prints it, not JSON."
     else:
         problem = f"{shortened(column)} is {kind_of(value)}, not {wanted}."
     return RowError(number, problem, column, f"Give every row {wanted} in {shortened(column)}.")
+
+
+def is_python_list(value: object) -> bool:
+    """Whether a text is a list as Python prints it, which a table gets whose cells were lists."""
+    return isinstance(value, str) and value.lstrip().startswith(("[{'", "[['"))
 
 
 def read_text(row: Mapping[str, Any], number: int, column: str) -> str:
@@ -112,8 +139,19 @@ def read_flag(value: object) -> bool | None:
     return None
 
 
-def as_list(value: object) -> list[Any] | None:
-    """A list, also where a table stores it as JSON text."""
+def read_label(value: object) -> bool | None:
+    """Whether a label says that an answer is desired: a flag, or the words and numbers that KTO's data sets use."""
+    said = read_flag(value)
+    if said is None and isinstance(value, int | float | str):
+        return _LABELS.get(str(value).strip().lower().removesuffix(".0"))
+    return said
+
+
+def as_list(value: object, number: int = 0, param: str = "") -> list[Any] | None:
+    """A list, also where a table stores it as JSON text.
+
+    With the row's number, raises RowError for a key that an object of that text has twice.
+    """
     if isinstance(value, list):
         return value
     if isinstance(value, str) and value.lstrip()[:1] == "[":
@@ -121,8 +159,16 @@ def as_list(value: object) -> list[Any] | None:
             parsed = load_json(value)
         except (ValueError, RecursionError):
             return None
+        if number:
+            refuse_repeated_keys(parsed, value, number, param)
         return parsed if isinstance(parsed, list) else None
     return None
+
+
+def refuse_repeated_keys(parsed: object, text: str, number: int, param: str) -> None:
+    """Raise RowError for a key that an object of a JSON text has twice. `parsed` is what was made of the text."""
+    if (key := repeated_key(parsed, text)) is not None:
+        raise RowError(number, f"{param} {said_twice(key)}", param, TWICE_FIX)
 
 
 def read_parts(parts: list[Any], number: int, param: str) -> Parts:

@@ -7,7 +7,6 @@ versions. What was taken out at an earlier schema is put back at that schema, an
 
 import os
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from sqlalchemy.orm import Session
 from core.db.migrate import script_config, upgrade
 from core.db.session import Database, open_engine
 from core.errors import ConflictError
+from core.scratch import scratch_directory
 
 __all__ = ["Part", "dump", "kind_of", "load", "refuse_in_use"]
 
@@ -97,8 +97,8 @@ def _dump_sqlite(connection: Connection) -> Iterator[Part]:
     connection.execute(text("select count(*) from alembic_version"))  # opens the snapshot that the copy is made of
     source = connection.connection.driver_connection
     assert isinstance(source, sqlite3.Connection)
-    with tempfile.TemporaryDirectory(prefix="tunewright-backup-") as directory:
-        path = Path(directory) / "copy"
+    with scratch_directory() as directory:
+        path = directory / "copy"
         target = sqlite3.connect(path)
         try:
             source.backup(target)

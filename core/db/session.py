@@ -94,6 +94,13 @@ def database_now(session: Session) -> datetime:
     return cast(datetime, session.scalar(text("select clock_timestamp()"))).astimezone(UTC)
 
 
+def is_read_only(session: Session) -> bool:
+    """Whether PostgreSQL takes no writes: a standby, or one that someone is working on. SQLite is asked by writing."""
+    if session.get_bind().dialect.name == "sqlite":
+        return False
+    return bool(session.scalar(text("select current_setting('transaction_read_only') = 'on'")))
+
+
 def is_transient(error: DBAPIError) -> bool:
     """Whether the same transaction may well succeed when it is run again."""
     if isinstance(error, OperationalError) and "database is locked" in str(error.orig):

@@ -31,8 +31,11 @@ class Point:
 
 
 def point(data: Mapping[str, Any]) -> Point:
-    """The point within the data of a metrics event."""
-    return Point(step=int(data["step"]), values={name: value for name, value in data.items() if name != "step"})
+    """The point within the data of a metrics event. An evaluation has no pace, and no step of its own."""
+    values = {name: value for name, value in data.items() if name != "step"}
+    if values.get(VALID_LOSS) is not None:
+        values |= {"learning_rate": None, "tokens_per_second": None}
+    return Point(int(data["step"]), values)
 
 
 def curve(session: Session, job_id: str, most: int = MOST_POINTS) -> list[Point]:

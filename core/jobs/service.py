@@ -36,7 +36,7 @@ from core.registry import queries as registry_queries
 from core.retries.service import CreateRequest, once
 from core.runtime import Runtime
 from core.settings import Settings
-from planner.wording import sentence
+from planner.wording import METHODS, sentence
 
 MAX_SEED = 2**31 - 1
 
@@ -118,8 +118,8 @@ def _create(session: Session, runtime: Runtime, actor: Actor, request: JobReques
         session,
         job,
         JobStatus.QUEUED,
-        f"Planned {chosen.setup.method} on {chosen.device.name}, quoted at no more than {plan.quote_credits:,} "
-        "credits; moved to the queue",
+        f"Planned {METHODS[chosen.setup.method]} on {chosen.device.name}, quoted at no more than "
+        f"{plan.quote_credits:,} credits; moved to the queue",
     )
     return job
 

@@ -53,30 +53,31 @@ def judge(curves: Curves) -> Verdict:
         return Verdict(
             VerdictKind.MEASURED_ON_TOO_LITTLE,
             step,
-            f"The loss went from {first:.2f} to {last:.2f}, but on {rows}, which is too few to tell. Hold at least "
-            f"{TELLING_ROWS} out, and read the answers before and after.",
+            f"The loss went from {_loss(first)} to {_loss(last)}, but on {rows}, which is too few to tell. Hold at "
+            f"least {TELLING_ROWS} out, and read the answers before and after.",
         )
     if lowest > first * (1 - _NOTHING):
         return Verdict(
             VerdictKind.DID_NOT_LEARN,
             step,
-            f"The held-out loss began at {first:.2f} and never fell clearly below it ({lowest:.2f} at best). Either "
-            "the base model knew this already, or the rows do not teach what the held-out ones ask. Check the data, "
-            "then try another learning rate.",
+            f"The held-out loss began at {_loss(first)} and never fell clearly below it ({_loss(lowest)} at best). "
+            "Either the base model knew this already, or the rows do not teach what the held-out ones ask. Check "
+            "the data, then try another learning rate.",
         )
     if last > lowest * (1 + _NOTHING):
         published = "is published" if curves.published_step == step else "is not the one that is published"
         return Verdict(
             VerdictKind.OVERFITTED,
             step,
-            f"Overfitted since step {step:,}: the held-out loss was lowest there ({lowest:.2f}) and rose to {last:.2f} "
-            f"while training went on. The model of that step {published}. Fewer epochs or more varied rows would help.",
+            f"Overfitted since step {step:,}: the held-out loss was lowest there ({_loss(lowest)}) and rose to "
+            f"{_loss(last)} while training went on. The model of that step {published}. Fewer epochs or "
+            "more varied rows would help.",
         )
     if len(trained) == 1 or last < trained[-2][1] * (1 - _NOTHING):
         since = (
-            f"{trained[-2][1]:.2f} to {last:.2f} in the last stretch"
+            f"{_loss(trained[-2][1])} to {_loss(last)} in the last stretch"
             if len(trained) > 1
-            else f"{first:.2f} to {last:.2f}"
+            else f"{_loss(first)} to {_loss(last)}"
         )
         return Verdict(
             VerdictKind.STILL_IMPROVING,
@@ -86,14 +87,21 @@ def judge(curves: Curves) -> Verdict:
     return Verdict(
         VerdictKind.CONVERGED,
         step,
-        f"Converged: the held-out loss fell from {first:.2f} to {lowest:.2f} and no longer moves. More epochs would "
-        "add little; more or other rows might.",
+        f"Converged: the held-out loss fell from {_loss(first)} to {_loss(lowest)} and no longer moves. More epochs "
+        "would add little; more or other rows might.",
     )
+
+
+def _loss(value: float) -> str:
+    """A loss with so many digits that what counts as a change is seen, also where little is left of it."""
+    return f"{value:.3f}" if value >= 0.1 else f"{value:.3g}"
 
 
 def _unmeasured(training: Sequence[float]) -> Verdict:
     moved = (
-        f" The training loss went from {training[0]:.2f} to {training[-1]:.2f}, which" if training else " That it ended"
+        f" The training loss went from {_loss(training[0])} to {_loss(training[-1])}, which"
+        if training
+        else " That it ended"
     )
     return Verdict(
         VerdictKind.NOT_MEASURED,

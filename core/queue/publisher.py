@@ -1,6 +1,7 @@
 """Sending messages: Celery for nudges, Redis publish for wake-ups. A broker that is away loses nothing but time."""
 
 from collections.abc import Sequence
+from typing import Any, Final
 
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
@@ -10,7 +11,7 @@ from redis.exceptions import RedisError
 from core.outage_log import OutageLog
 from core.queue.messages import Message, Nudge
 
-_TIMEOUTS = {"socket_timeout": 5, "socket_connect_timeout": 5}
+TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 5, "socket_connect_timeout": 5}  # of a broker that hangs
 
 
 def celery_client(redis_url: str) -> Celery:
@@ -24,7 +25,7 @@ def celery_client(redis_url: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_channel_error_retry=True,  # a broker whose disk is full answers, with an error: it is waited for
         broker_connection_max_retries=None,  # for as long as it takes: jobs run on without it
-        broker_transport_options=_TIMEOUTS,
+        broker_transport_options=TIMEOUTS,
     )
     return app
 
@@ -35,9 +36,9 @@ class QueuePublisher:
     def __init__(self, redis_url: str) -> None:
         self._celery = celery_client(redis_url)
         # A request must not wait while Celery tries again and again to reach a broker that is away.
-        self._celery.conf.broker_transport_options = {**_TIMEOUTS, "max_retries": 1, "interval_start": 0}
+        self._celery.conf.broker_transport_options = {**TIMEOUTS, "max_retries": 1, "interval_start": 0}
         self._outage = OutageLog("messages_not_sent", "messages_sent_again")
-        self._redis = Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=5)
+        self._redis = Redis.from_url(redis_url, **TIMEOUTS)
 
     def __call__(self, messages: Sequence[Message]) -> None:
         """Send every message; log when the broker begins to take none, and when it takes them again."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ from typing import Any
 import httpx
 import openai
 from openai.types.fine_tuning import FineTuningJob
+from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from core.accounts import service as accounts
+from core.datasets.models import StoredFile
+from core.db.base import utc_now
 from core.db.migrate import upgrade
 from core.db.session import Database
 from core.ledger import codes
+from core.plans.models import DryRunRow
 from core.reconciliation.service import verify
 from tests.ports import free_port
 from tests.waiting import PATIENCE_SECONDS, wait_for
@@ -67,6 +73,10 @@ class Service:
         self.start("api", *application)
         wait_for(lambda: _is_ready(self), what="the API", context=self.logs)
 
+    def start_maintenance(self) -> None:
+        """Start a maintenance worker and do not wait for it."""
+        self.start("maintenance", "worker", "--maintenance")
+
     def start_worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
         """Start a training worker and wait until it has reported for duty."""
         process = self.launch_worker(name)
@@ -80,6 +90,16 @@ class Service:
     def _knows_worker(self, process_id: int) -> bool:
         with self.http as http:
             return any(row["process_id"] == process_id for row in http.get("/workers").json()["data"])
+
+    def end_claims(self) -> None:
+        """Let the claims on files and dry runs run out, as 30 s without their worker do."""
+        over = utc_now() - timedelta(seconds=1)
+
+        def work(session: Session) -> None:
+            for table in (StoredFile, DryRunRow):
+                session.execute(update(table).values(claimed_until=over))
+
+        self.database.run(work)
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> int:
         """Stop a process and wait for its end."""
@@ -168,7 +188,7 @@ def running_service(
         codes.create_code(session, CREDIT_CODE, 100_000)
     service = Service(directory, environment, f"http://127.0.0.1:{port}", api_key, database)
     try:
-        service.start("maintenance", "worker", "--maintenance")
+        service.start_maintenance()
         service.start_api()
         if worker:
             service.start_worker()

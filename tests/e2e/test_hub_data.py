@@ -1,6 +1,8 @@
-"""From a data set of the hub to a tuned model that gives the right answers, through the real service."""
+"""From a data set of the hub to a tuned model that gives the right answers, through the real service, whose maintenance
+worker is killed while it fetches."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,8 +48,14 @@ def test_a_data_set_of_the_hub_is_trained_on_and_scored(service: Service, hub: H
         "exact_match": {"extract": "last_number", "column": "answer", "rows": 4, "max_new_tokens": 16},
     }
     with service.http as http:
+        hub.stuck = "train-00001-of-00002.parquet"
         first = http.post("/fine_tuning/jobs", json=body)
         assert (first.status_code, first.json()["error"]["code"]) == (409, "file_being_fetched")
+        wait_for(lambda: hub.begun, what="the second shard to begin", context=service.logs)
+        service.stop("maintenance", signal.SIGKILL)
+        hub.stuck = ""
+        service.end_claims()
+        service.start_maintenance()
         created = wait_for(
             lambda: answer if (answer := http.post("/fine_tuning/jobs", json=body)).status_code != 409 else None,
             what="the data set to be fetched",
@@ -59,7 +67,10 @@ def test_a_data_set_of_the_hub_is_trained_on_and_scored(service: Service, hub: H
         job = http.get(f"/fine_tuning/jobs/{job_id}").json()
         file = http.get(f"/files/{job['training_file']}").json()
         compared = http.get(f"/fine_tuning/jobs/{job_id}/artifacts/exact_match.json", follow_redirects=True).json()
-    assert len(hub.fetched) == 2
+    assert [path.rpartition("/")[2] for path in hub.fetched[-2:]] == [
+        "train-00000-of-00002.parquet",
+        "train-00001-of-00002.parquet",
+    ]
     assert file["source"]["revision"] == COMMIT
     assert job["chat_template"] == "chatml"
     assert job["exact_match"]["column"] == "answer"

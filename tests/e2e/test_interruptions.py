@@ -19,12 +19,14 @@ import psutil
 import pytest
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
-from sqlalchemy import make_url
+from sqlalchemy import make_url, select
+from sqlalchemy.exc import OperationalError
 
 from core.artifacts.local import LocalStore
 from core.fleet.service import DRAINED_EXIT_CODE
 from core.hang_guard import HUNG_EXIT_CODE
 from core.jobs import queries
+from core.jobs.models import Job
 from core.runtime import open_runtime
 from core.settings import Settings
 from tests.e2e.chaos import trainers
@@ -227,7 +229,23 @@ def test_an_api_that_is_killed_in_the_middle_of_an_upload_keeps_nothing_of_it(se
     service.wait(service.create_job(chat_rows()).id, "succeeded")
 
 
-def test_others_take_over_from_workers_that_die_while_they_fetch_or_publish(
+def _suspend_apart_from_the_job(service: Service, job_id: str, family: Sequence[psutil.Process]) -> None:
+    """While none of its transactions holds the job's row: PostgreSQL would keep it from others for five minutes."""
+    locking = select(Job.id).where(Job.id == job_id).with_for_update(nowait=True)
+    while True:
+        for process in family:
+            process.suspend()
+        try:
+            with service.database.transaction() as session:
+                session.execute(locking)
+        except OperationalError:
+            for process in family:
+                process.resume()
+        else:
+            return
+
+
+def test_others_take_over_from_workers_that_die_or_hang_while_they_fetch_or_publish(
     tmp_path: Path,
     models_dir: Path,
     valkey_url: str,
@@ -236,7 +254,9 @@ def test_others_take_over_from_workers_that_die_while_they_fetch_or_publish(
     bucket: Any,
     held_requests: HeldRequests,
 ) -> None:
-    """As in production, on PostgreSQL and S3: four workers end in the middle of a job, a fifth finishes it."""
+    """As in production, on PostgreSQL and S3: three workers are killed in the middle of a job, and one is drained. The
+    fourth hangs while it publishes, past its lease; when it wakes, its result is not taken, and it finishes the job.
+    """
     overrides = {"STORE_URL": f"s3://{bucket.name}/tunewright", "S3_ENDPOINT_URL": s3_endpoint}
     overrides["S3_PUBLIC_ENDPOINT_URL"] = s3_endpoint
     with running_service(tmp_path, models_dir, valkey_url, database_url=postgres_url, overrides=overrides) as service:
@@ -255,11 +275,18 @@ def test_others_take_over_from_workers_that_die_while_they_fetch_or_publish(
             arrived()
             service.stop("resuming", signal.SIGKILL)
         with held_requests.at(r"PUT .*/artifacts/metrics\.csv$", context=service.logs) as arrived:
+            hanging = psutil.Process(service.launch_worker("hanging").pid)
+            arrived()
+            _suspend_apart_from_the_job(service, job_id, family := [hanging, *hanging.children(recursive=True)])
+        with held_requests.at(r"PUT .*/artifacts/metrics\.csv$", context=service.logs) as arrived:
             service.launch_worker("publishing")
             arrived()
             stored = {found.key for found in bucket.objects.all()}
             service.stop("publishing", signal.SIGKILL)
-        service.launch_worker("finishing")
+        for process in family:
+            process.resume()
+        log = service.directory / "hanging.log"
+        wait_for(lambda: "lease_lost" in log.read_text(), what="the news to arrive", context=service.logs)
         service.wait(job_id, "succeeded")
         steps = _steps(service, job_id)
         assert steps == list(range(1, len(steps) + 1))
@@ -284,7 +311,7 @@ def _nothing_is_left_but_what_is_recorded(
     assert [one.sha256 for one in artifacts if one.name == "adapter.zip"] == [adapter_sha256]
     prefix = "tunewright/"
     left = {key for key in stored if "/artifacts/" in key}
-    assert left, "of the worker that was killed while it published"
+    assert len(left) > 1, "of the workers that were killed and that hung while they published"
     assert {key.removeprefix(prefix) for key in left} & recorded == set()
     for key in s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[bucket.name].keys.values():
         key.last_modified = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=2)

@@ -12,8 +12,8 @@ from planner.devices import read_devices
 from planner.setup import VARLEN_FLASH, Method
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import request_for, run_child, setup_for, write_conversations
+from worker.fork_server import warm_up
 from worker.protocol import CheckpointReport, ErrorReport, MemoryReport, MetricsReport, ResultReport
-from worker.trainer import warm_up
 
 GPUS = [device for device in read_devices() if device.kind == "cuda"]
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not GPUS, reason="there is no CUDA device on this machine")]

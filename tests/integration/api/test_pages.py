@@ -265,11 +265,12 @@ def test_lists_are_fetched_anew_and_say_only_what_is_so(
     assert "<title>1 under way · Jobs" in browser.get("/jobs").text
     shown = browser.get(f"/jobs/{job.id}").text
     assert "Waiting for the first step" in shown
+    assert " data-over" not in shown
     assert ("created <time" in shown, "started <time" in shown) == (True, False)
     rich.client.fine_tuning.jobs.cancel(job.id)
     part = browser.get(f"/jobs/{job.id}", headers={"hx-request": "true", "hx-target": "job-live"}).text
     assert "<title>Cancelled · lamps · Tunewright</title>" in part
-    assert "No step was taken." in browser.get(f"/jobs/{job.id}").text
+    assert 'id="job-live" aria-label="Progress" data-over' in part  # for "No step was taken."
 
 
 def token_of(shown: str) -> str:

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from core.settings import Settings
-from tests.integration.api.server import running_application
+from tests.integration.api.server import Service, running_application
 
 pytestmark = pytest.mark.postgres
 
@@ -40,3 +41,21 @@ def test_service_works_on_postgresql(
             assert tenant.http.get(unstorable).status_code in (400, 404), unstorable
         assert tenant.http.post("/v1/api_keys", json={"name": "a\0b"}).status_code == 400
         assert tenant.http.get("/readyz").json()["database"] == "ok"
+        read_only(service, "on")
+        refused = tenant.http.get("/readyz")
+        assert (refused.status_code, "it is read-only" in refused.text) == (503, True)
+        assert tenant.http.get("/v1/files").status_code == 200, "reading goes on"
+        written = tenant.http.post("/v1/api_keys", json={"name": "laptop"})
+        assert (written.status_code, written.json()["error"]["code"]) == (503, "database_unavailable")
+        read_only(service, "off")
+        assert tenant.http.get("/readyz").status_code == 200
+
+
+def read_only(service: Service, value: str) -> None:
+    """Have the database refuse writes on all connections, as somebody does who works on it."""
+    engine = service.runtime.database.engine
+    with engine.connect() as connection:
+        connection.execute(text("set transaction read write"))
+        connection.execute(text(f'alter database "{engine.url.database}" set default_transaction_read_only = {value}'))
+        connection.commit()
+    engine.dispose()

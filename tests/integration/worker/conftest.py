@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.worker.installation import Installation, installation
 from tests.tiny_models import make_tiny_model
-from worker.trainer import warm_up
+from worker.fork_server import warm_up
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import psutil
 import pytest
 from sqlalchemy.orm import Session
 
@@ -80,6 +81,39 @@ def test_a_trainer_that_hangs_is_ended_and_the_job_goes_on(here: Installation) -
     assert job.status is JobStatus.SUCCEEDED, here.messages(job_id)
     assert here.steps(job_id) == list(range(1, STEPS + 1))
     assert "said nothing for" in here.messages(job_id)
+
+
+def test_a_fork_server_that_hangs_is_replaced_when_the_job_needs_another_trainer(
+    tmp_path: Path, models_dir: Path, valkey_url: str, fork_server: None
+) -> None:
+    def stop_both(trainer: int) -> None:
+        os.kill(psutil.Process(trainer).ppid(), signal.SIGSTOP)
+        os.kill(trainer, signal.SIGSTOP)
+
+    impatient = {"stall_seconds": 1.0, "stop_grace_seconds": 1.0, "hang_seconds": 3.0}
+    with installation(tmp_path, models_dir, valkey_url, **impatient) as here:
+        job_id = here.submit(chat_rows(), lora())
+        with at_step(here, job_id, 6, stop_both):
+            job = here.supervise(job_id)
+        assert job.status is JobStatus.SUCCEEDED, here.messages(job_id)
+        assert here.steps(job_id) == list(range(1, STEPS + 1))
+
+
+def test_a_verifier_that_hangs_is_ended_and_the_proof_is_made_again(
+    tmp_path: Path, models_dir: Path, valkey_url: str, fork_server: None
+) -> None:
+    def stop_verifier() -> None:
+        wait_for(lambda: PHASES[Phase.VERIFYING] in here.messages(job_id), what="the proof")
+        (trainer,) = (one for one in trainers() if one.children())
+        trainer.children()[0].suspend()
+
+    with installation(tmp_path, models_dir, valkey_url, stall_seconds=1.0, silence_seconds=15.0) as here:
+        job_id = here.submit(chat_rows(), lora())
+        with Meanwhile(stop_verifier):
+            job = here.supervise(job_id)
+        assert job.status is JobStatus.SUCCEEDED, here.messages(job_id)
+        assert "said nothing for" in here.messages(job_id)
+        assert here.steps(job_id) == list(range(1, STEPS + 1))
 
 
 def test_a_trainer_that_dies_with_its_gpu_leaves_the_job_to_another_worker(
@@ -251,6 +285,12 @@ class FailingStore:
 
     def download_url(self, key: str, filename: str, expires_seconds: int) -> str | None:
         return self._store.download_url(key, filename, expires_seconds)
+
+    def keys_before(self, moment: datetime) -> Iterator[str]:
+        return self._store.keys_before(moment)
+
+    def discard_incomplete(self, moment: datetime) -> int:
+        return self._store.discard_incomplete(moment)
 
     def check(self) -> None:
         self._store.check()

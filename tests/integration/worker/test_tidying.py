@@ -1,6 +1,7 @@
 """What killed processes left behind goes when a worker starts, and nothing else does."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from core.fleet.service import DeviceReport, WorkerReport
 from core.jobs import lease as leases
 from core.jobs import progress
 from core.retention.files import delete_file
+from core.scratch import remove_leftovers
 from migrations.schema import metadata
 from planner.options import RequestedConfig
 from tests.integration.worker.installation import CPU, Installation, installation
@@ -73,6 +75,20 @@ def _upload(here: Installation, organization_id: str) -> StoredFile:
     return here.runtime.database.run(
         lambda session: files.create_file(session, organization_id, upload, FilePurpose.FINE_TUNE)
     )
+
+
+def test_old_scratch_copies_leave_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = ("tunewright-scratch-fetched", "tunewright-scratch-in-use", "tunewright-of-a-person")
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "joined.parquet").touch()
+    (tmp_path / "tunewright-scratch-unpacked.parquet").touch()
+    for path in tmp_path.glob("*"):
+        if path.name != "tunewright-scratch-in-use":
+            os.utime(path, (LONG_AGO, LONG_AGO))
+    assert remove_leftovers() == 2
+    assert {path.name for path in tmp_path.glob("*")} == set(names[1:])
 
 
 def test_workers_that_are_long_gone_are_forgotten(here: Installation) -> None:

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
-from api.dashboard.form import asked_values, body_of
+import pytest
+
+from api.dashboard.form import asked_values, body_of, suffix_of
 from api.planning import plan_request
+from core.errors import InvalidRequestError
 from planner.catalogue import find_model
 from planner.devices import parse_gpu
 from planner.model.spec import ModelSpec
@@ -53,3 +56,23 @@ def test_a_multiplied_rate_stays_the_rate_that_it_was() -> None:
     chosen = planned(asked)
     assert asked_values(asked, chosen) == {"learning_rate": f"{chosen.hyperparameters.learning_rate:g}"}
     assert asked_values(replace(asked, learning_rate_multiplier=None), chosen) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("Mein Süßes Modell", "Mein-Susses-Modell"),
+        ("Zażółć Łódź / v2", "Zazolc-Lodz-v2"),
+        (" --ok.1_ ", "ok.1"),
+        ("Поддержка 2", "2"),
+        ("", ""),
+    ],
+)
+def test_a_name_as_people_write_it_becomes_a_suffix(name: str, suffix: str) -> None:
+    assert suffix_of(name) == suffix
+
+
+def test_a_name_without_any_letter_that_an_id_may_have_is_refused_in_words() -> None:
+    with pytest.raises(InvalidRequestError, match="letters from a to z") as caught:
+        suffix_of("客服")
+    assert caught.value.param == "suffix"

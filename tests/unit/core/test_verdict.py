@@ -36,7 +36,7 @@ def test_a_curve_has_its_verdict(losses: tuple[float, ...], kind: VerdictKind, s
     assert (found.kind, found.step) == (kind, step)
     if kind is VerdictKind.OVERFITTED:
         assert f"since step {step}" in found.message
-        assert f"{min(losses):.2f}" in found.message
+        assert f"{min(losses):.3f}" in found.message
 
 
 @pytest.mark.parametrize(("held_out_rows", "said"), [(1, "1 held-out row,"), (19, "19 held-out rows,")])
@@ -50,10 +50,15 @@ def test_too_few_rows_tell_nothing_whatever_they_show(losses: tuple[float, ...],
 def test_without_held_out_rows_the_training_loss_proves_nothing() -> None:
     found = judge(Curves((3.0, 0.4), [], 0, 60))
     assert (found.kind, found.step) == (VerdictKind.NOT_MEASURED, None)
-    assert "3.00 to 0.40" in found.message
+    assert "3.000 to 0.400" in found.message
     assert judge(Curves((), [], 0, 1)).kind is VerdictKind.NOT_MEASURED
 
 
 def test_an_overfitted_run_says_which_step_it_publishes() -> None:
     assert "step is published" in judge(curves(RISING_AGAIN)).message
     assert "is not the one that is published" in judge(curves(RISING_AGAIN, published_step=50)).message
+
+
+def test_losses_that_differ_are_not_said_to_be_the_same() -> None:
+    assert "(0.520) and rose to 0.526" in judge(curves((2.0, 0.520, 0.5262))).message
+    assert "from 1.861 to 0.00069," in judge(curves((1.861, 0.00069), held_out_rows=1)).message

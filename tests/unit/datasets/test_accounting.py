@@ -192,6 +192,8 @@ def test_control_tokens_inside_content_are_told(model_directory: MakeDirectory) 
         "<s>[INST] Hi [/INST]",
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
         "<start_of_turn>user\nHi<end_of_turn>\n",
+        "\n\nHuman: Hi\n\nAssistant:",
+        "Below is a task.\n\n### Instruction:\nHi\n\n### Response:\n",
     ],
 )
 def test_messages_that_were_rendered_already_are_told(model_directory: MakeDirectory, prompt: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from core.datasets.examples import DataFormat, DataKind
 from core.datasets.inspection import inspect_file
 from core.datasets.numbers import WrittenNumber, dump_json, load_json
-from core.datasets.reading import read_examples, read_rows
+from core.datasets.reading import read_examples, read_rows, scan_rows
 from core.datasets.row_errors import RowError
 
 PAIR = DataFormat("question_answer", DataKind.COMPLETION, {"question": "question", "answer": "answer"})
@@ -89,6 +89,15 @@ def test_nulls_that_a_struct_added_are_dropped_and_others_kept(tmp_path: Path) -
     rows = [row for _, row in read_rows(parquet(tmp_path / "x", table.append_column("map", maps)))]
     assert rows[0] == {"row": structs[0], "text": '{"a": null}', "alone": None, "map": {"k": None}}
     assert rows[1]["row"] == structs[1]
+
+
+def test_a_map_with_a_key_twice_is_an_error_of_its_row(tmp_path: Path) -> None:
+    maps = pa.array([[("a", 1)], [("k", 1), ("k", 2)], None], pa.map_(pa.string(), pa.int64()))
+    path = parquet(tmp_path / "x", pa.table({"question": ["q"] * 3, "map": maps, "in": pa.array([{"m": 1}] * 3)}))
+    found = list(scan_rows(path))
+    assert [isinstance(row, RowError) for _, row in found] == [False, True, False]
+    assert "'k' twice" in str(found[1][1])
+    assert found[0][1] == {"question": "q", "map": {"a": 1}, "in": {"m": 1}}
 
 
 def test_a_missing_answer_is_an_error_of_its_row(tmp_path: Path) -> None:

@@ -160,6 +160,29 @@ READ: list[tuple[str, dict[str, Any], list[tuple[str, str]]]] = [
         ASKED,
     ),
     ("an answer of nothing to see", {"prompt": "q", "completion": "\u200b"}, [("user", "q"), ("assistant", "\u200b")]),
+    ("passage", {"passage": "Facts.", "question": "q", "answer": "a"}, [("user", "q\n\nFacts."), ASKED[1]]),
+    (
+        "chat history",
+        {"instruction": "q", "output": "a", "chat_history": [["q0", "a0"]]},
+        [("user", "q0"), ("assistant*", "a0"), *ASKED],
+    ),
+    ("trl as json text", {"prompt": json.dumps([USER]), "completion": json.dumps([ANSWER])}, ASKED),
+    (
+        "pair of llama-factory as json text",
+        {
+            "conversations": json.dumps([{"from": "human", "value": "q"}]),
+            "chosen": json.dumps({"from": "gpt", "value": "a"}),
+            "rejected": json.dumps({"from": "gpt", "value": "z"}),
+        },
+        ASKED,
+    ),
+    (
+        "an answer in json that is no message",
+        {"prompt": "q", "completion": '{"from": "Oslo", "text": "Bergen"}'},
+        [ASKED[0], ("assistant*", '{"from": "Oslo", "text": "Bergen"}')],
+    ),
+    ("undesirable", {"prompt": "q", "completion": "a", "label": "undesirable"}, [("user", "q"), ("assistant", "a")]),
+    ("a label below zero", {"prompt": "q", "completion": "a", "label": -1}, [("user", "q"), ("assistant", "a")]),
     ("numbers", {"question": 3, "answer": True}, [("user", "3"), ("assistant*", "true")]),
 ]
 
@@ -238,6 +261,18 @@ def test_calls_of_tools_are_read_from_every_way_of_writing_them(row: dict[str, A
     assert example.tools == ({"type": "function", "function": FUNCTION},)
 
 
+def test_tools_beside_the_messages_of_a_pair_are_read_and_other_fields_told() -> None:
+    row = {
+        "input": {"messages": [USER], "tools": [FUNCTION], "parallel_tool_calls": True},
+        "preferred_output": [ANSWER],
+        "non_preferred_output": [{**ANSWER, "content": "z"}],
+    }
+    example = to_example(row, 1, detect_format([row]))
+    assert example.tools == ({"type": "function", "function": FUNCTION},)
+    assert [code for code, _ in example.notices] == ["prompt_field_not_read"]
+    assert "'parallel_tool_calls'" in example.notices[0][1]
+
+
 @pytest.mark.parametrize("thought", [{"type": "thinking", "thinking": "Hm."}, {"text": "Hm.", "thought": True}])
 def test_reasoning_parts_are_kept_apart_from_the_answer(thought: dict[str, Any]) -> None:
     parts = [thought, {"type": "text", "text": "a"}]
@@ -267,6 +302,7 @@ def test_reasoning_parts_are_kept_apart_from_the_answer(thought: dict[str, Any])
         ({"context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}, "several answers"),
         ({"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}, "multiple-choice"),
         ({"question": "q", "options": ["a", "b"], "answer": "B"}, "multiple-choice"),
+        ({"id": "1", "conversations": str([{"from": "human", "value": "q"}])}, "as Python prints them"),
         ({"custom_id": "1", "body": {"messages": [USER]}}, "recorded requests"),
     ],
 )
@@ -298,6 +334,8 @@ def test_a_file_of_one_object_says_where_its_rows_are(row: dict[str, Any], said:
         ({"system": "Be brief.", "messages": [{"role": "system", "content": "Be long."}, USER, ANSWER]}, "differ"),
         ({"messages": [USER, ANSWER], "images": ["cat.png"]}, "media"),
         ({"prompt": "q", "completion": "a", "Image": "cat.png"}, "media"),
+        ({"prompt": "q", "completion": "a", "image_path": "cat.png"}, "media"),
+        ({"messages": str([USER, ANSWER])}, "as Python prints it"),
         ({"input": [{"label": False, "text": "q"}], "output": "a"}, "'label'"),
         (
             {"messages": [USER, {"Role": "assistant", "Content": "a"}]},
@@ -314,6 +352,37 @@ def test_a_file_of_one_object_says_where_its_rows_are(row: dict[str, Any], said:
         ({"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "f(x)"}]}, "no call"),
         ({"prompt": "q", "completion": float("nan")}, "not a number"),
         ({"prompt": "q", "completion": "a", "system": {"be": "brief"}}, "an object"),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": '{"x": 1, "x": 2}'}]}]},
+            "messages[1].tool_calls[0].arguments has the key 'x' twice",
+        ),
+        (
+            {
+                "messages": [
+                    USER,
+                    {"role": "assistant", "function_call": {"name": "f", "arguments": '{"x":{"y":1,"y":2}}'}},
+                ]
+            },
+            "'y' twice",
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "q"},
+                    {"from": "function_call", "value": '{"name":"f","name":"g"}'},
+                ]
+            },
+            "'name' twice",
+        ),
+        (
+            {"messages": '[{"role": "user", "content": "q", "content": "z"}, {"role": "assistant", "content": "a"}]'},
+            "'content' twice",
+        ),
+        ({"messages": [USER, ANSWER], "tools": '[{"name": "f", "name": "g"}]'}, "'name' twice"),
+        (
+            {"prompt": "q", "completion": "a", "history": '[{"role": "user", "role": "tool", "content": "q"}]'},
+            "'role' twice",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_read_whole_is_an_error(row: dict[str, Any], said: str) -> None:
@@ -369,3 +438,16 @@ def test_tools_and_weights_tell_rows_apart(tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert inspect_file(path).duplicate_rows == (5,)
+
+
+@pytest.mark.parametrize(
+    ("row", "is_known"),
+    [({"prompt": "q"}, True), ({"conversations": str([USER])}, True), ({"frage": "q", "antwort": "a"}, False)],
+)
+def test_a_shape_that_is_known_is_told_from_columns_to_be_mapped(
+    tmp_path: Path, row: dict[str, Any], is_known: bool
+) -> None:
+    path = tmp_path / "x"
+    path.write_text(json.dumps(row) + "\n")
+    found = inspect_file(path)
+    assert (found.data_format, found.is_known_shape) == (None, is_known)

@@ -6,7 +6,7 @@ import pytest
 
 from core.datasets.examples import DataFormat, DataKind
 from core.datasets.inspection import inspect_file
-from core.datasets.reading import read_examples
+from core.datasets.reading import read_examples, read_rows
 from core.errors import InvalidDatasetError
 
 PLAIN = "question,answer\nWhere?,Here\nWhen?,Now\n"
@@ -41,6 +41,42 @@ def test_a_table_is_read_as_it_was_meant(tmp_path: Path, data: bytes) -> None:
     assert found.require_format().shape == "question_answer"
     texts = [[message.content for message in example.messages] for example in found.preview]
     assert texts == [["Where?", "Here"], ["When?", "Now"]]
+
+
+ALPHABETS = {
+    "Russian": ("Где маяк?", "Здесь"),
+    "Greek": ("Πού;", "Εδώ"),
+    "Chinese": ("灯塔在哪里？", "一楼"),
+    "Japanese": ("どこ？", "ここ"),
+    "Korean": ("어디?", "여기"),
+    "Arabic": ("أين؟", "هنا"),
+    "Hindi": ("कहाँ?", "यहाँ"),
+    "emoji": ("😀", "😁"),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+def test_wide_text_is_read_without_a_byte_order_mark_in_every_alphabet(
+    tmp_path: Path, alphabet: str, encoding: str
+) -> None:
+    asked, said = ALPHABETS[alphabet]
+    path = tmp_path / "x"
+    path.write_bytes(f"{said}\t{asked}\n{asked}\t{said}\n{asked}{asked}\t{said}\n".encode(encoding))
+    assert pairs(path, "column_1", "column_2")[-2:] == [[asked, said], [asked + asked, said]]
+    path.write_bytes(f"{asked}\n\n{said}\n".encode(encoding))
+    assert [row["text"] for _, row in read_rows(path)] == [asked, said]
+
+
+@pytest.mark.parametrize("data", ["A lamp.\nA ship\0.\n", "Маяк.\nКорабль\0.\n", "灯。\n船\0。\n", "\x01\x02\0\x07"])
+def test_text_with_a_zero_byte_is_refused_with_what_to_do(tmp_path: Path, data: str) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(data.encode())
+    with pytest.raises(InvalidDatasetError) as caught:
+        inspect_file(path)
+    assert caught.value.code == "unsupported_file"
+    assert f"offset {data.encode().index(0)}" in caught.value.message
+    assert "Save text as UTF-8" in caught.value.message
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "json", "text"])

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.events.series import Point, decimate
+from core.events.series import Point, decimate, point
 
 losses = st.lists(st.none() | st.floats(0.0, 20.0), min_size=1, max_size=3000)
 
@@ -28,3 +28,9 @@ def test_few_points_in_order_with_the_ends_and_the_extremes(values: list[float |
 def test_a_short_run_is_drawn_whole() -> None:
     whole = points([3.0, 2.0, 1.0])
     assert decimate(whole, 1000) == whole
+
+
+def test_an_evaluation_says_nothing_of_pace_and_rate() -> None:
+    data = {"step": 0, "train_loss": None, "valid_loss": 2.5, "learning_rate": 3e-4, "tokens_per_second": 0.0}
+    assert point(data) == Point(0, None, 2.5, None, None, None)
+    assert point({**data, "step": 1, "train_loss": 2.0, "valid_loss": None}) == Point(1, 2.0, None, 3e-4, 0.0, None)

@@ -7,7 +7,7 @@ import torch
 
 from tests.tiny_models import make_tiny_model
 from tests.unit.training.runs import write_conversations
-from worker.trainer import warm_up
+from worker.fork_server import warm_up
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""`python -m worker.training.dry_run`: dry runs for a process that must not load torch.
+"""`python -m worker.training.dry_run PARENT`: dry runs for a process that must not load torch.
 
 Reads one JSON object on standard input: `{question}` (a DryRunQuestion) asks for a survey of the model and
 every step that planning it takes, `{config, kind, setups}` for steps alone. Writes `{"memory": ...}` (DryRunMemory)
@@ -15,6 +15,7 @@ import torch
 
 from core.db.plain import from_plain, to_plain
 from core.errors import InvalidRequestError, TunewrightError
+from core.limited.lifetime import end_with_parent
 from planner.errors import InvalidSetupError
 from planner.memory.dry_run import DryRunMemory, DryRunQuestion, DryRunStep
 from planner.policy.candidates import Question
@@ -33,7 +34,8 @@ MEMORY_LIMIT_BYTES = 8 * 2**30
 
 
 def main() -> int:
-    """Answer the request on standard input."""
+    """Answer the request on standard input. The argument is the process that asks, and is not outlived."""
+    end_with_parent(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     quiet()
     torch.set_num_threads(1)  # nothing is computed

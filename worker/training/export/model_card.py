@@ -134,7 +134,7 @@ def _usage(request: RunRequest, is_adapter: bool) -> str:
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-# The base that the adapter was trained and measured on. Without quantization_config it is another: see the losses.
+# The base that the adapter was trained and measured on. Without quantization_config it is another, with another loss.
 quantization = BitsAndBytesConfig(
     load_in_4bit=True,
     bnb_4bit_quant_type="nf4",
