@@ -116,11 +116,12 @@ def train_ours(model: Path, data: Path, held_out: Conversations, steps: int) -> 
     from core.datasets.encoding import load_encoder
     from core.datasets.examples import DataFormat, DataKind
     from core.datasets.reading import read_examples
+    from planner.schedule import learning_rate
     from planner.setup import Hyperparameters, Method, TrainingSetup
     from worker.training.data.batches import Layout
     from worker.training.data.tokenized import TokenizedSet
     from worker.training.libraries import quiet
-    from worker.training.loop.optimizer import build_optimizer, learning_rate, set_learning_rate
+    from worker.training.loop.optimizer import build_optimizer, set_learning_rate
     from worker.training.memory import keep_freed_pages
     from worker.training.model.forward import score
     from worker.training.model.gradients import clip_gradients, gradient_norm

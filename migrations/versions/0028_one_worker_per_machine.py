@@ -26,7 +26,7 @@ def upgrade() -> None:
         sa.Column("device", _JSON, nullable=False),
         sa.Column("device_class", sa.String(length=100), nullable=False),
         sa.Column("used_bytes", sa.BigInteger(), nullable=True),
-        sa.Column("tokens_per_second", sa.Float(), nullable=True),
+        sa.Column("tokens_per_second", sa.Double(), nullable=True),
         sa.Column("job_id", sa.String(length=64), nullable=True),
         sa.ForeignKeyConstraint(["worker_id"], ["workers.id"], name="fk_devices_worker_id_workers", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("worker_id", "position", name="pk_devices"),
@@ -45,6 +45,6 @@ def downgrade() -> None:
         table.add_column(sa.Column("device", _JSON, nullable=False))
         table.add_column(sa.Column("device_class", sa.String(length=100), nullable=False))
         table.add_column(sa.Column("used_bytes", sa.BigInteger(), nullable=True))
-        table.add_column(sa.Column("tokens_per_second", sa.Float(), nullable=True))
+        table.add_column(sa.Column("tokens_per_second", sa.Double(), nullable=True))
         table.add_column(sa.Column("job_id", sa.String(length=64), nullable=True))
     op.create_index("ix_workers_device_class", "workers", ["device_class"])

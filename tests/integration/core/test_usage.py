@@ -15,6 +15,7 @@ from core.jobs import progress
 from core.jobs import service as jobs
 from core.ledger import service as ledger
 from core.ledger.models import AccountKind, TransactionKind
+from core.retention.files import delete_file
 from core.settings import Settings
 from core.usage import service as usage
 from core.usage.queries import Span
@@ -70,7 +71,7 @@ def test_what_was_stored_is_remembered(database: Database, tmp_path: Path) -> No
         files.create_file(session, actor.organization_id, upload)
         usage.note_storage(session)
     with database.transaction() as session:
-        files.delete_file(session, actor.organization_id, upload.id)
+        delete_file(session, actor.organization_id, upload.id)
         usage.note_storage(session)
     end = utc_now() + timedelta(seconds=5)
     with database.snapshot() as session:
