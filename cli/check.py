@@ -20,7 +20,7 @@ def check(data: DataDirectory = None) -> None:
             out.print(f"{variable}={getattr(settings, name)}", soft_wrap=True, markup=False)
     state = _ask(settings)
     for warning in state.warnings:
-        err.print(f"Note: {warning}.", soft_wrap=True)
+        err.print(f"Note: {warning.removesuffix('?')}{'?' if warning.endswith('?') else '.'}", soft_wrap=True)
     if state.problems:
         raise ServiceUnavailableError(f"Not ready: {', '.join(state.problems)}.")
     out.print("The settings are right; database, broker and store answer.")

@@ -56,4 +56,4 @@ class ChildDiedError(Exception):
 
     def __str__(self) -> str:
         how = signal.Signals(-self.exit_code).name if self.exit_code < 0 else f"exit code {self.exit_code}"
-        return f"the process that read it ended with {how}"
+        return f"the process that read it ended with {how}, as it does where its memory runs out inside a library"
