@@ -6,38 +6,26 @@ checkpoint in the store.
 """
 
 import threading
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from core.datasets.examples import DataFormat
 from core.datasets.final_answers import ExactMatch
 from core.db.plain import from_plain
-from core.db.session import is_away
 from core.errors import ErrorBody, ServiceUnavailableError, StaleLeaseError, StoreError, TrainingError, TunewrightError
-from core.events.models import EventLevel
 from core.jobs import lease as leases
 from core.jobs import progress
-from core.jobs.evaluation import HeldOut
 from core.jobs.lease import Lease
 from core.jobs.models import Job
-from core.jobs.progress import Metrics
 from core.jobs.states import JobStatus
-from core.outage_log import OutageLog
 from core.plans.service import memory_source, training_plan
 from core.runtime import Runtime
 from planner.devices import Device
 from planner.memory.estimate import Correction
-from planner.objectives import SPECS
 from planner.policy.candidates import MemorySource
 from planner.policy.choice import step_down
 from planner.setup import TrainingSetup
@@ -47,22 +35,16 @@ from worker.fork_server import ForkServerError
 from worker.lease_keeper import LeaseKeeper
 from worker.machine import device_again
 from worker.outages import delays, outlast
-from worker.pace import Pace
 from worker.prepare import Prepared
 from worker.protocol import (
     STOPPED_EXIT_CODE,
     CheckpointReport,
     ErrorReport,
-    HeldOutReport,
-    MemoryReport,
-    MessageReport,
-    MetricsReport,
     Phase,
-    PhaseReport,
-    Report,
     ResultReport,
     RunRequest,
 )
+from worker.recorder import Recorder
 from worker.release import wait_until_released
 from worker.trainer import TrainingChild
 from worker.watchdog import Watchdog
@@ -73,16 +55,6 @@ LOWERED_RATE = 0.25  # of the planned learning rate, after a divergence
 SILENCE_SECONDS = 1.0
 OUT_OF_MEMORY, DIVERGED = "out_of_memory", "loss_diverged"
 STEPPED_DOWN_PHASES = (Phase.PROBING, Phase.TRAINING, None)
-
-PHASES = {
-    Phase.LOADING: "Loading the base model",
-    Phase.PROBING: "Trying the longest batch, to measure its memory",
-    Phase.EVALUATING: "Evaluating on the held-out examples",
-    Phase.SAMPLING: "Answering the held-out prompts",
-    Phase.TRAINING: "Training",
-    Phase.EXPORTING: "Exporting the result",
-    Phase.VERIFYING: "Reloading the export in a fresh process to prove it",
-}
 
 Result = TypeVar("Result")
 
@@ -115,15 +87,13 @@ class Supervisor:
         self._lease = lease
         self._job = job
         self._devices, self._device = devices, devices[0]  # alike, of which one stands for all
-        self._pace = Pace()
         self._child: TrainingChild | None = None
         self._stopping = threading.Event()
         self._lost = threading.Event()
         self._restart_delays = delays(FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS)  # anew with each checkpoint
-        self._store_is_away = False
-        self._database = OutageLog("database_away", "database_back")
         self._fetcher = InterruptibleFetcher(runtime, self._is_stopped)
         self._keeper = LeaseKeeper(runtime, lease, on_stop=self._stop, on_lost=self._lose)
+        self._recorder = Recorder(runtime, lease, job, self._keeper, self._lost)
 
     @property
     def job_id(self) -> str:
@@ -133,7 +103,7 @@ class Supervisor:
     @property
     def tokens_per_second(self) -> float | None:
         """Non-padding tokens per second of the last step."""
-        return self._pace.tokens_per_second
+        return self._recorder.tokens_per_second
 
     def drain(self) -> None:
         """Stop after a checkpoint and put the job back into the queue."""
@@ -241,7 +211,9 @@ class Supervisor:
                     watchdog.hear(batch)
                     if hung_seconds is None and (hung_seconds := watchdog.hung_for()) is not None:
                         child.kill()
-                    self._write_down(batch)
+                    if any(isinstance(said, CheckpointReport) for said in batch):
+                        self._restart_delays = delays(FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS)
+                    self._recorder.write_down(batch)
                     ending = next((said for said in batch if isinstance(said, ResultReport | ErrorReport)), ending)
         finally:
             if grace is not None:
@@ -261,79 +233,6 @@ class Supervisor:
             "device": self._device.name,
             "per_device_train_batch_size": setup.per_device_train_batch_size,
         }
-
-    def _write_down(self, batch: Sequence[Report]) -> None:
-        for kind, group in groupby(batch, key=type):
-            if kind is MetricsReport:
-                self._record_metrics([said for said in group if isinstance(said, MetricsReport)])
-                continue
-            for said in group:
-                self._record(said)
-
-    def _record(self, said: Report) -> None:
-        match said:
-            case PhaseReport():
-                phase = Phase(said.phase)
-                self._pace.enter(phase)
-                self._write(partial(progress.enter_phase, lease=self._lease, phase=phase, message=PHASES[phase]))
-            case MessageReport():
-                level = EventLevel(said.level)
-                self._write(partial(progress.say, lease=self._lease, message=said.message, level=level))
-            case HeldOutReport():
-                held_out = HeldOut(said.rows, said.scored_tokens, said.sha256)
-                self._write(partial(progress.record_held_out, lease=self._lease, held_out=held_out))
-            case MemoryReport():
-                measured = {name: value for name, value in asdict(said).items() if name != "type"}
-                self._write(partial(progress.record_memory, lease=self._lease, measured=measured))
-            case CheckpointReport():
-                self._restart_delays = delays(FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS)
-                try:
-                    self._keep_checkpoint(said)
-                except StoreError as error:
-                    self._say_store_is_away(said, error)
-                else:
-                    self._store_is_away = False
-
-    def _keep_checkpoint(self, said: CheckpointReport) -> None:
-        stored = prepare.store_checkpoint(self._runtime, self._lease, self._job, Path(said.path))
-        if stored is None:
-            log.info("checkpoint_not_kept", job_id=self.job_id, step=said.step, reason="a newer one has replaced it")
-            return
-        for pruned in self._write(
-            partial(
-                progress.record_checkpoint,
-                lease=self._lease,
-                step=said.step,
-                stored=stored,
-                metrics=said.metrics,
-            )
-        ):
-            self._runtime.store.delete(pruned)
-
-    def _say_store_is_away(self, said: CheckpointReport, error: StoreError) -> None:
-        """Once for each time it goes away: the run does not need it, only a successor on another machine would."""
-        log.warning("checkpoint_not_kept", job_id=self.job_id, step=said.step, reason=error.message)
-        if not self._store_is_away:
-            message = f"The checkpoint of step {said.step} is on the worker only ({error.message}); training goes on"
-            self._write(partial(progress.say, lease=self._lease, message=message, level=EventLevel.WARN))
-        self._store_is_away = True
-
-    def _record_metrics(self, reports: Sequence[MetricsReport]) -> None:
-        seconds_left = None
-        metrics = []
-        names = [metric.name for metric in SPECS[from_plain(TrainingSetup, self._job.setup).objective].metrics]
-        for report in reports:
-            seconds_left = self._pace.seconds_left(report)
-            metrics.append(Metrics(report.shown(names), report.processed_tokens))
-        self._write(
-            partial(
-                progress.record_metrics,
-                lease=self._lease,
-                metrics=metrics,
-                seconds_left=seconds_left,
-                used_seconds=self._keeper.take_seconds(),
-            )
-        )
 
     def _fit(self, memory: MemorySource) -> TrainingSetup:
         """The setup in force, with a smaller micro-batch where less memory is free than when it was planned."""
@@ -364,7 +263,7 @@ class Supervisor:
             f"{smaller.gradient_accumulation_steps}. The effective batch of {smaller.effective_batch_size}, the "
             "result and the quote stay the same."
         )
-        self._write(partial(leases.step_down, lease=self._lease, setup=smaller, message=message))
+        self._recorder.write(partial(leases.step_down, lease=self._lease, setup=smaller, message=message))
 
     def _request(self, prepared: Prepared, setup: TrainingSetup) -> RunRequest:
         job, base_model = self._job, prepared.base_model
@@ -403,14 +302,16 @@ class Supervisor:
         except ServiceUnavailableError as error:
             self._let_go(f"The result could not be stored: {error.message} Moved back to the queue")
             return
-        ended = self._write(partial(progress.succeed, lease=self._lease, outcome=outcome))
+        ended = self._recorder.write(partial(progress.succeed, lease=self._lease, outcome=outcome))
         if ended.status is not JobStatus.SUCCEEDED:
             publish.withdraw(self._runtime, outcome)
 
     def _start_again(self, ended: Exit) -> bool:
         """After a child that ended without a word: whether to start another, a little later each time."""
         settings = self._runtime.settings
-        if not self._write(partial(leases.start_again, settings=settings, lease=self._lease, cause=ended.cause)):
+        if not self._recorder.write(
+            partial(leases.start_again, settings=settings, lease=self._lease, cause=ended.cause)
+        ):
             return False
         self._stopping.wait(next(self._restart_delays))
         return True
@@ -418,7 +319,7 @@ class Supervisor:
     def _lower_learning_rate(self, report: ErrorReport) -> bool:
         """After a divergence: whether to go on from the last checkpoint with smaller steps, which is tried once."""
         message = f"{report.message} Going on from the last checkpoint at {LOWERED_RATE:g} times the rate."
-        lowered = self._write(
+        lowered = self._recorder.write(
             partial(leases.lower_learning_rate, lease=self._lease, factor=LOWERED_RATE, message=message)
         )
         if lowered:
@@ -426,7 +327,7 @@ class Supervisor:
         return lowered
 
     def _let_go(self, reason: str = "The worker shuts down; moved back to the queue") -> None:
-        self._write(partial(leases.let_go, lease=self._lease, reason=reason))
+        self._recorder.write(partial(leases.let_go, lease=self._lease, reason=reason))
 
     def _let_go_unless_lost(self, doing: str) -> None:
         if self._lost.is_set():
@@ -437,7 +338,7 @@ class Supervisor:
         return self._stopping.is_set() or self._lost.is_set()
 
     def _fail(self, error: ErrorBody) -> None:
-        self._write(partial(leases.fail, lease=self._lease, error=error))
+        self._recorder.write(partial(leases.fail, lease=self._lease, error=error))
 
     def _out_of_memory(self, report: ErrorReport) -> ErrorBody:
         first = from_plain(TrainingSetup, self._job.setup).per_device_train_batch_size
@@ -453,31 +354,7 @@ class Supervisor:
     def _account(self) -> None:
         seconds = self._keeper.take_seconds()
         settings = self._runtime.settings
-        self._write(partial(leases.renew, settings=settings, lease=self._lease, used_seconds=seconds))
-
-    def _write(self, work: Callable[[Session], Result]) -> Result:
-        """`work` in a transaction, again and again while the database is away and the lease may still be ours."""
-        away_since: float | None = None
-        for delay_seconds in delays():
-            try:
-                result = self._runtime.database.run(work)
-            except DBAPIError as error:
-                if not is_away(error):
-                    raise
-                away_since = away_since or time.monotonic()
-                self._database.away(error.orig, job_id=self.job_id)
-                if self._lost.wait(delay_seconds):
-                    raise StaleLeaseError(f"The lease on {self.job_id} ran out while the database was away.") from None
-            else:
-                if away_since is not None:
-                    self._database.back(job_id=self.job_id)
-                    self._keeper.take_seconds()  # an outage is not charged
-                    away_seconds = time.monotonic() - away_since
-                    message = f"The database was away for {away_seconds:.1f} s; training went on and nothing is lost"
-                    with suppress(StaleLeaseError):  # `work` may have been the job's end
-                        self._write(partial(progress.say, lease=self._lease, message=message, level=EventLevel.WARN))
-                return result
-        raise AssertionError("delays never end")
+        self._recorder.write(partial(leases.renew, settings=settings, lease=self._lease, used_seconds=seconds))
 
     def _outlast(self, work: Callable[[], Result]) -> Result:
         """`work`, waiting for the store while it is away. Raises ServiceUnavailableError, and StaleLeaseError."""

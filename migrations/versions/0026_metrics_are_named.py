@@ -1,7 +1,5 @@
 """Metrics are kept by name: those of checkpoints, and those of a job's evaluation."""
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -36,7 +34,7 @@ def upgrade() -> None:
     with op.batch_alter_table("checkpoints") as table:
         for name in _COLUMNS:
             table.drop_column(name)
-    _rewrite(lambda scores: _rest(scores) | {"metrics": _taken(scores)})
+    _rewrite(_named)
 
 
 def downgrade() -> None:
@@ -48,15 +46,11 @@ def downgrade() -> None:
         values = {name: (row["metrics"] or {}).get(name) for name in _COLUMNS}
         connection.execute(_CHECKPOINTS.update().where(_CHECKPOINTS.c.id == row["id"]).values(values))
     op.drop_column("checkpoints", "metrics")
-    _rewrite(
-        lambda scores: (
-            {name: value for name, value in scores.items() if name != "metrics"}
-            | {name: scores["metrics"].get(name) for name in _HELD_OUT}
-        )
-    )
+    _rewrite(_flat)
 
 
-def _rewrite(change: Any) -> None:
+def _rewrite(change: object) -> None:
+    assert callable(change)
     connection = op.get_bind()
     query = sa.select(_JOBS).where(_JOBS.c.evaluation.is_not(None))
     for row in connection.execute(query).mappings().all():
@@ -67,9 +61,13 @@ def _rewrite(change: Any) -> None:
         connection.execute(_JOBS.update().where(_JOBS.c.id == row["id"]).values(evaluation=values))
 
 
-def _rest(scores: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in scores.items() if name not in _HELD_OUT}
+def _named(scores: dict[str, object]) -> dict[str, object]:
+    others = {name: value for name, value in scores.items() if name not in _HELD_OUT}
+    return others | {"metrics": {name: scores[name] for name in _HELD_OUT if scores.get(name) is not None}}
 
 
-def _taken(scores: dict[str, Any]) -> dict[str, Any]:
-    return {name: scores[name] for name in _HELD_OUT if scores.get(name) is not None}
+def _flat(scores: dict[str, object]) -> dict[str, object]:
+    metrics = scores["metrics"]
+    assert isinstance(metrics, dict)
+    others = {name: value for name, value in scores.items() if name != "metrics"}
+    return others | {name: metrics.get(name) for name in _HELD_OUT}

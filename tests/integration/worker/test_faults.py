@@ -29,7 +29,8 @@ from tests.e2e.rows import chat_rows
 from tests.integration.worker.installation import CPU, CREDITS, Installation, installation, trainers
 from tests.waiting import wait_for
 from worker.protocol import Phase, RunRequest
-from worker.supervisor import PHASES, Supervisor
+from worker.recorder import PHASES
+from worker.supervisor import Supervisor
 
 BATCH = 8
 EPOCHS = 10  # of 4 steps, one tenth of the rows being held out
