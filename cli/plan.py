@@ -20,6 +20,7 @@ from core.datasets.inspection import all_notices, check_structure, check_trainab
 from core.datasets.reading import read_examples
 from core.errors import InvalidRequestError, ServiceUnavailableError
 from core.hub_access import of_this_machine
+from core.plans.service import decide
 from core.registry.base_models import BaseModel, find_base_model
 from core.registry.weights import check_weights
 from core.settings_loading import load_settings
@@ -30,7 +31,6 @@ from planner.memory.dry_run import DryRunMemory, DryRunQuestion
 from planner.model.families import FAMILIES
 from planner.model.spec import ModelSpec
 from planner.options import RequestedConfig
-from planner.policy import choice as policy
 from planner.policy.candidates import Question
 from planner.policy.choice import TrainingPlan
 from planner.statistics import DatasetStatistics
@@ -94,7 +94,7 @@ def plan(
         if gpu == ALL:
             out.print(compare(model, question))
         else:
-            chosen = policy.plan(question)
+            chosen = decide(question)
             out.print(show_plan(_view(model, subject.statistics, chosen)))
             if dry_run:
                 out.print(dry_run_line(subject.config, chosen))

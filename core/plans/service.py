@@ -198,12 +198,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
     where truncation leaves nothing to train.
     """
     request, tokens, source = inputs.request, inputs.tokens, inputs.source
-    try:
-        plan = policy.plan(inputs.question(runtime.settings.prices))
-    except DoesNotFitError as error:
-        raise PlanDoesNotFitError(str(error), param="model") from None
-    except InvalidSetupError as error:
-        raise InvalidRequestError(str(error), param=path_of(error.option) if error.option else None) from None
+    plan = decide(inputs.question(runtime.settings.prices))
     if plan.truncated_examples:
         max_length = plan.setup.max_length
         tokens = measure(
@@ -230,6 +225,19 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         inputs.validation.sha256 if inputs.validation is not None else None,
         notices,
     )
+
+
+def decide(question: Question) -> TrainingPlan:
+    """The planner's answer, for whoever asks: the service, its pages or the command line.
+
+    Raises PlanDoesNotFitError, and InvalidRequestError for options that contradict each other.
+    """
+    try:
+        return policy.plan(question)
+    except DoesNotFitError as error:
+        raise PlanDoesNotFitError(str(error), param="model") from None
+    except InvalidSetupError as error:
+        raise InvalidRequestError(str(error), param=path_of(error.option) if error.option else None) from None
 
 
 def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft) -> Plan:
