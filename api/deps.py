@@ -15,7 +15,7 @@ from core.accounts.models import Scope
 from core.accounts.service import LAST_USED_RESOLUTION, Actor
 from core.acting import ActorKind, acting
 from core.errors import AuthenticationError, PermissionDeniedError
-from core.retries.service import CreateRequest
+from core.idempotency.service import CreateRequest
 from core.runtime import Runtime
 from core.throttle.service import MINUTE, Rate
 

@@ -12,7 +12,7 @@ from fastapi.templating import Jinja2Templates
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import Scope
 
-from api import wording
+from api import formatting
 from core.errors import RateLimitError, ServiceUnavailableError, TunewrightError
 
 PAGE_POLICY = (
@@ -72,7 +72,7 @@ def _environment() -> Jinja2Templates:
     environment = templates.env
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.globals["asset"] = asset
-    environment.filters.update(wording.FILTERS)
+    environment.filters.update(formatting.FILTERS)
     return templates
 
 

@@ -251,7 +251,7 @@ def held_out_loss(task: Task, adapter: Path | None) -> float:
     for start in range(0, len(rows), SCORED_AT_ONCE):
         batch = rows[start : start + SCORED_AT_ONCE]
         ids = pad_sequence([torch.tensor(row.input_ids) for row in batch], batch_first=True)
-        trained = pad_sequence([torch.tensor(row.trained) for row in batch], batch_first=True)[:, 1:]
+        trained = pad_sequence([torch.tensor(row.completion_mask) for row in batch], batch_first=True)[:, 1:]
         logits = model(input_ids=ids).logits[:, :-1]  # padding is on the right, where no trained token looks
         loss += float(cross_entropy(logits[trained], ids[:, 1:][trained], reduction="sum"))
         scored += int(trained.sum())

@@ -11,7 +11,7 @@ from statistics import median
 from planner.errors import InvalidSetupError
 from planner.memory.estimate import Correction
 from planner.setup import Method
-from planner.throughput import Pace
+from planner.throughput import SpeedCalibration
 
 COVERAGE = 0.99  # share of runs at or below prediction plus bound
 RATIO_RUNS = 10  # finished runs before the prediction is corrected at all
@@ -24,7 +24,7 @@ class Learned:
     """What finished runs say of memory and of speed, by device class and method."""
 
     corrections: Mapping[tuple[str, Method], Correction] = field(default_factory=dict)
-    paces: Mapping[tuple[str, Method], Pace] = field(default_factory=dict)
+    speed_calibrations: Mapping[tuple[str, Method], SpeedCalibration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Observation:
     measured_seconds: float | None = None
 
 
-def pace(observations: Sequence[Observation]) -> Pace:
+def speed_calibration(observations: Sequence[Observation]) -> SpeedCalibration:
     """The median of measured over predicted seconds of a step, bounded; as predicted until there are enough runs."""
     ratios = [
         o.measured_seconds / o.predicted_seconds
@@ -47,8 +47,8 @@ def pace(observations: Sequence[Observation]) -> Pace:
         if o.measured_seconds is not None and o.predicted_seconds
     ]
     if len(ratios) < TIMED_RUNS:
-        return Pace(runs=len(ratios))
-    return Pace(min(max(median(ratios), 1 / LARGEST_PACE), LARGEST_PACE), len(ratios))
+        return SpeedCalibration(runs=len(ratios))
+    return SpeedCalibration(min(max(median(ratios), 1 / LARGEST_PACE), LARGEST_PACE), len(ratios))
 
 
 def correction(observations: Sequence[Observation]) -> Correction:

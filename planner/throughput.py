@@ -18,14 +18,14 @@ from planner.statistics import DatasetStatistics
 
 
 @dataclass(frozen=True)
-class Pace:
+class SpeedCalibration:
     """What finished runs make of the predicted time of a step. The default leaves it as it is."""
 
     ratio: float = 1.0  # measured over predicted seconds
     runs: int = 0  # that it was learned from
 
 
-AS_PREDICTED = Pace()
+AS_PREDICTED = SpeedCalibration()
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class SpeedEstimate:
     evaluation_seconds: float
     sampling_seconds: float  # answers to held-out prompts, before and after
     export_seconds: float  # writing the result and checking it in a fresh process
-    pace: Pace = AS_PREDICTED  # by what finished runs measured; already in the speed and the seconds of the steps
+    pace: SpeedCalibration = AS_PREDICTED  # by what finished runs measured; already in speed and seconds
 
     @property
     def seconds(self) -> float:
@@ -59,7 +59,7 @@ class SpeedEstimate:
         """`step_seconds` before any correction."""
         return self.step_seconds / self.pace.ratio
 
-    def paced(self, pace: Pace) -> "SpeedEstimate":
+    def paced(self, pace: SpeedCalibration) -> "SpeedEstimate":
         """This estimate, not corrected yet, as finished runs would have it. What is not steps stays as it is."""
         return replace(
             self,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import orjson
 
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from core.errors import InvalidModelError, ServiceUnavailableError
 from planner.memory.dry_run import DryRunMemory, DryRunQuestion, DryRunStep
 from planner.setup import TrainingSetup
@@ -23,16 +23,16 @@ LONGEST_SECONDS = 600.0  # two dozen steps of a few seconds each, on a machine t
 
 def dry_run_memory(question: DryRunQuestion) -> DryRunMemory:
     """A model that the planner has no family of: its parameters and its dry-run steps. Raises InvalidModelError."""
-    answer = _ask({"question": to_plain(question)}, question.config)
-    return from_plain(DryRunMemory, answer["memory"])
+    answer = _ask({"question": serialize(question)}, question.config)
+    return deserialize(DryRunMemory, answer["memory"])
 
 
 def dry_run(
     config: Mapping[str, Any], setups: Sequence[TrainingSetup], kind: Literal["cuda", "cpu"]
 ) -> tuple[DryRunStep, ...]:
     """One dry-run step for each setup, on the kernels of a kind of device. Raises InvalidModelError."""
-    asked = {"config": dict(config), "kind": kind, "setups": [to_plain(setup) for setup in setups]}
-    return tuple(from_plain(DryRunStep, step) for step in _ask(asked, config)["steps"])
+    asked = {"config": dict(config), "kind": kind, "setups": [serialize(setup) for setup in setups]}
+    return tuple(deserialize(DryRunStep, step) for step in _ask(asked, config)["steps"])
 
 
 def end_all() -> None:

@@ -17,6 +17,7 @@ from core.db.migrate import schema_problem
 from core.fleet import service as fleet
 from core.fleet.programs import report_sweep
 from core.hang_guard import end_when_silent
+from core.idempotency.service import forget_before
 from core.jobs import lease, queries
 from core.limited import Shares
 from core.plans import dry_runs, idle
@@ -32,7 +33,6 @@ from core.queue.messages import (
 from core.queue.publisher import TIMEOUTS
 from core.retention.files import expire_files
 from core.retention.jobs import expire_checkpoints, expire_events, expire_models
-from core.retries.service import forget_before
 from core.runtime import Runtime
 from core.usage.service import note_storage
 from worker.app import create_app, serve

@@ -11,7 +11,7 @@ from typing import Literal
 
 from core.datasets.examples import DataFormat
 from core.datasets.final_answers import ExactMatch
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.errors import TrainingError
 from core.jobs.evaluation import Evaluation
 from core.jobs.verdict import Verdict
@@ -213,7 +213,7 @@ def encode_report(report: Report) -> dict[str, object]:
 def decode_report(data: dict[str, object]) -> Report:
     """The report that `encode_report` wrote. Raises KeyError, TypeError or ValueError for anything else."""
     if data.get("evaluation") is not None:
-        data = {**data, "evaluation": from_plain(Evaluation, data["evaluation"])}
+        data = {**data, "evaluation": deserialize(Evaluation, data["evaluation"])}
     if data.get("verdict") is not None:
-        data = {**data, "verdict": from_plain(Verdict, data["verdict"])}
+        data = {**data, "verdict": deserialize(Verdict, data["verdict"])}
     return _REPORTS[str(data["type"])](**data)  # type: ignore[arg-type]

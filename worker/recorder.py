@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.db.session import is_away
 from core.errors import StaleLeaseError, StoreError
 from core.events.models import EventLevel
@@ -28,9 +28,9 @@ from core.runtime import Runtime
 from planner.objectives import SPECS
 from planner.setup import TrainingSetup
 from worker import prepare
+from worker.backoff import delays
+from worker.eta import Eta
 from worker.lease_keeper import LeaseKeeper
-from worker.outages import delays
-from worker.pace import Pace
 from worker.protocol import (
     CheckpointReport,
     HeldOutReport,
@@ -63,14 +63,14 @@ class Recorder:
     def __init__(self, runtime: Runtime, lease: Lease, job: Job, keeper: LeaseKeeper, lost: threading.Event) -> None:
         self._runtime, self._lease, self._job = runtime, lease, job
         self._keeper, self._lost = keeper, lost
-        self._pace = Pace()
+        self._eta = Eta()
         self._store_is_away = False
         self._database = OutageLog("database_away", "database_back")
 
     @property
     def tokens_per_second(self) -> float | None:
         """Non-padding tokens per second of the last step."""
-        return self._pace.tokens_per_second
+        return self._eta.tokens_per_second
 
     def write_down(self, batch: Sequence[Report]) -> None:
         """What the child has just said. Raises StaleLeaseError."""
@@ -85,7 +85,7 @@ class Recorder:
         match said:
             case PhaseReport():
                 phase = Phase(said.phase)
-                self._pace.enter(phase)
+                self._eta.enter(phase)
                 self.write(partial(progress.enter_phase, lease=self._lease, phase=phase, message=PHASES[phase]))
             case MessageReport():
                 level = EventLevel(said.level)
@@ -131,9 +131,9 @@ class Recorder:
     def _record_metrics(self, reports: Sequence[MetricsReport]) -> None:
         seconds_left = None
         metrics = []
-        names = [metric.name for metric in SPECS[from_plain(TrainingSetup, self._job.setup).objective].metrics]
+        names = [metric.name for metric in SPECS[deserialize(TrainingSetup, self._job.setup).objective].metrics]
         for report in reports:
-            seconds_left = self._pace.seconds_left(report)
+            seconds_left = self._eta.seconds_left(report)
             metrics.append(Metrics(report.shown(names), report.processed_tokens))
         self.write(
             partial(

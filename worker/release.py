@@ -13,7 +13,7 @@ import structlog
 
 from planner.devices import Device, read_all_devices
 from planner.errors import DriverError
-from worker.outages import delays
+from worker.backoff import delays
 
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.02, 0.5
 SLACK_BYTES = 64 * 1024**2  # what the driver itself may keep, or another program take meanwhile

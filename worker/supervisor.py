@@ -15,7 +15,7 @@ import structlog
 
 from core.datasets.examples import DataFormat
 from core.datasets.final_answers import ExactMatch
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.errors import ErrorBody, ServiceUnavailableError, StaleLeaseError, StoreError, TrainingError, TunewrightError
 from core.jobs import lease as leases
 from core.jobs import progress
@@ -30,11 +30,11 @@ from planner.policy.candidates import MemorySource
 from planner.policy.choice import step_down
 from planner.setup import TrainingSetup
 from worker import prepare, publish
+from worker.backoff import delays, retry_while_away
 from worker.fetching import InterruptibleFetcher, TransferStoppedError
 from worker.fork_server import ForkServerError
 from worker.lease_keeper import LeaseKeeper
 from worker.machine import device_again
-from worker.outages import delays, outlast
 from worker.prepare import Prepared
 from worker.protocol import (
     STOPPED_EXIT_CODE,
@@ -119,7 +119,7 @@ class Supervisor:
                 try:
                     self._run()
                 except ForkServerError:
-                    self._let_go("The worker can start no process for it; moved back to the queue")
+                    self._release("The worker can start no process for it; moved back to the queue")
                     raise
                 except OSError:
                     self._account()  # a successor on this machine removes our files: the lease is lost then
@@ -134,9 +134,9 @@ class Supervisor:
             prepared = self._outlast(lambda: prepare.prepare(self._runtime, self._lease, self._job, self._fetcher))
             setup = self._fit(memory_source(self._job.plan, prepared.base_model.config))
         except TransferStoppedError:
-            self._let_go_unless_lost("prepared")
+            self._release_unless_lost("prepared")
         except ServiceUnavailableError as error:
-            self._let_go(f"{error.message} Moved back to the queue")
+            self._release(f"{error.message} Moved back to the queue")
         except TunewrightError as error:
             self._fail(error.body)
         else:
@@ -146,7 +146,7 @@ class Supervisor:
         """Start children until one brings the run to an end."""
         while True:
             if self._stopping.is_set():
-                self._let_go()
+                self._release()
                 return
             with self._keeper.device_in_use():
                 ending = self._attempt(self._request(prepared, setup))
@@ -168,11 +168,11 @@ class Supervisor:
                     self._fail(ErrorBody(ending.message, ending.error_type, ending.param, ending.code))
                     return
                 case Exit(code=code) if code == STOPPED_EXIT_CODE or self._stopping.is_set():
-                    self._let_go()
+                    self._release()
                     return
                 case Exit():
                     if sick := [now for now in map(device_again, self._devices) if now.problem is not None]:
-                        self._let_go(f"{sick[0].name} cannot train now: {sick[0].problem}. Moved back to the queue")
+                        self._release(f"{sick[0].name} cannot train now: {sick[0].problem}. Moved back to the queue")
                         return
                     if not self._start_again(ending):
                         return
@@ -236,7 +236,7 @@ class Supervisor:
 
     def _fit(self, memory: MemorySource) -> TrainingSetup:
         """The setup in force, with a smaller micro-batch where less memory is free than when it was planned."""
-        setup = planned = from_plain(TrainingSetup, self._job.setup)
+        setup = planned = deserialize(TrainingSetup, self._job.setup)
         free_bytes = min(device.free_bytes for device in self._devices)
         correction = training_plan(self._job.plan).memory.correction
         while (needed := self._needed(memory, setup, correction)) > free_bytes:
@@ -274,7 +274,7 @@ class Supervisor:
             base_model_path=str(prepared.weights),
             training_path=str(prepared.training_path),
             validation_path=str(prepared.validation_path) if prepared.validation_path else None,
-            data_format=from_plain(DataFormat, job.plan.data_format),
+            data_format=deserialize(DataFormat, job.plan.data_format),
             setup=setup,
             hyperparameters=training_plan(job.plan).hyperparameters,
             seed=job.seed,
@@ -286,7 +286,7 @@ class Supervisor:
             checkpoint_interval_seconds=self._runtime.settings.checkpoint_seconds,
             learning_rate_factor=job.learning_rate_factor,
             chat_template=job.plan.chat_template,
-            exact_match=from_plain(ExactMatch, job.plan.exact_match) if job.plan.exact_match else None,
+            exact_match=deserialize(ExactMatch, job.plan.exact_match) if job.plan.exact_match else None,
         )
 
     def _succeed(self, prepared: Prepared, result: ResultReport) -> None:
@@ -297,10 +297,10 @@ class Supervisor:
                 )
             )
         except TransferStoppedError:
-            self._let_go_unless_lost("published")
+            self._release_unless_lost("published")
             return
         except ServiceUnavailableError as error:
-            self._let_go(f"The result could not be stored: {error.message} Moved back to the queue")
+            self._release(f"The result could not be stored: {error.message} Moved back to the queue")
             return
         ended = self._recorder.write(partial(progress.succeed, lease=self._lease, outcome=outcome))
         if ended.status is not JobStatus.SUCCEEDED:
@@ -326,13 +326,13 @@ class Supervisor:
             self._job.learning_rate_factor = LOWERED_RATE
         return lowered
 
-    def _let_go(self, reason: str = "The worker shuts down; moved back to the queue") -> None:
-        self._recorder.write(partial(leases.let_go, lease=self._lease, reason=reason))
+    def _release(self, reason: str = "The worker shuts down; moved back to the queue") -> None:
+        self._recorder.write(partial(leases.release, lease=self._lease, reason=reason))
 
-    def _let_go_unless_lost(self, doing: str) -> None:
+    def _release_unless_lost(self, doing: str) -> None:
         if self._lost.is_set():
             raise StaleLeaseError(f"The lease on {self.job_id} was lost while it was {doing}.") from None
-        self._let_go()
+        self._release()
 
     def _is_stopped(self) -> bool:
         return self._stopping.is_set() or self._lost.is_set()
@@ -341,7 +341,7 @@ class Supervisor:
         self._recorder.write(partial(leases.fail, lease=self._lease, error=error))
 
     def _out_of_memory(self, report: ErrorReport) -> ErrorBody:
-        first = from_plain(TrainingSetup, self._job.setup).per_device_train_batch_size
+        first = deserialize(TrainingSetup, self._job.setup).per_device_train_batch_size
         if report.phase in STEPPED_DOWN_PHASES:
             tried = f"even at a micro-batch of 1, after trying {first} and its halves"
             fits = "A smaller max_length, method 'qlora' or a larger device would fit."
@@ -358,7 +358,7 @@ class Supervisor:
 
     def _outlast(self, work: Callable[[], Result]) -> Result:
         """`work`, waiting for the store while it is away. Raises ServiceUnavailableError, and StaleLeaseError."""
-        result = outlast(work, self._runtime.settings.outage_seconds, self._stopping.wait)
+        result = retry_while_away(work, self._runtime.settings.outage_seconds, self._stopping.wait)
         if self._lost.is_set():
             raise StaleLeaseError(f"The lease on {self.job_id} was lost while the store was away.")
         return result

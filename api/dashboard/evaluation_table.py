@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.jobs.evaluation import Evaluation, Scores
 from core.jobs.models import Job
 from planner.objectives import SPECS, VALID_LOSS, Metric
@@ -23,8 +23,8 @@ def evaluation_table(job: Job) -> EvaluationTable | None:
     """The scores of a job that has succeeded; None where nothing was held out."""
     if job.evaluation is None:
         return None
-    found = from_plain(Evaluation, job.evaluation)
-    metrics = SPECS[from_plain(TrainingSetup, job.setup).objective].held_out
+    found = deserialize(Evaluation, job.evaluation)
+    metrics = SPECS[deserialize(TrainingSetup, job.setup).objective].held_out
     before, after = _shown(metrics, found.before), _shown(metrics, found.after)
     rows = [(label, before[label], after[label]) for label in before if label in after]
     if found.is_on_4bit_base and found.after.valid_loss is not None:

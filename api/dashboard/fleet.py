@@ -11,10 +11,10 @@ from api.forms import check_form
 from core.fleet import programs
 from core.fleet import service as fleet
 from core.jobs import queries as jobs
-from core.registry.choices import best_reach, catalogue_spec, is_named
+from core.registry.choices import best_longest_context, catalogue_spec, is_named
 from planner import catalogue
 from planner.devices import device_of
-from planner.policy.reach import reach
+from planner.policy.longest_context import reach
 
 router = page_router()
 _FORM = [Depends(check_form), Depends(authenticate_admin)]
@@ -94,7 +94,12 @@ def show_fits(
         if is_named(q, entry.id, entry.title):
             spec = catalogue_spec(entry.id)
             rows.append(
-                (entry, spec, best_reach(spec, devices), [reach(spec, device_of(of[0])) for of in sizes.values()])
+                (
+                    entry,
+                    spec,
+                    best_longest_context(spec, devices),
+                    [reach(spec, device_of(of[0])) for of in sizes.values()],
+                )
             )
     rows.sort(key=lambda row: row[1].parameters)
     return show(

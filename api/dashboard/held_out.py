@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from string import ascii_uppercase
 
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.jobs.evaluation import HeldOut
 from core.jobs.models import Job
 
 
 def held_out_of(job: Job) -> HeldOut | None:
     """What a job is measured on; None before its rows are read, and where nothing is held out."""
-    return from_plain(HeldOut, job.held_out) if job.held_out else None
+    return deserialize(HeldOut, job.held_out) if job.held_out else None
 
 
 def are_comparable(left: Job, right: Job) -> bool:

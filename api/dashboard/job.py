@@ -24,12 +24,12 @@ from api.dashboard.memory_bar import LABELS, draw
 from api.dashboard.page import page_router, see_other, show
 from api.dashboard.snippets import snippets_for
 from api.deps import ActorDep, RuntimeDep
+from api.formatting import iso
 from api.forms import check_form
-from api.wording import iso
 from core.artifacts.models import JobArtifact
 from core.datasets import service as files
 from core.datasets.examples import DataFormat
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.errors import NotFoundError
 from core.events import queries as event_queries
 from core.events import service as events
@@ -92,7 +92,7 @@ def show_job(request: Request, runtime: RuntimeDep, actor: ActorDep, job_id: str
         parts={"job-live": "_job_part.html"},
         job=job,
         plan=plan,
-        setup=from_plain(TrainingSetup, job.setup),
+        setup=deserialize(TrainingSetup, job.setup),
         file=file,
         place=place,
         newest=newest,
@@ -136,7 +136,7 @@ def _as_fields(job: Job, plan: TrainingPlan) -> dict[str, str]:
     """The fields of a new run like this one: what was asked for stays, and everything else is planned again."""
     requested = requested_of(job.plan)
     asked = planned_values(plan) if requested is None else asked_values(requested, plan)
-    data_format = from_plain(DataFormat, job.plan.data_format)
+    data_format = deserialize(DataFormat, job.plan.data_format)
     values = {
         "model": job.model,
         "file": job.training_file_id,
@@ -171,7 +171,7 @@ def stream_job(
 
 
 def _spec(job: Job) -> ObjectiveSpec:
-    return SPECS[from_plain(TrainingSetup, job.setup).objective]
+    return SPECS[deserialize(TrainingSetup, job.setup).objective]
 
 
 def _frame(spec: ObjectiveSpec, event: JobEvent) -> str:

@@ -29,7 +29,7 @@ from api.forms import check_form, read_form
 from api.planning import job_request, plan_request
 from core.accounts import hub_tokens
 from core.accounts.service import Actor
-from core.db.plain import to_plain
+from core.db.serialization import serialize
 from core.errors import (
     AuthenticationError,
     ConflictError,
@@ -154,7 +154,7 @@ def _plan(runtime: Runtime, actor: Actor, fields: dict[str, str]) -> Planned:
 
 def _fingerprint(plan: TrainingPlan) -> str:
     """What was shown and is agreed to by starting: the setup, the passes and the price."""
-    agreed = (to_plain(plan.setup), to_plain(plan.hyperparameters), plan.device.name, plan.credits)
+    agreed = (serialize(plan.setup), serialize(plan.hyperparameters), plan.device.name, plan.credits)
     return hashlib.sha256(repr(agreed).encode()).hexdigest()[:16]
 
 

@@ -31,7 +31,7 @@ from api.schemas.hyperparameters import (
 )
 from api.schemas.options import planned_fields, with_options, with_planned
 from api.schemas.plans import MemoryObject, QuoteObject, show_memory, show_quote
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.jobs.evaluation import Evaluation, HeldOut, Scores
 from core.jobs.models import Job
 from core.jobs.service import MAX_SEED
@@ -264,7 +264,7 @@ class JobDeleted(ResponseBody):
 def show_job(job: Job, place: Place | None = None) -> JobObject:
     """A job as the wire shows it, with its place in line while it is queued."""
     planned = training_plan(job.plan)
-    plan = replace(planned, setup=from_plain(TrainingSetup, job.setup))
+    plan = replace(planned, setup=deserialize(TrainingSetup, job.setup))
     hyperparameters = HyperparametersObject(**planned_fields(plan, "hyperparameters"))
     return JobObject(
         id=job.id,
@@ -298,8 +298,8 @@ def show_job(job: Job, place: Place | None = None) -> JobObject:
         gradient_accumulation_steps=plan.setup.gradient_accumulation_steps,
         chat_template=job.plan.chat_template,
         exact_match=ExactMatchObject(**job.plan.exact_match) if job.plan.exact_match else None,
-        held_out=_held_out(from_plain(HeldOut, job.held_out)) if job.held_out else None,
-        evaluation=_evaluation(from_plain(Evaluation, job.evaluation)) if job.evaluation else None,
+        held_out=_held_out(deserialize(HeldOut, job.held_out)) if job.held_out else None,
+        evaluation=_evaluation(deserialize(Evaluation, job.evaluation)) if job.evaluation else None,
         verdict=VerdictObject(**job.verdict) if job.verdict else None,
         plan=job.plan_id,
         quote=show_quote(job.plan, plan.quote),

@@ -9,7 +9,7 @@ from api.schemas.examples import PLAN_EXAMPLE
 from api.schemas.files import NoticeObject, show_notices
 from api.schemas.hyperparameters import AdapterObject, HyperparametersObject
 from api.schemas.options import planned_fields, with_planned
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.plans.models import Plan
 from core.plans.service import notices_of, training_plan
 from planner.devices import Device
@@ -201,7 +201,7 @@ def show_device(device: Device) -> PlanDevice:
 
 
 def _data(row: Plan, plan: TrainingPlan) -> DataObject:
-    statistics = from_plain(DatasetStatistics, row.statistics)
+    statistics = deserialize(DatasetStatistics, row.statistics)
     return DataObject(
         examples=statistics.examples,
         tokens=statistics.tokens,

@@ -143,6 +143,6 @@ def random_examples(setup: TrainingSetup, vocabulary: int, tokens: int) -> Token
     total = sum(lengths)
     return TokenizedSet(
         tokens=random.integers(vocabulary // 10, vocabulary * 9 // 10, total).astype(np.int32),
-        trained=np.ones(total, np.bool_),
+        completion_mask=np.ones(total, np.bool_),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     )

@@ -14,8 +14,8 @@ from core.audit import service as audit
 from core.audit.models import AuditType
 from core.db.base import utc_now
 from core.errors import AuthenticationError, ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
+from core.idempotency.service import CreateRequest, once
 from core.ids import new_id
-from core.retries.service import CreateRequest, once
 
 LAST_USED_RESOLUTION = timedelta(minutes=1)
 

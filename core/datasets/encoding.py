@@ -117,7 +117,7 @@ class Encoder:
             ends = [end for _, end in apart.offsets][:asked] + [len(text)] * said
         pieces: list[Segment] = []
         position = 0
-        for index, (token, trained) in enumerate(zip(encoded.input_ids, encoded.trained, strict=True)):
+        for index, (token, trained) in enumerate(zip(encoded.input_ids, encoded.completion_mask, strict=True)):
             if index == max_length:
                 break
             end = ends[index] if index < len(ends) else 0

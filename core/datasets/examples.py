@@ -75,6 +75,6 @@ class EncodedExample:
 
     row: int
     input_ids: tuple[int, ...]
-    trained: tuple[bool, ...]
+    completion_mask: tuple[bool, ...]
     truncated_tokens: int = 0
     notes: tuple[RowNote, ...] = ()

@@ -11,7 +11,7 @@ from core.datasets.inspection import Inspection, Overlap, TokenInspection, all_n
 from core.datasets.measuring import base_model_of, measure, overlapping_rows
 from core.datasets.models import FileStatus, StoredFile
 from core.datasets.notices import Notice
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.errors import InvalidDatasetError, NotYetError
 from core.runtime import Runtime
 
@@ -117,7 +117,7 @@ def usable_file(runtime: Runtime, actor: Actor, file_id: str, param: str, reads_
 def format_of(file: StoredFile, given: DataFormat | None, skip_broken_rows: bool, param: str) -> DataFormat:
     """The format that is given, or else the one that was found in the file. Raises InvalidDatasetError."""
     if given is None:
-        inspection = from_plain(Inspection, file.inspection)
+        inspection = deserialize(Inspection, file.inspection)
         check_structure(inspection, skip_broken_rows=skip_broken_rows, param=param)
         given = inspection.require_format()
     return replace(given, skip_broken_rows=skip_broken_rows)

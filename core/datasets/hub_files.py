@@ -17,13 +17,13 @@ from core.datasets.hub import HUB_SCHEME, HubSource
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
 from core.datasets.service import LONGEST_DETAILS, LONGEST_FILENAME, check_room
 from core.db.base import utc_now
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from core.db.session import database_now
 from core.errors import FileTooLargeError, InvalidDatasetError, ServiceUnavailableError, TunewrightError
 from core.hub_access import HubAccess
 from core.ids import new_id
 from core.limited import Shares
-from core.queue.messages import FETCH_FILE, INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, collect
+from core.queue.messages import FETCH_FILE, INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, enqueue_after_commit
 from core.runtime import Runtime
 from core.scratch import scratch_directory
 
@@ -73,18 +73,18 @@ def _ensure(session: Session, runtime: Runtime, organization_id: str, source: Hu
         sha256="",
         storage_key=f"{organization_id}/files/{file_id}",
         status=FileStatus.FETCHING,
-        hub_source=to_plain(source),
+        hub_source=serialize(source),
         hub_key=key,
     )
     session.add(file)
     session.flush()
-    collect(session, Nudge(FETCH_FILE, MAINTENANCE_QUEUE, file_id))
+    enqueue_after_commit(session, Nudge(FETCH_FILE, MAINTENANCE_QUEUE, file_id))
     return file
 
 
 def source_of(file: StoredFile) -> HubSource | None:
     """Where on the hub the file came from; None for an upload."""
-    return from_plain(HubSource, file.hub_source) if file.hub_source is not None else None
+    return deserialize(HubSource, file.hub_source) if file.hub_source is not None else None
 
 
 def fetch_next(runtime: Runtime, shares: Shares) -> bool:
@@ -134,7 +134,7 @@ def _stored(runtime: Runtime, file: StoredFile, access: HubAccess, limit_bytes: 
         raise InvalidDatasetError(
             f"Fetching this file has ended {claims.MOST_ATTEMPTS} times without a result, so it is not tried again."
         )
-    source = from_plain(HubSource, file.hub_source)
+    source = deserialize(HubSource, file.hub_source)
     with scratch_directory() as directory:
         path = hub.download(source, access, directory)
         return runtime.store.put(file.storage_key, _chunks(path), max_bytes=limit_bytes)
@@ -151,7 +151,7 @@ def _record(session: Session, file_id: str, stored: StoredObject | None, problem
         return True
     file.size_bytes, file.sha256, file.status = stored.size_bytes, stored.sha256, FileStatus.UPLOADED
     file.attempts, file.claimed_until = 0, database_now(session)  # the next attempts are to inspect it
-    collect(session, Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file_id))
+    enqueue_after_commit(session, Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file_id))
     return True
 
 

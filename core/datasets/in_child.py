@@ -12,14 +12,14 @@ from core.datasets import inspection
 from core.datasets.encoding import Encoder, load_encoder, resolve_template
 from core.datasets.examples import DataFormat
 from core.datasets.reading import read_examples
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 
 __all__ = ["inspect", "measure", "overlap"]
 
 
 def inspect(path: Path) -> dict[str, Any]:
     """A plain Inspection of the file. Raises InvalidDatasetError."""
-    return to_plain(inspection.inspect_file(path))
+    return serialize(inspection.inspect_file(path))
 
 
 def measure(
@@ -34,9 +34,9 @@ def measure(
 
     Raises InvalidDatasetError, InvalidModelError, InvalidRequestError.
     """
-    mapping = from_plain(DataFormat, data_format)
+    mapping = deserialize(DataFormat, data_format)
     encoder = _encoder(tokenizer, files, resolve_template(tokenizer, mapping, chat_template))
-    return to_plain(inspection.measure_tokens(path, mapping, encoder, max_length=max_length))
+    return serialize(inspection.measure_tokens(path, mapping, encoder, max_length=max_length))
 
 
 def overlap(
@@ -44,10 +44,10 @@ def overlap(
 ) -> dict[str, Any]:
     """A plain Overlap of the files. Raises InvalidDatasetError."""
     rows = [
-        read_examples(path, from_plain(DataFormat, plain))
+        read_examples(path, deserialize(DataFormat, plain))
         for path, plain in ((training, training_format), (validation, validation_format))
     ]
-    return to_plain(inspection.overlap(*rows))
+    return serialize(inspection.overlap(*rows))
 
 
 @lru_cache(maxsize=2)

@@ -11,7 +11,7 @@ from core.datasets.inspection import Inspection
 from core.datasets.models import FileStatus, StoredFile
 from core.datasets.previews import without_nul
 from core.datasets.service import LONGEST_DETAILS
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from core.errors import InvalidDatasetError, NotFoundError, RateLimitError, ServiceUnavailableError
 from core.limited import ChildDiedError, LimitExceededError, Shares
 from core.runtime import Runtime
@@ -94,7 +94,7 @@ def _found(runtime: Runtime, file: StoredFile) -> Inspection:
         )
     with scratch_directory() as directory:
         path = runtime.store.materialize(file.storage_key, directory)
-        return from_plain(Inspection, runtime.children.call(in_child.inspect, path))
+        return deserialize(Inspection, runtime.children.call(in_child.inspect, path))
 
 
 def unreadable(error: LimitExceededError | ChildDiedError) -> str:
@@ -114,6 +114,6 @@ def _record(session: Session, file_id: str, inspection: Inspection | None, detai
     file = session.get(StoredFile, file_id, with_for_update=True)
     if file is None or file.status is not FileStatus.UPLOADED:
         return
-    file.inspection = without_nul(to_plain(inspection)) if inspection else None
+    file.inspection = without_nul(serialize(inspection)) if inspection else None
     file.status = FileStatus.ERROR if details is not None else FileStatus.PROCESSED
     file.status_details = without_nul(details[:LONGEST_DETAILS]) if details is not None else None

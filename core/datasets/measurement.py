@@ -224,14 +224,14 @@ class _Sample:
         return _Measured(
             row=encoded.row,
             tokens=len(encoded.input_ids) + encoded.truncated_tokens,
-            trained=sum(encoded.trained[1:]),  # nothing stands before the first to predict it from
+            trained=sum(encoded.completion_mask[1:]),  # nothing stands before the first to predict it from
             truncated=encoded.truncated_tokens,
             ends=any(is_trained and token in stops for token, is_trained in _from_end(encoded)),
         )
 
 
 def _from_end(encoded: EncodedExample) -> Iterator[tuple[int, bool]]:
-    return zip(reversed(encoded.input_ids), reversed(encoded.trained), strict=True)
+    return zip(reversed(encoded.input_ids), reversed(encoded.completion_mask), strict=True)
 
 
 def _characters(example: Example) -> int:
@@ -261,4 +261,6 @@ def _rendered(encoder: Encoder, example: Example, max_length: int | None) -> Ren
             segments.append((text[:left], is_trained))
         left -= len(text)
     is_clipped = left < 0 or encoded.truncated_tokens > 0
-    return RenderedRow(example.row, tuple(segments), len(encoded.input_ids), sum(encoded.trained[1:]), is_clipped)
+    return RenderedRow(
+        example.row, tuple(segments), len(encoded.input_ids), sum(encoded.completion_mask[1:]), is_clipped
+    )

@@ -22,7 +22,7 @@ from core.datasets.inspection import Overlap, TokenInspection
 from core.datasets.models import StoredFile
 from core.datasets.rendering import TOO_DEMANDING
 from core.datasets.tokenizer_files import MORE_TEMPLATES
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from core.errors import InvalidDatasetError
 from core.limited import ChildDiedError, LimitExceededError, Refusals
 from core.registry.base_models import BaseModel, find_base_model
@@ -93,8 +93,8 @@ def measure(
     def find() -> TokenInspection:
         with _explained(), scratch_directory() as directory:
             path = runtime.store.materialize(file.storage_key, directory)
-            arguments = (path, to_plain(data_format), *model, chat_template, max_length)
-            return from_plain(TokenInspection, runtime.children.call(in_child.measure, *arguments))
+            arguments = (path, serialize(data_format), *model, chat_template, max_length)
+            return deserialize(TokenInspection, runtime.children.call(in_child.measure, *arguments))
 
     rendered = (file.storage_key, _frozen(data_format), model, chat_template)  # before anything is cut at max_length
     with _TOO_DEMANDING.remembered(rendered):
@@ -115,8 +115,8 @@ def overlapping_rows(
                 runtime.store.materialize(file.storage_key, directory / name)
                 for name, file in (("training", training), ("validation", validation))
             ]
-            arguments = (paths[0], to_plain(data_format), paths[1], to_plain(held_out_format))
-            return from_plain(Overlap, runtime.children.call(in_child.overlap, *arguments))
+            arguments = (paths[0], serialize(data_format), paths[1], serialize(held_out_format))
+            return deserialize(Overlap, runtime.children.call(in_child.overlap, *arguments))
 
     key = (training.storage_key, _frozen(data_format), validation.storage_key, _frozen(held_out_format))
     return _OVERLAPS.get(runtime, training.organization_id, key, find)
@@ -139,4 +139,4 @@ def _explained() -> Iterator[None]:
 
 
 def _frozen(data_format: DataFormat) -> bytes:
-    return orjson.dumps(to_plain(data_format), option=orjson.OPT_SORT_KEYS)
+    return orjson.dumps(serialize(data_format), option=orjson.OPT_SORT_KEYS)

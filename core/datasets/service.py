@@ -14,12 +14,12 @@ from core.audit.models import AuditType
 from core.datasets import queries
 from core.datasets.inspection import Inspection
 from core.datasets.models import FilePurpose, FileStatus, StoredFile
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.errors import InvalidDatasetError, InvalidRequestError, NotFoundError, NotYetError
+from core.idempotency.service import CreateRequest, once
 from core.ids import new_id
 from core.paging import Page
-from core.queue.messages import INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, collect
-from core.retries.service import CreateRequest, once
+from core.queue.messages import INSPECT_FILE, MAINTENANCE_QUEUE, Nudge, enqueue_after_commit
 from core.runtime import Runtime
 
 LONGEST_FILENAME = 255
@@ -93,7 +93,7 @@ def create_file(
         audit.record(
             session, AuditType.FILE_CREATED, organization_id=organization_id, object_id=file.id, filename=file.filename
         )
-        collect(session, Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file.id))
+        enqueue_after_commit(session, Nudge(INSPECT_FILE, MAINTENANCE_QUEUE, file.id))
     return file
 
 
@@ -162,4 +162,4 @@ def list_files(
 
 def inspection_of(file: StoredFile) -> Inspection | None:
     """What the inspection found; None where it has not run."""
-    return from_plain(Inspection, file.inspection) if file.inspection is not None else None
+    return deserialize(Inspection, file.inspection) if file.inspection is not None else None

@@ -9,7 +9,7 @@ from core.errors import InvalidRequestError
 from core.events import queries
 from core.events.models import EventLevel, EventType, JobEvent
 from core.ids import new_id
-from core.queue.messages import Wake, collect, job_channel
+from core.queue.messages import Wake, enqueue_after_commit, job_channel
 
 LONGEST_MESSAGE = 2000
 
@@ -35,7 +35,7 @@ def append(
     )
     session.add(event)
     session.flush()
-    collect(session, Wake(job_channel(job_id)))
+    enqueue_after_commit(session, Wake(job_channel(job_id)))
     return event
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from core.audit import service as audit
 from core.audit.models import AuditType
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from core.db.session import database_now
 from core.errors import NotFoundError, ServiceUnavailableError
 from core.fleet import queries
@@ -79,7 +79,7 @@ def report(session: Session, said: WorkerReport) -> bool:
 
 
 def _written(row: DeviceRow, said: DeviceReport) -> DeviceRow:
-    row.device, row.device_class = to_plain(said.device), said.device.device_class
+    row.device, row.device_class = serialize(said.device), said.device.device_class
     row.used_bytes, row.tokens_per_second, row.job_id = said.used_bytes, said.tokens_per_second, said.job_id
     return row
 
@@ -126,7 +126,7 @@ def driven(session: Session, settings: Settings) -> list[DevicePlace]:
 
 def places_of(worker: WorkerRow, *, is_up: bool = True) -> list[DevicePlace]:
     """The devices of one worker."""
-    return [DevicePlace(worker, row, from_plain(Device, row.device), is_up) for row in worker.devices]
+    return [DevicePlace(worker, row, deserialize(Device, row.device), is_up) for row in worker.devices]
 
 
 def places(session: Session, settings: Settings) -> list[DevicePlace]:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from core.db import leases
 from core.db.leases import Holder
-from core.db.plain import to_plain
+from core.db.serialization import serialize
 from core.db.session import database_now
 from core.errors import ErrorBody, StaleLeaseError
 from core.events import service as events
@@ -84,7 +84,7 @@ def step_down(session: Session, lease: Lease, setup: TrainingSetup, message: str
     """Record a smaller micro-batch, with which the run goes on from its last checkpoint. Raises StaleLeaseError."""
     job = hold_job(session, lease)
     _lose_time(job)
-    job.setup = to_plain(setup)
+    job.setup = serialize(setup)
     events.append(session, job.id, message, level=EventLevel.WARN)
     trail.say(session, job, "micro_batch_lowered", level="warning", message=message)
 
@@ -111,7 +111,7 @@ def start_again(session: Session, settings: Settings, lease: Lease, cause: str) 
     """
     job = hold_job(session, lease)
     if job.status is not JobStatus.RUNNING:
-        _let_go(session, job, cause)
+        _release(session, job, cause)
         return False
     if not _count_crash(session, settings, job):
         return False
@@ -122,23 +122,23 @@ def start_again(session: Session, settings: Settings, lease: Lease, cause: str) 
     return True
 
 
-def let_go(session: Session, lease: Lease, reason: str) -> None:
+def release(session: Session, lease: Lease, reason: str) -> None:
     """End a lease without an end of the job: as its owner asked, or back into the queue. Raises StaleLeaseError."""
-    _let_go(session, hold_job(session, lease), reason)
+    _release(session, hold_job(session, lease), reason)
 
 
 def fail(session: Session, lease: Lease, error: ErrorBody) -> None:
     """The job cannot go on. What it costs follows from the error (`end`). Raises StaleLeaseError."""
     job = hold_job(session, lease)
     if job.status is JobStatus.CANCELLING:
-        _let_go(session, job, error.message)
+        _release(session, job, error.message)
     else:
         fail_job(session, job, error)
 
 
 def fail_job(session: Session, job: Job, error: ErrorBody) -> None:
     """Fail a job whose row is held, and settle its credits."""
-    job.error = to_plain(error)
+    job.error = serialize(error)
     cost = " The device time it used is charged." if is_charged(session, job, error) else ""
     end(session, job, JobStatus.FAILED, f"The job failed: {error.message}{cost}", level=EventLevel.ERROR)
 
@@ -156,9 +156,9 @@ def reclaim_expired(session: Session, settings: Settings) -> list[str]:
         trail.say(session, job, "lease_expired", level="warning", step=job.step)
         if job.status is not JobStatus.RUNNING:
             _lose_time(job)
-            _let_go(session, job, "Its worker was lost")
+            _release(session, job, "Its worker was lost")
         elif _count_crash(session, settings, job):
-            _let_go(session, job, f"Its worker was lost; going on from the last checkpoint{_crashes(settings, job)}")
+            _release(session, job, f"Its worker was lost; going on from the last checkpoint{_crashes(settings, job)}")
         reclaimed.append(job_id)
     return reclaimed
 
@@ -169,11 +169,11 @@ def void_all(session: Session, reason: str) -> int:
     for job in leased:
         if job.status is not JobStatus.RUNNING:
             _lose_time(job)
-        _let_go(session, job, reason)
+        _release(session, job, reason)
     return len(leased)
 
 
-def _let_go(session: Session, job: Job, reason: str) -> None:
+def _release(session: Session, job: Job, reason: str) -> None:
     match job.status:
         case JobStatus.CANCELLING:
             end(session, job, JobStatus.CANCELLED, "Cancelled by its owner")

@@ -12,7 +12,7 @@ from core.artifacts.models import Checkpoint, JobArtifact
 from core.artifacts.store import StoredObject
 from core.datasets import service as files
 from core.datasets.models import FilePurpose
-from core.db.plain import to_plain
+from core.db.serialization import serialize
 from core.db.session import database_now
 from core.events import queries as event_queries
 from core.events import service as events
@@ -112,7 +112,7 @@ def record_metrics(
 
 def record_held_out(session: Session, lease: Lease, held_out: HeldOut) -> None:
     """Record what the run is measured on. Raises StaleLeaseError."""
-    hold_job(session, lease).held_out = to_plain(held_out)
+    hold_job(session, lease).held_out = serialize(held_out)
 
 
 def record_memory(session: Session, lease: Lease, measured: Mapping[str, Any]) -> None:
@@ -186,10 +186,10 @@ def succeed(session: Session, lease: Lease, outcome: Outcome) -> Job:
     job.processed_tokens = outcome.processed_tokens
     job.step_seconds = outcome.step_seconds
     if outcome.evaluation is not None:
-        job.evaluation = to_plain(outcome.evaluation)
+        job.evaluation = serialize(outcome.evaluation)
         job.valid_loss = outcome.evaluation.after.valid_loss  # of what is published, which may be an earlier step's
     if outcome.verdict is not None:
-        job.verdict = to_plain(outcome.verdict)
+        job.verdict = serialize(outcome.verdict)
     job.fine_tuned_model = model_name(job)
     session.add(
         FineTunedModel(

@@ -14,11 +14,12 @@ from core.audit import service as audit
 from core.audit.models import AuditType
 from core.datasets import queries as file_queries
 from core.db.base import utc_now
-from core.db.plain import to_plain
+from core.db.serialization import serialize
 from core.errors import ConflictError, InvalidRequestError, NotFoundError
 from core.events import queries as event_queries
 from core.events import service as events
 from core.events.models import EventLevel
+from core.idempotency.service import CreateRequest, once
 from core.ids import new_id
 from core.jobs import queries, trail
 from core.jobs.models import Job
@@ -31,9 +32,8 @@ from core.paging import Page
 from core.plans import service as plans
 from core.plans.models import Plan
 from core.plans.service import PlanDraft
-from core.queue.messages import Wake, collect, job_channel
+from core.queue.messages import Wake, enqueue_after_commit, job_channel
 from core.registry import queries as registry_queries
-from core.retries.service import CreateRequest, once
 from core.runtime import Runtime
 from core.settings import Settings
 from planner.wording import METHODS, sentence
@@ -100,7 +100,7 @@ def _create(session: Session, runtime: Runtime, actor: Actor, request: JobReques
         integrations=list(request.integrations) if request.integrations is not None else None,
         plan_id=plan.id,
         plan=plan,
-        setup=to_plain(chosen.setup),
+        setup=serialize(chosen.setup),
         device_class=chosen.device.device_class,
         device_count=chosen.device_count,
         quote_credits=plan.quote_credits,
@@ -257,7 +257,7 @@ def cancel_job(session: Session, organization_id: str, job_id: str) -> Job:
     _note(session, AuditType.JOB_CANCELLED, job)
     if job.status in JobStatus.leased():
         move(session, job, JobStatus.CANCELLING, "Cancellation requested; the worker is asked to stop")
-        collect(session, Wake(job_channel(job_id)))
+        enqueue_after_commit(session, Wake(job_channel(job_id)))
     else:
         end(session, job, JobStatus.CANCELLED, "Cancelled by its owner")
     return job
@@ -270,7 +270,7 @@ def pause_job(session: Session, organization_id: str, job_id: str) -> Job:
         return job
     if job.status is JobStatus.RUNNING:
         move(session, job, JobStatus.PAUSING, "Pause requested; the worker stops after a checkpoint")
-        collect(session, Wake(job_channel(job_id)))
+        enqueue_after_commit(session, Wake(job_channel(job_id)))
     else:
         move(session, job, JobStatus.PAUSED, "Paused before it started")
     _note(session, AuditType.JOB_PAUSED, job)

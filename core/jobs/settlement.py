@@ -4,7 +4,7 @@ import math
 
 from sqlalchemy.orm import Session
 
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.errors import ErrorBody, InvalidRequestError
 from core.events.models import EventLevel
 from core.jobs import queries, tallies, trail
@@ -68,7 +68,7 @@ def end(session: Session, job: Job, status: JobStatus, message: str, *, level: E
     """
     worker = job.worker_id
     move(session, job, status, message, level=level)
-    error = from_plain(ErrorBody, job.error) if job.error else None
+    error = deserialize(ErrorBody, job.error) if job.error else None
     is_free = status is JobStatus.FAILED and not (error and is_charged(session, job, error))
     quote = training_plan(job.plan).quote
     due = taken_credits(job, quote) if is_free else due_credits(job, quote)

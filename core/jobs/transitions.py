@@ -10,7 +10,7 @@ from core.events.models import EventLevel
 from core.jobs import trail
 from core.jobs.models import Job
 from core.jobs.states import JobStatus, can_move
-from core.queue.messages import RUN_JOB, Nudge, collect, training_queue
+from core.queue.messages import RUN_JOB, Nudge, enqueue_after_commit, training_queue
 
 
 def move(session: Session, job: Job, target: JobStatus, message: str, *, level: EventLevel = EventLevel.INFO) -> None:
@@ -23,7 +23,7 @@ def move(session: Session, job: Job, target: JobStatus, message: str, *, level: 
     job.status = target
     if target is JobStatus.QUEUED:
         job.queued_at = database_now(session)
-        collect(session, Nudge(RUN_JOB, training_queue(job.device_class), job.id))
+        enqueue_after_commit(session, Nudge(RUN_JOB, training_queue(job.device_class), job.id))
     if target not in JobStatus.leased():
         leases.release(job)
         job.phase = None

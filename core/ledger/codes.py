@@ -12,11 +12,11 @@ from core.audit.models import AuditType
 from core.db.base import utc_now
 from core.db.upsert import insert_or_ignore
 from core.errors import ConflictError, InvalidRequestError, TunewrightError, UnknownCodeError
+from core.idempotency.service import CreateRequest, once
 from core.ids import new_id
 from core.ledger import queries, service
 from core.ledger.models import CodeRedemption, CreditCode
 from core.paging import Page
-from core.retries.service import CreateRequest, once
 from core.runtime import Runtime
 from core.throttle.service import HOUR, Rate
 

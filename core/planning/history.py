@@ -11,10 +11,10 @@ from core.fleet import service as fleet
 from core.jobs import queries
 from core.jobs.queries import MeasuredRun
 from core.settings import Settings
-from planner.calibration import Learned, Observation, correction, pace
+from planner.calibration import Learned, Observation, correction, speed_calibration
 from planner.memory.estimate import Correction
 from planner.setup import Method
-from planner.throughput import Pace
+from planner.throughput import SpeedCalibration
 
 RUNS_REMEMBERED = 1000  # per device class: the newest, which say most of the next
 
@@ -26,7 +26,7 @@ class _Lesson:
     versions: Mapping[str, str]
     newest: str | None
     corrections: Mapping[Method, Correction]
-    paces: Mapping[Method, Pace]
+    speed_calibrations: Mapping[Method, SpeedCalibration]
 
 
 # Reading a thousand runs takes tens of milliseconds, and they change when a job succeeds: once in many plans. One that
@@ -41,12 +41,12 @@ def learned(session: Session, settings: Settings) -> Learned:
     attention, and not compiled.
     """
     corrections: dict[tuple[str, Method], Correction] = {}
-    paces: dict[tuple[str, Method], Pace] = {}
+    speed_calibrations: dict[tuple[str, Method], SpeedCalibration] = {}
     for device_class, versions in _versions(session, settings).items():
         lesson = _lesson(session, device_class, versions)
         corrections |= {(device_class, method): found for method, found in lesson.corrections.items()}
-        paces |= {(device_class, method): found for method, found in lesson.paces.items()}
-    return Learned(corrections, paces)
+        speed_calibrations |= {(device_class, method): found for method, found in lesson.speed_calibrations.items()}
+    return Learned(corrections, speed_calibrations)
 
 
 def _versions(session: Session, settings: Settings) -> dict[str, Mapping[str, str]]:
@@ -73,7 +73,7 @@ def _learn(session: Session, device_class: str, versions: Mapping[str, str], new
         versions,
         newest,
         {method: correction(runs) for method, runs in observed.items()},
-        {method: pace(runs) for method, runs in observed.items()},
+        {method: speed_calibration(runs) for method, runs in observed.items()},
     )
 
 

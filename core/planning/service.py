@@ -6,6 +6,7 @@ from dataclasses import replace
 from sqlalchemy.orm import Session
 
 from core.accounts.service import Actor
+from core.idempotency.service import CreateRequest, earlier, once
 from core.jobs import service as jobs
 from core.jobs.models import Job
 from core.jobs.service import JobRequest
@@ -15,7 +16,6 @@ from core.plans import service as plans
 from core.plans.matching import check_same_run
 from core.plans.models import Plan
 from core.plans.service import PlanDraft, PlanInputs, PlanRequest
-from core.retries.service import CreateRequest, earlier, once
 from core.runtime import Runtime
 
 

@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 
 from core.accounts.limits import check_limit
 from core.db.base import utc_now
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from core.db.session import database_now
 from core.db.upsert import insert_or_ignore
 from core.errors import ErrorBody, InvalidModelError, InvalidRequestError, NotYetError, ServiceUnavailableError
 from core.plans import queries
 from core.plans.models import DryRunRow
-from core.queue.messages import DRY_RUN, MAINTENANCE_QUEUE, Nudge, collect
+from core.queue.messages import DRY_RUN, MAINTENANCE_QUEUE, Nudge, enqueue_after_commit
 from core.renewal import CLAIMED, renewed
 from core.runtime import Runtime
 from planner.memory.dry_run import DryRunMemory, DryRunQuestion
@@ -46,10 +46,10 @@ def memory_for(runtime: Runtime, organization_id: str, question: DryRunQuestion)
     if row is None:
         runtime.database.run(lambda session: _ask(session, organization_id, key, question))
     elif row.error is not None:
-        refused = from_plain(ErrorBody, row.error)
+        refused = deserialize(ErrorBody, row.error)
         raise InvalidModelError(refused.message, code=refused.code, param="model")
     elif row.memory is not None:
-        return from_plain(DryRunMemory, row.memory)
+        return deserialize(DryRunMemory, row.memory)
     raise NotYetError(
         f"The planner has no formula for {question.config.get('model_type')!r}, so a worker dry-runs its training "
         "steps, which takes about a minute and is done once for a data set. Ask again then.",
@@ -100,9 +100,9 @@ def _answer(runtime: Runtime, row: DryRunRow, dry_run: Callable[[DryRunQuestion]
     memory, error = None, None
     try:
         with renewed(lambda: hold_for(CLAIMED), row.id):
-            memory = to_plain(dry_run(from_plain(DryRunQuestion, row.question)))
+            memory = serialize(dry_run(deserialize(DryRunQuestion, row.question)))
     except InvalidRequestError as refused:
-        error = to_plain(refused.body)
+        error = serialize(refused.body)
     finally:
         if memory is None and error is None:
             hold_for(timedelta(0))
@@ -134,9 +134,9 @@ def _ask(session: Session, organization_id: str, key: str, question: DryRunQuest
             param="model",
         )
     insert_or_ignore(
-        session, DryRunRow, id=key, organization_id=organization_id, question=to_plain(question), created_at=utc_now()
+        session, DryRunRow, id=key, organization_id=organization_id, question=serialize(question), created_at=utc_now()
     )
-    collect(session, Nudge(DRY_RUN, MAINTENANCE_QUEUE, key))
+    enqueue_after_commit(session, Nudge(DRY_RUN, MAINTENANCE_QUEUE, key))
 
 
 def _deciding(requested: RequestedConfig) -> RequestedConfig:
@@ -150,4 +150,4 @@ def _deciding(requested: RequestedConfig) -> RequestedConfig:
 
 
 def _key(question: DryRunQuestion) -> str:
-    return hashlib.sha256(orjson.dumps(to_plain(question), option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(orjson.dumps(serialize(question), option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -1,6 +1,6 @@
 """Whether a plan is the one that a request describes."""
 
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from core.errors import InvalidRequestError
 from core.plans.models import Plan
 from core.plans.service import PlanRequest, training_plan
@@ -20,10 +20,10 @@ def check_same_run(row: Plan, request: PlanRequest) -> None:
         ("training_file", row.training_file_id, request.training_file_id),
         ("validation_file", row.validation_file_id, request.validation_file_id),
         ("chat_template", row.chat_template, request.chat_template),
-        ("exact_match", row.exact_match, to_plain(request.exact_match) if request.exact_match else None),
+        ("exact_match", row.exact_match, serialize(request.exact_match) if request.exact_match else None),
     ]
     if (
-        row.requested is None or from_plain(RequestedConfig, row.requested) != request.requested
+        row.requested is None or deserialize(RequestedConfig, row.requested) != request.requested
     ):  # else it was asked for in the same words
         compared += _compared(row, request.requested)
     for param, planned, asked in compared:
@@ -41,5 +41,5 @@ def _compared(row: Plan, requested: RequestedConfig) -> list[tuple[str, object, 
     planned = planned_options(training_plan(row))
     asked = {name: getattr(requested, name) for name in planned}
     if requested.validation_split is not None:
-        asked["validation_split"] = choose_held_out(from_plain(DatasetStatistics, row.statistics), requested)
+        asked["validation_split"] = choose_held_out(deserialize(DatasetStatistics, row.statistics), requested)
     return [(path_of(name), planned[name], asked[name]) for name in planned]

@@ -27,7 +27,7 @@ from core.datasets.measuring import base_model_of, measure, overlapping_rows
 from core.datasets.models import StoredFile
 from core.datasets.notices import Notice
 from core.db.base import utc_now
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from core.errors import (
     ConflictError,
     InvalidDatasetError,
@@ -110,7 +110,7 @@ class PlanInputs:
             self.request.requested,
             prices,
             corrections=self.learned.corrections,
-            paces=self.learned.paces,
+            speed_calibrations=self.learned.speed_calibrations,
             memory=self.source,
             answering=self.request.answering,
             known=self.known,
@@ -212,7 +212,7 @@ def draft_from(runtime: Runtime, inputs: PlanInputs) -> PlanDraft:
         validation_examples=inputs.statistics.validation_examples,
         validation_tokens=inputs.statistics.validation_tokens,
     )
-    notices = all_notices(from_plain(Inspection, inputs.training.inspection), tokens)
+    notices = all_notices(deserialize(Inspection, inputs.training.inspection), tokens)
     return PlanDraft(
         request,
         inputs.base_model,
@@ -252,14 +252,14 @@ def save_plan(session: Session, runtime: Runtime, actor: Actor, draft: PlanDraft
         validation_file_id=draft.request.validation_file_id,
         training_sha256=draft.training_sha256,
         validation_sha256=draft.validation_sha256,
-        data_format=to_plain(draft.data_format),
-        statistics=to_plain(draft.statistics),
-        plan=to_plain(draft.plan),
-        dry_run=to_plain(draft.dry_run) if draft.dry_run else None,
+        data_format=serialize(draft.data_format),
+        statistics=serialize(draft.statistics),
+        plan=serialize(draft.plan),
+        dry_run=serialize(draft.dry_run) if draft.dry_run else None,
         chat_template=draft.tokens.chat_template,
-        requested=to_plain(draft.request.requested),
-        exact_match=to_plain(draft.request.exact_match) if draft.request.exact_match else None,
-        notices=[to_plain(notice) for notice in draft.notices],
+        requested=serialize(draft.request.requested),
+        exact_match=serialize(draft.request.exact_match) if draft.request.exact_match else None,
+        notices=[serialize(notice) for notice in draft.notices],
         quote_credits=draft.plan.credits,
         expires_at=utc_now() + timedelta(seconds=runtime.settings.quote_seconds),
     )
@@ -290,23 +290,23 @@ def standing_plan(session: Session, actor: Actor, plan_id: str) -> Plan:
 
 def training_plan(row: Plan) -> TrainingPlan:
     """The planner's plan within the row."""
-    return from_plain(TrainingPlan, row.plan)
+    return deserialize(TrainingPlan, row.plan)
 
 
 def notices_of(row: Plan) -> tuple[Notice, ...]:
     """What was noticed in the plan's data."""
-    return tuple(from_plain(Notice, notice) for notice in row.notices or ())
+    return tuple(deserialize(Notice, notice) for notice in row.notices or ())
 
 
 def requested_of(row: Plan) -> RequestedConfig | None:
     """What was asked for; None for plans of versions that did not keep it."""
-    return from_plain(RequestedConfig, row.requested) if row.requested is not None else None
+    return deserialize(RequestedConfig, row.requested) if row.requested is not None else None
 
 
 def memory_source(row: Plan, config: Mapping[str, Any]) -> MemorySource:
     """Where the estimates of a plan came from: its dry run, else the formula of its model's family."""
     if row.dry_run is not None:
-        return from_plain(DryRunMemory, row.dry_run)
+        return deserialize(DryRunMemory, row.dry_run)
     return DerivedMemory(_spec(config))
 
 
@@ -329,7 +329,7 @@ def _with_reference(file: StoredFile, data_format: DataFormat, exact_match: Exac
     column = exact_match.column
     if column is None:
         return data_format
-    columns = from_plain(Inspection, file.inspection).columns
+    columns = deserialize(Inspection, file.inspection).columns
     if column not in columns:
         raise InvalidRequestError(
             f"The rows have no column {column!r}; they have {', '.join(map(repr, columns[:12]))}.",

@@ -32,7 +32,7 @@ Message = Nudge | Wake
 Publisher = Callable[[Sequence[Message]], None]
 
 
-def collect(session: Session, message: Message) -> None:
+def enqueue_after_commit(session: Session, message: Message) -> None:
     """Send `message` after this session's transaction commits; never, if it rolls back."""
     messages: list[Message] = session.info.setdefault("messages", [])
     if message not in messages:

@@ -14,7 +14,7 @@ from planner import catalogue
 from planner.devices import Device
 from planner.errors import InvalidConfigurationError, UnsupportedArchitectureError
 from planner.model.spec import ModelSpec
-from planner.policy.reach import Reach, farthest, reach
+from planner.policy.longest_context import LongestContext, farthest, reach
 
 _ROUNDED_BYTES = 1 << 28  # free memory moves with every heartbeat; what fits hardly does
 _STORED_BYTES = 2  # of a parameter: the catalogue's models are stored in 16 bits
@@ -39,7 +39,7 @@ class ModelChoice:
     parameters: int | None
     context: int | None
     availability: Availability
-    reach: Reach | None
+    reach: LongestContext | None
     problem: str | None = None
 
     @property
@@ -98,7 +98,7 @@ def _of_catalogue(
         availability, problem = Availability.UNREACHABLE, f"Not reachable: {hub_state.problem}"
     return ModelChoice(
         entry.id, entry.title, entry.hub_id, spec.parameters, spec.max_position_embeddings, availability,
-        best_reach(spec, devices), problem,
+        best_longest_context(spec, devices), problem,
     )  # fmt: skip
 
 
@@ -108,7 +108,13 @@ def _of_folder(models_dir: Path, name: str, devices: Sequence[Device]) -> ModelC
     except (orjson.JSONDecodeError, InvalidConfigurationError, UnsupportedArchitectureError):
         return ModelChoice(name, name, None, None, None, Availability.LOCAL, None)
     return ModelChoice(
-        name, name, None, spec.parameters, spec.max_position_embeddings, Availability.LOCAL, best_reach(spec, devices)
+        name,
+        name,
+        None,
+        spec.parameters,
+        spec.max_position_embeddings,
+        Availability.LOCAL,
+        best_longest_context(spec, devices),
     )
 
 
@@ -120,7 +126,7 @@ def catalogue_spec(model_id: str) -> ModelSpec:
     return ModelSpec.from_config(entry.config)
 
 
-def best_reach(spec: ModelSpec, devices: Sequence[Device]) -> Reach | None:
+def best_longest_context(spec: ModelSpec, devices: Sequence[Device]) -> LongestContext | None:
     """What the devices can do with a model."""
     return farthest(reach(spec, _rounded(device)) for device in devices)
 

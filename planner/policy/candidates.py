@@ -27,7 +27,15 @@ from planner.policy.recipe import (
 from planner.precision import device_problem, trains_on
 from planner.setup import Hyperparameters, InitLoraWeights, Method, Quantization, TrainingSetup
 from planner.statistics import DatasetStatistics
-from planner.throughput import AS_PREDICTED, SAMPLES, Answering, Pace, SpeedEstimate, estimate_speed, packed_rows
+from planner.throughput import (
+    AS_PREDICTED,
+    SAMPLES,
+    Answering,
+    SpeedCalibration,
+    SpeedEstimate,
+    estimate_speed,
+    packed_rows,
+)
 
 LADDER = (Method.FULL, Method.LORA, Method.QLORA)  # from the least to the most compressed
 OPTIMIZER = "adamw_torch_fused"
@@ -37,7 +45,7 @@ MOST_SIZES = 8  # micro-batches considered, smallest first
 
 
 Corrections = Mapping[tuple[str, Method], Correction]  # by device class and method
-Paces = Mapping[tuple[str, Method], Pace]
+SpeedCalibrations = Mapping[tuple[str, Method], SpeedCalibration]
 
 
 @dataclass(frozen=True)
@@ -90,10 +98,10 @@ class DerivedMemory:
 class Question:
     """All that a plan depends on.
 
-    `prices`: credits per device-hour by device class, with a `default`. `corrections` and `paces`: what finished runs
-    have taught of memory and speed (planner/calibration.py). `memory`: where estimates come from if not from the
-    model's family. `answering`: what the run generates before and after. `known`: estimates that were made, which a
-    comparison of the same shares.
+    `prices`: credits per device-hour by device class, with a `default`. `corrections` and `speed_calibrations`: what
+    finished runs have taught of memory and speed (planner/calibration.py). `memory`: where estimates come from if not
+    from the model's family. `answering`: what the run generates before and after. `known`: estimates that were made,
+    which a comparison of the same shares.
     """
 
     spec: ModelSpec
@@ -102,7 +110,7 @@ class Question:
     requested: RequestedConfig
     prices: Mapping[str, int]
     corrections: Corrections = field(default_factory=dict)
-    paces: Paces = field(default_factory=dict)
+    speed_calibrations: SpeedCalibrations = field(default_factory=dict)
     memory: MemorySource | None = None
     answering: Answering = SAMPLES
     known: Known = field(default_factory=dict, compare=False)
@@ -115,9 +123,9 @@ class Question:
         """What finished runs of this method on this class of device have taught."""
         return self.corrections.get((device.device_class, method), NO_CORRECTION)
 
-    def pace_on(self, device: Device, method: Method) -> Pace:
+    def pace_on(self, device: Device, method: Method) -> SpeedCalibration:
         """The same of the speed."""
-        return self.paces.get((device.device_class, method), AS_PREDICTED)
+        return self.speed_calibrations.get((device.device_class, method), AS_PREDICTED)
 
 
 def usable_devices(question: Question) -> Sequence[Device]:

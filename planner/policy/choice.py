@@ -19,8 +19,8 @@ from planner.policy.candidates import (
     usable_devices,
 )
 from planner.policy.explanations import describe_alternatives, explain
+from planner.policy.infeasibility import refusal
 from planner.policy.recipe import check_requested
-from planner.policy.refusals import refusal
 from planner.setup import Method, TrainingSetup
 
 __all__ = [

@@ -16,7 +16,7 @@ from core.accounts.service import Actor, authenticate_key, create_api_key, ensur
 from core.artifacts.store import StoredObject
 from core.db.leases import Holder
 from core.db.migrate import migrating, pending, script_config, upgrade
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.db.session import Database, open_engine
 from core.jobs import lease as leases
 from core.jobs import progress
@@ -157,12 +157,12 @@ def test_queued_and_running_jobs_go_on_behind_a_migration_and_finished_ones_keep
         assert (found[running].status, found[running].used_seconds) == (JobStatus.RUNNING, 5.0)
         assert found[queued].status is JobStatus.QUEUED
         done = jobs.get_job(session, actor.organization_id, finished)
-        assert from_plain(Evaluation, done.evaluation) == EVALUATION
+        assert deserialize(Evaluation, done.evaluation) == EVALUATION
         [checkpoint] = jobs.list_checkpoints(session, actor.organization_id, finished, after=None, limit=9).rows
         assert (checkpoint.metrics, checkpoint.valid_loss) == (METRICS, METRICS["valid_loss"])
         assert session.scalars(select(FineTunedModel.valid_loss)).all() == [0.5]
     database.run(lambda session: leases.renew(session, settings, held, 5.0))
-    database.run(lambda session: leases.let_go(session, held, "The worker shuts down"))
+    database.run(lambda session: leases.release(session, held, "The worker shuts down"))
     taken = [
         database.run(lambda s: leases.claim_next(s, settings, Holder("worker-2", ["cpu"]), "cpu")) for _ in range(2)
     ]

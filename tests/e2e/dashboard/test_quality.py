@@ -11,7 +11,7 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from playwright.sync_api import Browser, Page, expect
 
-from api.wording import VERDICTS
+from api.formatting import VERDICTS
 from core.events.series import MOST_POINTS
 from core.jobs.models import Job
 from core.jobs.verdict import VerdictKind

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from api import pages
 from api.dashboard.guide import TITLES
-from api.wording import VERDICTS
+from api.formatting import VERDICTS
 from core.accounts import service as accounts
 from core.accounts.models import User
 from core.settings import Settings

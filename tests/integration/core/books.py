@@ -11,8 +11,9 @@ from core.accounts.models import Organization, User
 from core.accounts.service import Actor
 from core.artifacts.store import open_store
 from core.db.base import utc_now
-from core.db.plain import to_plain
+from core.db.serialization import serialize
 from core.db.session import Database
+from core.idempotency.service import CreateRequest
 from core.ids import new_id
 from core.jobs import service as jobs
 from core.jobs.models import Job
@@ -21,7 +22,6 @@ from core.ledger import service as ledger
 from core.plans.models import Plan
 from core.queue.publisher import QueuePublisher
 from core.reconciliation.service import Proof, verify
-from core.retries.service import CreateRequest
 from core.runtime import Runtime
 from core.settings import Settings
 from core.throttle.service import Throttle
@@ -80,8 +80,8 @@ def save_plan(session: Session, owner: Owner, quote_credits: int) -> Plan:
         model="smollm2-135m-instruct",
         training_file_id=new_id("file-"),
         data_format={},
-        statistics=to_plain(STATISTICS),
-        plan=to_plain(replace(small_plan(), credits=quote_credits)),
+        statistics=serialize(STATISTICS),
+        plan=serialize(replace(small_plan(), credits=quote_credits)),
         quote_credits=quote_credits,
         expires_at=utc_now() + timedelta(minutes=15),
     )

@@ -10,15 +10,15 @@ from sqlalchemy.orm import Session
 from core.accounts.service import Actor
 from core.datasets.examples import DataFormat, DataKind
 from core.db.base import utc_now
-from core.db.plain import to_plain
+from core.db.serialization import serialize
 from core.fleet import service as fleet
 from core.fleet.service import DeviceReport, WorkerReport
+from core.idempotency.service import CreateRequest
 from core.ids import new_id
 from core.jobs import service as jobs
 from core.jobs.service import JobRequest
 from core.ledger import service as ledger
 from core.plans.models import Plan
-from core.retries.service import CreateRequest
 from core.runtime import Runtime
 from core.settings import Settings
 from planner.catalogue import find_model
@@ -56,9 +56,9 @@ def queue_job(session: Session, settings: Settings, actor: Actor) -> str:
         organization_id=actor.organization_id,
         model="smollm2-135m-instruct",
         training_file_id=new_id("file-"),
-        data_format=to_plain(DataFormat("text", DataKind.TEXT, {"text": "text"})),
-        statistics=to_plain(_statistics()),
-        plan=to_plain(_plan()),
+        data_format=serialize(DataFormat("text", DataKind.TEXT, {"text": "text"})),
+        statistics=serialize(_statistics()),
+        plan=serialize(_plan()),
         quote_credits=QUOTE_CREDITS,
         expires_at=utc_now().replace(year=9999),
     )

@@ -110,7 +110,7 @@ def _fail(database: Database, lease: Lease) -> None:
 
 
 def _cancel(database: Database, lease: Lease) -> None:
-    database.run(lambda session: leases.let_go(session, lease, "asked to"))
+    database.run(lambda session: leases.release(session, lease, "asked to"))
 
 
 def _once(database: Database, work: Work, lease: Lease) -> None:

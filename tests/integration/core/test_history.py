@@ -6,7 +6,7 @@ import pytest
 
 from core.accounts.service import ensure_owner
 from core.db.base import utc_now
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from core.db.session import Database
 from core.fleet import service as fleet
 from core.fleet.models import WorkerRow
@@ -27,7 +27,7 @@ from planner.policy.candidates import Question
 from planner.policy.choice import TrainingPlan, plan, step_down
 from planner.setup import Method
 from planner.statistics import DatasetStatistics
-from planner.throughput import Pace
+from planner.throughput import SpeedCalibration
 from planner.wording import sentences
 
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "bitsandbytes": "0.50.2"}
@@ -72,11 +72,11 @@ def finished_job(
     assert setup is not None
     row = Plan(
         id=new_id("plan_"), organization_id=organization_id, model="m", training_file_id="file-1",
-        data_format={}, statistics={}, plan=to_plain(ran), quote_credits=ran.credits, expires_at=utc_now(),
+        data_format={}, statistics={}, plan=serialize(ran), quote_credits=ran.credits, expires_at=utc_now(),
     )  # fmt: skip
     job = Job(
         id=new_id("ftjob-"), organization_id=organization_id, user_id=user_id, model="m", training_file_id="file-1",
-        seed=1, plan_id=row.id, setup=to_plain(setup), device_class=ran.device.device_class,
+        seed=1, plan_id=row.id, setup=serialize(setup), device_class=ran.device.device_class,
         quote_credits=ran.credits, status=status,
         step_seconds=None if seconds_ratio is None else ran.speed.unpaced_step_seconds * seconds_ratio,
         memory_measured={
@@ -122,7 +122,7 @@ def test_finished_runs_move_the_prediction_and_enough_of_them_the_bound(
     now = planned(corrections=all_of_them)
     assert now.memory.required_bytes < ran.memory.required_bytes
     assert any("200 finished runs" in reason and "99%" in reason for reason in sentences(now.reasons))
-    assert from_plain(TrainingPlan, to_plain(now)) == now
+    assert deserialize(TrainingPlan, serialize(now)) == now
 
 
 def test_corrected_plans_are_compared_with_their_uncorrected_prediction(
@@ -159,9 +159,9 @@ def test_only_runs_that_are_alike_teach(database: Database, settings: Settings, 
     assert asdict(taught[GPU.device_class, Method.QLORA])["runs"] == 30
 
 
-def paces(database: Database, settings: Settings) -> dict[tuple[str, Method], Pace]:
+def speed_calibrations(database: Database, settings: Settings) -> dict[tuple[str, Method], SpeedCalibration]:
     with database.read() as session:
-        return dict(history.learned(session, settings).paces)
+        return dict(history.learned(session, settings).speed_calibrations)
 
 
 def test_measured_steps_correct_the_speed_once_there_are_enough(
@@ -170,17 +170,17 @@ def test_measured_steps_correct_the_speed_once_there_are_enough(
     report_worker(database, VERSIONS)
     ran, key = planned(), (GPU.device_class, Method.LORA)
     store(database, [finished_job(owner, ran, 1.0, seconds_ratio=1.5) for _ in range(9)])
-    assert paces(database, settings)[key] == Pace(1.0, 9)
+    assert speed_calibrations(database, settings)[key] == SpeedCalibration(1.0, 9)
     store(database, [finished_job(owner, ran, 1.0) for _ in range(5)])  # of which no step was timed
     store(database, [finished_job(owner, ran, 1.0, seconds_ratio=1.5)])
-    taught = paces(database, settings)
-    assert taught[key] == Pace(pytest.approx(1.5), 10)
-    slower = planned(paces=taught)
+    taught = speed_calibrations(database, settings)
+    assert taught[key] == SpeedCalibration(pytest.approx(1.5), 10)
+    slower = planned(speed_calibrations=taught)
     assert slower.speed.tokens_per_second == pytest.approx(ran.speed.tokens_per_second / 1.5)
     assert slower.quote.predicted_seconds > ran.quote.predicted_seconds
     assert any("10 finished runs like it here took 1.50 times" in reason for reason in sentences(slower.reasons))
     store(database, [finished_job(owner, slower, 1.0, seconds_ratio=1.5) for _ in range(20)])
-    assert paces(database, settings)[key].ratio == pytest.approx(1.5)  # of what was predicted without it
+    assert speed_calibrations(database, settings)[key].ratio == pytest.approx(1.5)  # of what was predicted without it
 
 
 def test_lessons_are_read_again_when_a_job_has_succeeded_and_not_before(

@@ -89,8 +89,8 @@ class Jobs(RuleBasedStateMachine):
         self._as_worker(number, lambda s, held: leases.renew(s, self.settings, held, seconds))
 
     @rule(number=NUMBERS)
-    def let_go(self, number: int) -> None:
-        self._as_worker(number, lambda s, held: leases.let_go(s, held, "Let go"))
+    def release(self, number: int) -> None:
+        self._as_worker(number, lambda s, held: leases.release(s, held, "Let go"))
 
     @rule(number=NUMBERS)
     def die_and_start_again(self, number: int) -> None:
@@ -191,7 +191,7 @@ class Jobs(RuleBasedStateMachine):
                 self.database.run(lambda session, o=organization_id, j=job_id: jobs.cancel_job(session, o, j))
             if self._job(job_id).status is JobStatus.CANCELLING:
                 newest = next(lease for lease in reversed(self.leases) if lease.job_id == job_id)
-                self.database.run(lambda session, lease=newest: leases.let_go(session, lease, "Let go"))
+                self.database.run(lambda session, lease=newest: leases.release(session, lease, "Let go"))
             assert self._job(job_id).status.is_finished
         for owner in self.owners:
             with self.database.read() as session:
@@ -259,7 +259,7 @@ def test_pauses_drains_and_put_back_jobs_are_no_crashes(database: Database) -> N
         lease = claim()
         if number % 2:
             database.run(lambda session: jobs.pause_job(session, owner.organization_id, job_id))
-        database.run(lambda session, held=lease: leases.let_go(session, held, "The worker shuts down"))
+        database.run(lambda session, held=lease: leases.release(session, held, "The worker shuts down"))
         if number % 2:
             database.run(lambda session: jobs.resume_job(session, shipped, owner.organization_id, job_id))
     lease = claim()

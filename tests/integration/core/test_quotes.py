@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 from core.artifacts.objects import StoredObject
 from core.db.base import utc_now
 from core.db.leases import Holder
-from core.db.plain import from_plain
+from core.db.serialization import deserialize
 from core.db.session import Database
 from core.errors import ConflictError, ErrorBody, InvalidRequestError, NotFoundError
+from core.idempotency.service import CreateRequest
 from core.jobs import lease as leases
 from core.jobs import progress
 from core.jobs import service as jobs
@@ -25,7 +26,6 @@ from core.jobs.states import JobStatus
 from core.ledger import service as ledger
 from core.ledger.service import Balance
 from core.plans.models import Plan
-from core.retries.service import CreateRequest
 from core.runtime import Runtime
 from core.settings import Settings
 from planner.setup import TrainingSetup
@@ -91,12 +91,12 @@ def _wear_out_behind_a_checkpoint(session: Session, owner: Owner, lease: Lease) 
 
 def _cancel(session: Session, owner: Owner, lease: Lease) -> None:
     jobs.cancel_job(session, owner.organization_id, lease.job_id)
-    leases.let_go(session, lease, "asked to")
+    leases.release(session, lease, "asked to")
 
 
 def _pause_then_cancel(session: Session, owner: Owner, lease: Lease) -> None:
     jobs.pause_job(session, owner.organization_id, lease.job_id)
-    leases.let_go(session, lease, "asked to")
+    leases.release(session, lease, "asked to")
     jobs.cancel_job(session, owner.organization_id, lease.job_id)
 
 
@@ -200,7 +200,7 @@ def test_time_lost_to_the_service_is_not_charged(database: Database, runtime: Ru
     step(3, 5)
     renew(7)
     assert used() == 27
-    database.run(lambda session: leases.let_go(session, lease, "The worker shuts down"))
+    database.run(lambda session: leases.release(session, lease, "The worker shuts down"))
     assert used() == 20, "each step is charged once, and step 3 was not charged yet"
 
 
@@ -216,7 +216,7 @@ def test_a_paused_job_shows_what_it_used_and_keeps_its_hold(database: Database, 
     lease = _claimed(database, runtime, owner, 10 * SECONDS_OF_A_CREDIT)
     with database.transaction() as session:
         jobs.pause_job(session, owner.organization_id, lease.job_id)
-        leases.let_go(session, lease, "asked to")
+        leases.release(session, lease, "asked to")
     with database.read() as session:
         job = session.get_one(Job, lease.job_id)
         assert (job.status, job.charged_credits, released_credits(job)) == (JobStatus.PAUSED, None, None)
@@ -227,9 +227,9 @@ def test_a_paused_job_shows_what_it_used_and_keeps_its_hold(database: Database, 
 def test_a_smaller_micro_batch_leaves_the_quote_alone(database: Database, runtime: Runtime, owner: Owner) -> None:
     lease = _claimed(database, runtime, owner, 1000 * SECONDS_OF_A_CREDIT)
     with database.transaction() as session:
-        setup = from_plain(TrainingSetup, session.get_one(Job, lease.job_id).setup)
+        setup = deserialize(TrainingSetup, session.get_one(Job, lease.job_id).setup)
         leases.step_down(session, lease, setup, "Out of memory: half as many rows at once")
-        leases.let_go(session, lease, "starting again")
+        leases.release(session, lease, "starting again")
         assert session.get_one(Job, lease.job_id).quote_credits == QUOTE
         assert ledger.balance(session, owner.organization_id) == Balance(100 - QUOTE, QUOTE)
 

@@ -40,13 +40,13 @@ def test_each_step_of_a_job_is_one_line_with_its_job_organization_and_worker(dat
         database.run(lambda session: progress.enter_phase(session, held, "training", "Training"))
         database.run(lambda session: progress.say(session, held, "The disk is full", EventLevel.WARN))
         database.run(lambda session: leases.start_again(session, SETTINGS, held, "died (signal 9)"))
-        database.run(lambda session: leases.let_go(session, held, "The worker shuts down"))
+        database.run(lambda session: leases.release(session, held, "The worker shuts down"))
         held_again = database.run(claim)
         database.run(lambda session: jobs.cancel_job(session, organization_id, job_id))
         step = progress.Metrics({"step": 1, "total_steps": 4, "train_loss": 1.0}, 64)
         database.run(lambda session: progress.record_metrics(session, held_again, [step], None))
         database.run(lambda session: leases.renew(session, SETTINGS, held_again, 6.0))
-        database.run(lambda session: leases.let_go(session, held_again, "asked to"))
+        database.run(lambda session: leases.release(session, held_again, "asked to"))
         database.run(lambda session: jobs._delete(session, organization_id, job_id))
     assert [line["event"] for line in lines] == [
         *("job_created", "job_paused", "job_resumed", "job_claimed", "job_phase", "job_warned", "training_restarts"),

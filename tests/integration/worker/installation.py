@@ -21,6 +21,7 @@ from core.events import service as events
 from core.events.models import JobEvent
 from core.fleet import service as fleet
 from core.fleet.service import DeviceReport, WorkerReport
+from core.idempotency.service import CreateRequest
 from core.ids import new_id
 from core.jobs import lease as leases
 from core.jobs import service as jobs
@@ -31,7 +32,6 @@ from core.ledger import service as ledger
 from core.ledger.service import Balance
 from core.planning import service as planning
 from core.plans.service import PlanRequest
-from core.retries.service import CreateRequest
 from core.runtime import Runtime, open_runtime
 from core.settings import Settings
 from planner.devices import Device, read_cpu

@@ -47,7 +47,7 @@ def prepared(here: Installation, fetcher: Fetcher | None = None) -> Prepared:
     try:
         return prepare(here.runtime, lease, job, fetcher or Fetcher(here.runtime))
     finally:
-        here.runtime.database.run(lambda session: leases.let_go(session, lease, "The worker shuts down"))
+        here.runtime.database.run(lambda session: leases.release(session, lease, "The worker shuts down"))
 
 
 def test_a_repository_that_is_swapped_after_planning_does_not_change_the_run(

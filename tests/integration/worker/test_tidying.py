@@ -122,7 +122,7 @@ def test_run_directories_of_leases_that_are_over_go_with_their_data(here: Instal
         (directory / "data").mkdir(parents=True)
     tidy_runs(runtime)
     assert list(runtime.settings.runs_dir.iterdir()) == [current]
-    runtime.database.run(lambda session: leases.let_go(session, lease, "The worker shuts down"))
+    runtime.database.run(lambda session: leases.release(session, lease, "The worker shuts down"))
     tidy_runs(runtime)
     assert list(runtime.settings.runs_dir.iterdir()) == []
 

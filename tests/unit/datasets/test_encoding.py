@@ -58,7 +58,7 @@ def trained_runs(encoder: Encoder, encoded: EncodedExample) -> list[str]:
     """Each unbroken run of trained tokens, decoded."""
     runs: list[list[int]] = []
     previous = False
-    for token, is_trained in zip(encoded.input_ids, encoded.trained, strict=True):
+    for token, is_trained in zip(encoded.input_ids, encoded.completion_mask, strict=True):
         if is_trained and not previous:
             runs.append([])
         if is_trained:
@@ -116,8 +116,8 @@ def test_the_prompt_of_generation_is_what_training_puts_before_the_answer(
     encoded = encoder.encode(example(DIALOGUE))
     prompt = encoder.render_prompt(example(DIALOGUE[:-1]).messages)
     assert encoded.input_ids[: len(prompt)] == prompt
-    assert encoded.trained[len(prompt)]
-    assert not encoded.trained[len(prompt) - 1]
+    assert encoded.completion_mask[len(prompt)]
+    assert not encoded.completion_mask[len(prompt) - 1]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_turns_of_weight_0_are_not_trained(model_directory: MakeDirectory, shape
     runs = trained_runs(encoder, encoder.encode(example(messages)))
     assert [run.strip() for run in runs] == ["Send it back." + shape.end_of_turn]
     messages[1]["weight"] = 0
-    assert not any(encoder.encode(example(messages)).trained)
+    assert not any(encoder.encode(example(messages)).completion_mask)
 
 
 def test_marks_equal_transformers_mask(model_directory: MakeDirectory) -> None:
@@ -144,7 +144,7 @@ def test_marks_equal_transformers_mask(model_directory: MakeDirectory) -> None:
     )
     encoded = load_encoder(directory).encode(example(DIALOGUE))
     assert list(encoded.input_ids) == reference["input_ids"]
-    assert [int(t) for t in encoded.trained] == reference["assistant_masks"]
+    assert [int(t) for t in encoded.completion_mask] == reference["assistant_masks"]
 
 
 def test_reasoning_templates_train_what_they_show(model_directory: MakeDirectory) -> None:
@@ -237,7 +237,7 @@ def test_without_template_the_completion_and_eos_are_trained(
     encoded = encoder.encode(completion(prompt, answer))
     asked = encoder.render_prompt(completion(prompt, answer).messages[:1])
     assert encoded.input_ids[: len(asked)] == asked
-    assert encoded.trained == (False,) * len(asked) + (True,) * (len(encoded.input_ids) - len(asked))
+    assert encoded.completion_mask == (False,) * len(asked) + (True,) * (len(encoded.input_ids) - len(asked))
     assert encoded.input_ids[-1] == encoder.eos_token_id
     assert encoder.decode(encoded.input_ids[len(asked) : -1]).strip() == answer.strip()
     assert encoder.decode(encoded.input_ids) in (prompt + answer, f"{prompt} {answer}")
@@ -262,8 +262,8 @@ def test_text_is_trained_whole_with_eos(model_directory: MakeDirectory, shape: S
         *AutoTokenizer.from_pretrained(directory)(text)["input_ids"],
         encoder.eos_token_id,
     ]
-    assert all(encoded.trained)
-    assert not any(encoder.encode(Example(1, text="  \n")).trained)
+    assert all(encoded.completion_mask)
+    assert not any(encoder.encode(Example(1, text="  \n")).completion_mask)
 
 
 def test_truncation_keeps_the_start_and_counts_the_rest(model_directory: MakeDirectory) -> None:
@@ -271,7 +271,7 @@ def test_truncation_keeps_the_start_and_counts_the_rest(model_directory: MakeDir
     whole = encoder.encode(example(DIALOGUE))
     cut = encoder.encode(example(DIALOGUE), max_length=20)
     assert cut.input_ids == whole.input_ids[:20]
-    assert cut.trained == whole.trained[:20]
+    assert cut.completion_mask == whole.completion_mask[:20]
     assert cut.truncated_tokens == len(whole.input_ids) - 20
     assert encoder.encode(example(DIALOGUE), max_length=len(whole.input_ids)).truncated_tokens == 0
 

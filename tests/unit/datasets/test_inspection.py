@@ -22,7 +22,7 @@ from core.datasets.inspection import (
 )
 from core.datasets.previews import without_nul
 from core.datasets.reading import read_examples
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from core.errors import InvalidDatasetError
 from tests.unit.datasets.template_shapes import CHATML, WORDS
 
@@ -125,9 +125,9 @@ def test_what_no_database_stores_is_shown_as_text(tmp_path: Path) -> None:
     inspection = inspect_file(path)
     assert inspection.preview[0].messages[1].content == "12345678901234567890123"
     assert "\0" in inspection.preview[0].messages[0].content
-    stored = without_nul(to_plain(inspection))
+    stored = without_nul(serialize(inspection))
     assert "\\u0000" not in json.dumps(stored)
-    assert from_plain(Inspection, stored).preview[0].messages[0].content == "a\u2400b"
+    assert deserialize(Inspection, stored).preview[0].messages[0].content == "a\u2400b"
 
 
 def test_long_previews_are_clipped(tmp_path: Path) -> None:
@@ -155,14 +155,14 @@ def test_tokens_are_counted(tmp_path: Path, model_directory: MakeDirectory) -> N
     statistics = found.statistics
     assert (statistics.examples, statistics.sampled) == (3, False)
     assert statistics.tokens == sum(len(one.input_ids) for one in encoded)
-    assert statistics.trained_tokens == sum(sum(one.trained) for one in encoded)
+    assert statistics.trained_tokens == sum(sum(one.completion_mask) for one in encoded)
     assert statistics.token_lengths == tuple(sorted(len(one.input_ids) for one in encoded))
     assert (found.masked_rows, found.first_masked_rows) == (1, (3,))
     assert (found.eos_trained, found.rows_without_eos, found.truncated_rows) == (True, 0, 0)
     assert sum(found.histogram.counts) == 3
     assert len(found.histogram.edges) == len(found.histogram.counts) + 1
     assert found.preview[0].segments[1] == ("a<|im_end|>", True)
-    assert found.preview[0].trained_tokens == sum(encoded[0].trained)
+    assert found.preview[0].trained_tokens == sum(encoded[0].completion_mask)
     check_trainable(found)
     adapter = TypeAdapter(TokenInspection)
     assert adapter.validate_json(adapter.dump_json(found)) == found

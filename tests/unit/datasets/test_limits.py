@@ -12,7 +12,7 @@ import pytest
 from core.datasets.inspection import inspect_file
 from core.datasets.nesting import MAX_KEYS, MAX_PARTS
 from core.datasets.text_tables import MAX_COLUMNS
-from core.db.plain import to_plain
+from core.db.serialization import serialize
 from core.errors import InvalidDatasetError
 
 LONG = "x" * 5_000_000
@@ -124,4 +124,4 @@ def test_what_is_kept_of_a_file_is_small(tmp_path: Path) -> None:
     path.write_text((json.dumps(row) + "\n") * 3 + json.dumps({"messages": [{"role": much, "content": ""}]}) + "\n")
     found = inspect_file(path)
     assert (found.rows, found.error_count) == (4, 1)
-    assert len(json.dumps(to_plain(found))) < 100_000  # of about 30 MB
+    assert len(json.dumps(serialize(found))) < 100_000  # of about 30 MB

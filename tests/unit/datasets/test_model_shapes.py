@@ -57,8 +57,8 @@ def trained(encoder: Encoder, messages: list[dict[str, Any]], **row: Any) -> lis
     """Each unbroken run of trained tokens, decoded."""
     encoded = encoder.encode(example(messages, **row))
     runs: list[list[int]] = []
-    for position, (token, is_trained) in enumerate(zip(encoded.input_ids, encoded.trained, strict=True)):
-        if is_trained and not (position and encoded.trained[position - 1]):
+    for position, (token, is_trained) in enumerate(zip(encoded.input_ids, encoded.completion_mask, strict=True)):
+        if is_trained and not (position and encoded.completion_mask[position - 1]):
             runs.append([])
         if is_trained:
             runs[-1].append(token)
@@ -148,9 +148,9 @@ def test_generation_starts_where_training_does(model_directory: MakeDirectory, f
     messages = dialogue()
     encoded = encoder.encode(example(messages))
     prompt = encoder.render_prompt(example(messages[:-1]).messages)
-    last = len(encoded.trained) - 1 - encoded.trained[::-1].index(True)
+    last = len(encoded.completion_mask) - 1 - encoded.completion_mask[::-1].index(True)
     first = last
-    while encoded.trained[first - 1]:
+    while encoded.completion_mask[first - 1]:
         first -= 1
     if family is DEEPSEEK_R1:  # its prompt opens a thought that the template leaves out of every answer
         assert encoder.decode(prompt, skip_special_tokens=False).endswith("<｜Assistant｜><think>\n")

@@ -49,7 +49,7 @@ def test_turns_of_a_model_without_template_are_rendered_as_it_can_read_them(
     encoder = load_encoder(directory, name)
     encoded = encoder.encode(to_example({"messages": MESSAGES}, 1, CHAT))
     runs, before = [], False
-    for token, trained in zip(encoded.input_ids, encoded.trained, strict=True):
+    for token, trained in zip(encoded.input_ids, encoded.completion_mask, strict=True):
         if trained:
             runs = runs if before else [*runs, []]
             runs[-1].append(token)
@@ -65,7 +65,7 @@ def test_turns_of_a_model_without_template_are_rendered_as_it_can_read_them(
     assert again.encode(to_example({"messages": MESSAGES}, 1, CHAT)) == encoded
     prompt = published.apply_chat_template(MESSAGES[:4], tokenize=True, return_dict=False, add_generation_prompt=True)
     assert encoded.input_ids[: len(prompt)] == tuple(prompt)
-    assert encoded.trained[len(prompt) - 1 : len(prompt) + 1] == (False, True)
+    assert encoded.completion_mask[len(prompt) - 1 : len(prompt) + 1] == (False, True)
 
 
 def test_a_models_own_template_comes_first_and_a_name_overrides_it(model_directory: MakeDirectory) -> None:

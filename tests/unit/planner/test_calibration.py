@@ -4,12 +4,12 @@ import random
 
 import pytest
 
-from planner.calibration import LARGEST_PACE, Observation, correction, pace
+from planner.calibration import LARGEST_PACE, Observation, correction, speed_calibration
 from planner.errors import InvalidSetupError
 from planner.memory.estimate import Correction, estimate_memory
 from planner.model.spec import ModelSpec
 from planner.setup import Method, TrainingSetup
-from planner.throughput import Pace
+from planner.throughput import SpeedCalibration
 
 ESTIMATE = estimate_memory(ModelSpec.from_config({"model_type": "mistral"}), TrainingSetup(Method.FULL))
 
@@ -62,11 +62,11 @@ def timed(ratio):
 
 def test_the_speed_is_corrected_by_the_median_of_enough_runs():
     ratios = [1.2] * 6 + [9.0] * 2 + [0.1] * 2
-    assert pace([timed(ratio) for ratio in ratios[:9]]) == Pace(runs=9)
-    assert pace([timed(ratio) for ratio in ratios]) == Pace(pytest.approx(1.2), 10)
-    assert pace([Observation(1, 1)] * 20) == Pace()
+    assert speed_calibration([timed(ratio) for ratio in ratios[:9]]) == SpeedCalibration(runs=9)
+    assert speed_calibration([timed(ratio) for ratio in ratios]) == SpeedCalibration(pytest.approx(1.2), 10)
+    assert speed_calibration([Observation(1, 1)] * 20) == SpeedCalibration()
 
 
 @pytest.mark.parametrize(("ratio", "bounded"), [(100.0, LARGEST_PACE), (0.001, 1 / LARGEST_PACE)])
 def test_a_corrected_speed_stays_within_bounds(ratio, bounded):
-    assert pace([timed(ratio)] * 10) == Pace(bounded, 10)
+    assert speed_calibration([timed(ratio)] * 10) == SpeedCalibration(bounded, 10)

@@ -14,7 +14,7 @@ from planner.options import RequestedConfig
 from planner.policy import choice as policy
 from planner.policy.candidates import Known, Question
 from planner.policy.comparison import compare_methods
-from planner.policy.reach import farthest, reach
+from planner.policy.longest_context import farthest, reach
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 

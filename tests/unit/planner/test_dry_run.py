@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from planner.catalogue import find_model
 from planner.devices import Device, parse_gpu
 from planner.errors import InvalidSetupError
@@ -37,7 +37,7 @@ def config():
 def dry_run(config):
     answer = answer_question(DryRunQuestion(config, ("cuda",), STATISTICS, RequestedConfig()))
     assert len(answer.steps) == 12  # three methods, with and without checkpointing, one row and two
-    assert from_plain(DryRunMemory, to_plain(answer)) == answer
+    assert deserialize(DryRunMemory, serialize(answer)) == answer
     return replace(answer, spec=replace(answer.spec, model_type="strange"))
 
 

@@ -15,7 +15,7 @@ from planner.setup import Hyperparameters, Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 from planner.throughput import (
     Answering,
-    Pace,
+    SpeedCalibration,
     estimate_speed,
     flops_per_token,
     held_out_examples,
@@ -131,7 +131,7 @@ def test_steps_count_whole_batches_of_what_is_not_held_out():
 
 def test_a_pace_moves_the_steps_and_leaves_the_rest():
     predicted = estimate_speed(SMOLLM2, replace(LORA, max_length=128), CPU, rows(130, 100), HELD_OUT)
-    slower = predicted.paced(Pace(2.0, 30))
+    slower = predicted.paced(SpeedCalibration(2.0, 30))
     assert slower.tokens_per_second == predicted.tokens_per_second / 2
     assert slower.training_seconds == 2 * predicted.training_seconds
     assert slower.unpaced_step_seconds == predicted.step_seconds

@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from planner import wording
 from planner.plans import TrainingPlan
 from planner.reasons import reason
@@ -34,7 +34,7 @@ def test_each_code_has_a_sentence_and_each_sentence_a_code() -> None:
 
 def test_a_plan_is_kept_as_data_and_said_in_words() -> None:
     chosen = planned("smollm2-135m-instruct", CPU)
-    kept = from_plain(TrainingPlan, to_plain(chosen))
+    kept = deserialize(TrainingPlan, serialize(chosen))
     assert kept == chosen
     assert wording.sentences(kept.reasons) == wording.sentences(chosen.reasons)
     assert wording.why(kept.reasons, "method").startswith("Too little data for full fine-tuning")
@@ -42,8 +42,8 @@ def test_a_plan_is_kept_as_data_and_said_in_words() -> None:
 
 
 def test_a_plan_of_an_earlier_release_has_the_sentences_themselves() -> None:
-    plain = to_plain(planned("smollm2-135m-instruct", CPU)) | {"reasons": ["LoRA: it fits."]}
-    old = from_plain(TrainingPlan, plain)
+    plain = serialize(planned("smollm2-135m-instruct", CPU)) | {"reasons": ["LoRA: it fits."]}
+    old = deserialize(TrainingPlan, plain)
     assert wording.sentences(old.reasons) == ["LoRA: it fits."]
     assert wording.why(old.reasons, "method") == ""
 

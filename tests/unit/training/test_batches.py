@@ -121,9 +121,9 @@ def test_a_packed_row_gives_each_example_the_loss_it_has_alone(
 
 def trained_only(data: TokenizedSet, number: int) -> TokenizedSet:
     """The same rows, of which one example alone is scored."""
-    trained = np.zeros_like(data.trained)
-    trained[data.offsets[number] : data.offsets[number + 1]] = data.trained_of(number)
-    return replace(data, trained=trained)
+    trained = np.zeros_like(data.completion_mask)
+    trained[data.offsets[number] : data.offsets[number + 1]] = data.completion_mask_of(number)
+    return replace(data, completion_mask=trained)
 
 
 def test_padding_does_not_change_a_loss(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def plain_losses(model, method, hyperparameters: Hyperparameters, data, setup): 
     results = []
     for step in order:
         ids = [torch.tensor(data.tokens_of(e).tolist()) for row in step for e in row]
-        kept = [torch.tensor(data.trained_of(e).tolist()) for row in step for e in row]
+        kept = [torch.tensor(data.completion_mask_of(e).tolist()) for row in step for e in row]
         labels = [torch.where(mask, token, -100) for token, mask in zip(ids, kept, strict=True)]
         inputs = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True)
@@ -71,7 +71,7 @@ def test_what_is_trained_is_what_inspection_shows(tmp_path: Path, conversations:
     assert len(data.training) + len(data.held_out) == 24
     example = data.held_out_examples[0]
     assert encoder.encode(example, 256).input_ids == tuple(data.held_out.tokens_of(0).tolist())
-    ends = [int(token) for token in data.training.tokens_of(0)[data.training.trained_of(0)]]
+    ends = [int(token) for token in data.training.tokens_of(0)[data.training.completion_mask_of(0)]]
     assert encoder.eos_token_id in ends, "the end of every answer is trained"
     assert {example.row for example in data.held_out_examples}.isdisjoint(
         {n for n, _ in enumerate(read_examples(conversations, CHAT))} - set(range(25))

@@ -105,5 +105,5 @@ def train_with_trl(request: RunRequest, rows: TokenizedSet, directory: Path) -> 
 
 def labelled(rows: TokenizedSet, example: int) -> dict[str, list[int]]:
     """One example as transformers' trainers take it."""
-    ids, trained = rows.tokens_of(example), rows.trained_of(example)
+    ids, trained = rows.tokens_of(example), rows.completion_mask_of(example)
     return {"input_ids": ids.tolist(), "labels": np.where(trained, ids, -100).tolist()}

@@ -32,7 +32,7 @@ def test_a_wrong_adapter_is_caught(tiny_model: Path, conversations: Path, tmp_pa
     )
     assert run_child(request).of(ResultReport)
     held_out = load_data(request, load_encoder(tiny_model)).held_out
-    examples = tuple((e.input_ids, e.trained) for e in fixed_examples(held_out, 8, 512))
+    examples = tuple((e.input_ids, e.completion_mask) for e in fixed_examples(held_out, 8, 512))
     task = VerificationTask(str(tiny_model), str(tmp_path / "export" / "adapter"), setup, "cpu", 1, examples)
     right = reloaded_loss(task)
     compare(right, right * 1.005)

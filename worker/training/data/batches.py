@@ -83,7 +83,7 @@ def collate(data: TokenizedSet, rows: Sequence[Row], layout: Layout) -> MicroBat
         if layout is Layout.PADDED:
             cursor = number * width
         for example in row:
-            piece, trained = data.tokens_of(example), data.trained_of(example)
+            piece, trained = data.tokens_of(example), data.completion_mask_of(example)
             ids[cursor : cursor + len(piece)] = piece
             positions[cursor : cursor + len(piece)] = np.arange(len(piece))
             targets = np.flatnonzero(trained[1:])

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import torch
 
-from core.db.plain import from_plain, to_plain
+from core.db.serialization import deserialize, serialize
 from core.errors import InvalidRequestError, TunewrightError
 from core.limited.lifetime import end_with_parent
 from planner.errors import InvalidSetupError
@@ -52,9 +52,9 @@ def main() -> int:
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     if "question" in request:
-        return {"memory": to_plain(answer_question(from_plain(DryRunQuestion, request["question"])))}
-    setups = [from_plain(TrainingSetup, setup) for setup in request["setups"]]
-    return {"steps": [to_plain(_step(request["config"], setup, request["kind"])) for setup in setups]}
+        return {"memory": serialize(answer_question(deserialize(DryRunQuestion, request["question"])))}
+    setups = [deserialize(TrainingSetup, setup) for setup in request["setups"]]
+    return {"steps": [serialize(_step(request["config"], setup, request["kind"])) for setup in setups]}
 
 
 def answer_question(question: DryRunQuestion) -> DryRunMemory:

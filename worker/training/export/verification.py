@@ -189,10 +189,10 @@ def fixed_examples(data: TokenizedSet, count: int, max_tokens: int) -> list[Enco
     """The first `count` examples that score a token within `max_tokens`, cut there; else one whole."""
     chosen: list[EncodedExample] = []
     for number in range(len(data)):
-        trained = data.trained_of(number)[:max_tokens]
+        trained = data.completion_mask_of(number)[:max_tokens]
         if len(chosen) < count and trained[1:].any():
             ids = tuple(data.tokens_of(number)[:max_tokens].tolist())
             chosen.append(EncodedExample(number, ids, tuple(trained.tolist())))
     if not chosen:
-        chosen.append(EncodedExample(0, tuple(data.tokens_of(0).tolist()), tuple(data.trained_of(0).tolist())))
+        chosen.append(EncodedExample(0, tuple(data.tokens_of(0).tolist()), tuple(data.completion_mask_of(0).tolist())))
     return chosen

@@ -318,7 +318,7 @@ def verify(current: Run, exported: Exported, verifier: Verifier) -> float | None
         setup=request.setup,
         device=request.device,
         threads=torch.get_num_threads(),
-        examples=tuple((example.input_ids, example.trained) for example in examples),
+        examples=tuple((example.input_ids, example.completion_mask) for example in examples),
         on_16bit_base=tuple(current.objective.scored_held_out) if request.setup.method is Method.QLORA else (),
     )
     del current.loaded, current.optimizer  # the device may not hold the model twice

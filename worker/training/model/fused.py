@@ -104,7 +104,7 @@ def _example(loaded: LoadedModel, setup: TrainingSetup) -> MicroBatch:
     vocabulary = loaded.causal_model.config.get_text_config().vocab_size
     data = TokenizedSet(
         tokens=np.random.default_rng(0).integers(vocabulary, size=length, dtype=np.int32),
-        trained=np.ones(length, np.bool_),
+        completion_mask=np.ones(length, np.bool_),
         offsets=np.array([0, length], np.int64),
     )
     return collate(data, [(0,)], choose_layout(is_varlen=loaded.is_varlen)).to(loaded.device)

@@ -85,7 +85,7 @@ class Supervised(Objective[Step, MicroBatch]):
         lengths = [length // 2, length - length // 2] * rows if setup.packing else [length] * rows
         data = TokenizedSet(
             tokens=np.ones(rows * length, np.int32),
-            trained=np.ones(rows * length, np.bool_),
+            completion_mask=np.ones(rows * length, np.bool_),
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         )
         return longest_micro_batch(data, setup, layout)

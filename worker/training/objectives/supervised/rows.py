@@ -96,7 +96,7 @@ def _read(path: Path, request: RunRequest, encoder: Encoder) -> _Rows:
     for example, encoding in zip(everything, encoder.encode_batch(everything, request.setup.max_length), strict=True):
         truncated += encoding.truncated_tokens > 0
         cut_tokens += encoding.truncated_tokens
-        if any(encoding.trained[1:]):
+        if any(encoding.completion_mask[1:]):
             examples.append(example)
             encoded.append(encoding)
     notes = []

@@ -46,7 +46,7 @@ def micro_batches(data: TokenizedSet, step: Step, setup: TrainingSetup, layout: 
 def step_tokens(data: TokenizedSet, step: Step) -> tuple[int, int]:
     """Non-padding tokens of a step, and how many predictions of it are scored."""
     tokens = sum(row_tokens(data, row) for row in step)
-    trained = sum(int(data.trained_of(example)[1:].sum()) for row in step for example in row)
+    trained = sum(int(data.completion_mask_of(example)[1:].sum()) for row in step for example in row)
     return tokens, trained
 
 

@@ -5,7 +5,7 @@ import time
 from worker.protocol import MetricsReport, Phase
 
 
-class Pace:
+class Eta:
     """Follows a run's phases and steps. Evaluation and samples after training are taken to last as long as before."""
 
     def __init__(self) -> None:

@@ -17,13 +17,13 @@ def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
     return _ADAPTERS[cls]
 
 
-def to_plain(value: object) -> dict[str, Any]:
+def serialize(value: object) -> dict[str, Any]:
     """The dataclass as JSON-ready dictionaries and lists."""
     plain: dict[str, Any] = _adapter(type(value)).dump_python(value, mode="json")
     return plain
 
 
-def from_plain(cls: type[Value], plain: object) -> Value:
-    """The dataclass that `to_plain` took apart. Raises pydantic.ValidationError for anything else."""
+def deserialize(cls: type[Value], plain: object) -> Value:
+    """The dataclass that `serialize` took apart. Raises pydantic.ValidationError for anything else."""
     value: Value = _adapter(cls).validate_python(plain)
     return value

@@ -29,7 +29,7 @@ SMALL_RUN = Hyperparameters(
 
 
 @dataclass(frozen=True)
-class Reach:
+class LongestContext:
     """`max_length` is the longest power of two, in tokens, that fits; the model's context where that fits whole."""
 
     method: Method
@@ -43,23 +43,23 @@ class Reach:
 
 
 @lru_cache(maxsize=4096)
-def reach(spec: ModelSpec, device: Device) -> Reach | None:
+def reach(spec: ModelSpec, device: Device) -> LongestContext | None:
     """The least compressed method that trains rows of a useful length on this device in useful time, and the longest
     rows it can take, one at a time with checkpointing.
 
     Where none is quick enough, the quickest that fits the memory. None where nothing fits.
     """
-    slow: list[Reach] = []
+    slow: list[LongestContext] = []
     for method in LADDER:
         if _fits(spec, device, _frugal_setup(spec, method, USEFUL_LENGTH)):
-            found = Reach(method, _max_length(spec, device, method), _seconds(spec, device, method))
+            found = LongestContext(method, _max_length(spec, device, method), _seconds(spec, device, method))
             if found.is_useful:
                 return found
             slow.append(found)
     return min(slow, key=lambda one: one.seconds, default=None)
 
 
-def farthest(found: Iterable[Reach | None]) -> Reach | None:
+def farthest(found: Iterable[LongestContext | None]) -> LongestContext | None:
     """What several devices reach together: the least compressed method with the longest rows that trains in useful
     time; else the quickest."""
     known = [one for one in found if one is not None]

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 from core.errors import InvalidRequestError, StoreError
-from worker.outages import LONGEST_DELAY_SECONDS, delays, outlast
+from worker.backoff import LONGEST_DELAY_SECONDS, delays, retry_while_away
 
 
 def test_delays_grow_within_their_jitter_and_are_bounded() -> None:
@@ -24,7 +24,7 @@ def test_what_comes_back_is_waited_for() -> None:
             raise answer
         return answer
 
-    assert outlast(work, 60, lambda seconds: bool(waited.append(seconds))) == "there"
+    assert retry_while_away(work, 60, lambda seconds: bool(waited.append(seconds))) == "there"
     assert len(waited) == 2
     assert all(seconds <= 1.5 * LONGEST_DELAY_SECONDS for seconds in waited)
 
@@ -34,9 +34,9 @@ def test_what_stays_away_is_given_up() -> None:
         raise StoreError("away")
 
     with pytest.raises(StoreError):
-        outlast(work, 0.0, lambda _: False)
+        retry_while_away(work, 0.0, lambda _: False)
     with pytest.raises(StoreError):
-        outlast(work, 60.0, lambda _: True)
+        retry_while_away(work, 60.0, lambda _: True)
 
 
 def test_other_errors_are_not_waited_for() -> None:
@@ -44,4 +44,4 @@ def test_other_errors_are_not_waited_for() -> None:
         raise InvalidRequestError("no")
 
     with pytest.raises(InvalidRequestError):
-        outlast(work, 60.0, lambda _: pytest.fail("it waited"))
+        retry_while_away(work, 60.0, lambda _: pytest.fail("it waited"))

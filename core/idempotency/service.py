@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from core.db.base import utc_now
 from core.db.upsert import insert_or_ignore
 from core.errors import ConflictError
-from core.retries import queries
-from core.retries.models import RememberedCreate
+from core.idempotency import queries
+from core.idempotency.models import RememberedCreate
 
 
 @dataclass(frozen=True)

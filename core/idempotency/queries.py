@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from core.retries.models import RememberedCreate
+from core.idempotency.models import RememberedCreate
 
 
 def delete_before(session: Session, oldest: datetime) -> None:

@@ -24,7 +24,7 @@ def delays(
         seconds = min(seconds * 2, longest_seconds)
 
 
-def outlast(work: Callable[[], Result], seconds: float, wait: Callable[[float], bool]) -> Result:
+def retry_while_away(work: Callable[[], Result], seconds: float, wait: Callable[[float], bool]) -> Result:
     """`work`, tried again for up to `seconds` while what it needs is away.
 
     `wait` sleeps for the seconds it is given and returns whether to give up. Raises the last ServiceUnavailableError,

@@ -7,8 +7,8 @@ import pytest
 
 from core.db.session import Database
 from core.errors import ConflictError, InsufficientCreditsError
+from core.idempotency.service import CreateRequest, once
 from core.ids import new_id
-from core.retries.service import CreateRequest, once
 
 FIRST = CreateRequest("key_1", "/v1/fine_tuning/jobs", "a" * 64, None, is_retry=False, window_seconds=600)
 
