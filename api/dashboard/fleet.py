@@ -14,7 +14,7 @@ from core.jobs import queries as jobs
 from core.registry.choices import best_longest_context, catalogue_spec, is_named
 from planner import catalogue
 from planner.devices import device_of
-from planner.policy.longest_context import reach
+from planner.policy.longest_context import longest_context
 
 router = page_router()
 _FORM = [Depends(check_form), Depends(authenticate_admin)]
@@ -98,7 +98,7 @@ def show_fits(
                     entry,
                     spec,
                     best_longest_context(spec, devices),
-                    [reach(spec, device_of(of[0])) for of in sizes.values()],
+                    [longest_context(spec, device_of(of[0])) for of in sizes.values()],
                 )
             )
     rows.sort(key=lambda row: row[1].parameters)

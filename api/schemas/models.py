@@ -105,7 +105,7 @@ def show_model(entry: ModelEntry, choice: ModelChoice | None = None, expires_at:
 
 
 def _details(choice: ModelChoice) -> BaseModelDetails:
-    fits = choice.reach
+    fits = choice.longest_context
     return BaseModelDetails(
         hub_id=choice.hub_id,
         parameters=choice.parameters,

@@ -14,7 +14,7 @@ from planner import catalogue
 from planner.devices import Device
 from planner.errors import InvalidConfigurationError, UnsupportedArchitectureError
 from planner.model.spec import ModelSpec
-from planner.policy.longest_context import LongestContext, farthest, reach
+from planner.policy.longest_context import LongestContext, farthest, longest_context
 
 _ROUNDED_BYTES = 1 << 28  # free memory moves with every heartbeat; what fits hardly does
 _STORED_BYTES = 2  # of a parameter: the catalogue's models are stored in 16 bits
@@ -31,7 +31,7 @@ class Availability(StrEnum):
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A base model. `reach`: the best that this fleet can do with it. `problem`: why it cannot be had."""
+    """A base model. `longest_context`: the best that this fleet can do with it. `problem`: why it cannot be had."""
 
     id: str
     title: str
@@ -39,7 +39,7 @@ class ModelChoice:
     parameters: int | None
     context: int | None
     availability: Availability
-    reach: LongestContext | None
+    longest_context: LongestContext | None
     problem: str | None = None
 
     @property
@@ -128,7 +128,7 @@ def catalogue_spec(model_id: str) -> ModelSpec:
 
 def best_longest_context(spec: ModelSpec, devices: Sequence[Device]) -> LongestContext | None:
     """What the devices can do with a model."""
-    return farthest(reach(spec, _rounded(device)) for device in devices)
+    return farthest(longest_context(spec, _rounded(device)) for device in devices)
 
 
 def _rounded(device: Device) -> Device:

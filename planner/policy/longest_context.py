@@ -43,7 +43,7 @@ class LongestContext:
 
 
 @lru_cache(maxsize=4096)
-def reach(spec: ModelSpec, device: Device) -> LongestContext | None:
+def longest_context(spec: ModelSpec, device: Device) -> LongestContext | None:
     """The least compressed method that trains rows of a useful length on this device in useful time, and the longest
     rows it can take, one at a time with checkpointing.
 

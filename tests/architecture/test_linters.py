@@ -32,7 +32,7 @@ def test_linter_is_content(name: str) -> None:
     assert result.returncode == 0, f"\n{result.stdout}\n{result.stderr}"
 
 
-@pytest.mark.parametrize("script", [".ci/run", "bench/gpu_kit/dry-run.sh"])
+@pytest.mark.parametrize("script", [".ci/run", "bench/gpu_kit/rehearse.sh"])
 def test_shell_script_parses(script: str) -> None:
     subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)
     assert os.access(ROOT / script, os.X_OK)

@@ -14,7 +14,7 @@ from planner.options import RequestedConfig
 from planner.policy import choice as policy
 from planner.policy.candidates import Known, Question
 from planner.policy.comparison import compare_methods
-from planner.policy.longest_context import farthest, reach
+from planner.policy.longest_context import farthest, longest_context
 from planner.setup import Method, TrainingSetup
 from planner.statistics import DatasetStatistics
 
@@ -79,16 +79,19 @@ def test_devices_of_one_sort_are_estimated_once() -> None:
 def test_more_memory_never_reaches_less_far() -> None:
     spec = spec_of("qwen2.5-7b-instruct")
     ladder = [Method.QLORA, Method.LORA, Method.FULL]
-    found = [reach(spec, gpu(name)) for name in ("rtx-3060-12gb", "rtx-4090-24gb", "a100-40gb", "a100-80gb")]
+    found = [longest_context(spec, gpu(name)) for name in ("rtx-3060-12gb", "rtx-4090-24gb", "a100-40gb", "a100-80gb")]
     known = [(ladder.index(one.method), one.max_length) for one in found if one is not None]
     assert known == sorted(known)
-    assert reach(spec_of("llama-3.3-70b-instruct"), gpu("rtx-3060-12gb")) is None
+    assert longest_context(spec_of("llama-3.3-70b-instruct"), gpu("rtx-3060-12gb")) is None
 
 
 def test_what_fits_the_memory_and_takes_weeks_does_not_fit() -> None:
     """A machine with much memory and few cores holds models that it cannot train in any useful time."""
     cpu = Device(0, "cpu", "CPU, 2 cores", "cpu", 256 << 30, 250 << 30, None, "cpu", 2)
-    small, large = reach(spec_of("smollm2-135m-instruct"), cpu), reach(spec_of("llama-3.3-70b-instruct"), cpu)
+    small, large = (
+        longest_context(spec_of("smollm2-135m-instruct"), cpu),
+        longest_context(spec_of("llama-3.3-70b-instruct"), cpu),
+    )
     assert small is not None
     assert small.is_useful
     assert large is not None
@@ -99,6 +102,6 @@ def test_what_fits_the_memory_and_takes_weeks_does_not_fit() -> None:
 def test_the_device_that_is_quick_enough_goes_before_the_one_that_only_has_the_memory() -> None:
     spec = spec_of("qwen2.5-14b-instruct")
     cpu = Device(0, "cpu", "CPU, 2 cores", "cpu", 256 << 30, 250 << 30, None, "cpu", 2)
-    card = reach(spec, gpu("rtx-4090-24gb"))
-    assert farthest([reach(spec, cpu), card, None]) == card
+    card = longest_context(spec, gpu("rtx-4090-24gb"))
+    assert farthest([longest_context(spec, cpu), card, None]) == card
     assert farthest([None]) is None
