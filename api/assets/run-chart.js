@@ -88,7 +88,7 @@ class RunChart extends HTMLElement {
   build() {
     this.plot?.destroy();
     this.plot = null;
-    const places = this.fields.map((name) => FIELDS[name].at);
+    const places = this.fields.map(({ at }) => at);
     if (!this.points.rows.some((row) => places.some((at) => row[at] !== null))) return;
     for (const fallback of this.querySelectorAll("svg, .chart-empty")) fallback.remove();
     this.plot = new uPlot(this.options(), this.data(), this);

@@ -94,7 +94,7 @@ def test_trouble_on_our_side_keeps_the_navigation(tmp_path: Path, models_dir: Pa
             user = add_user(session, is_admin=True)
             token = accounts.create_sign_in_link(session, user, 60)
         follow_link(browser, f"/sign-in?token={token}")
-        database.run(lambda session: session.execute(text("UPDATE workers SET device = '{}'")))
+        database.run(lambda session: session.execute(text("UPDATE devices SET device = '{}'")))
         broken = browser.get("/fleet", headers={"accept": "text/html"})
         database.run(lambda session: session.execute(text("DROP TABLE fine_tuned_models")))
         away = browser.get("/models", headers={"accept": "text/html"})
