@@ -31,7 +31,7 @@ def test_whatever_hangs_is_killed_and_started_again(tmp_path: Path) -> None:
         for stage in programs.stages
     ]
     runners = [runner for stage in stages for runner in stage]
-    assert {runner.program.name for runner in runners} == {"api", "maintenance", "worker-cpu", "valkey"}
+    assert {runner.program.name for runner in runners} == {"api", "maintenance", "worker", "valkey"}
     assert programs.broker is not None
     endings: list[str | None] = []
     broker = beat_for(programs.broker.url, runners[-1].alive_path)

@@ -263,7 +263,8 @@ def test_account_and_its_fleet(tenant: Tenant) -> None:
     assert tenant.http.get("/v1/account").json()["user"]["name"] == "Tester"
     (worker,) = tenant.http.get("/v1/workers").json()["data"]
     assert (worker["hostname"], worker["is_busy"]) == ("test-host", False)
-    assert (worker["device"]["name"], worker["device"]["device_class"]) == ("Test CPU", "cpu")
+    (device,) = worker["devices"]
+    assert (device["name"], device["address"], device["device_class"]) == ("Test CPU", "cpu", "cpu")
 
 
 def test_credits_are_redeemed_and_every_movement_is_listed(service: Service, tenant: Tenant) -> None:

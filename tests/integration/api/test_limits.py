@@ -10,6 +10,7 @@ import pytest
 from limits.storage import MemoryStorage
 
 from core.accounts.limits import set_limits
+from core.artifacts import queries as artifacts
 from core.datasets import queries
 from core.db.leases import Holder
 from core.errors import RateLimitError
@@ -184,7 +185,8 @@ def test_checkpoints_that_are_kept_and_published_ones_count_toward_storage(
 
     def used() -> int:
         with service.runtime.database.read() as session:
-            return queries.stored_bytes(session, rich.organization_id)
+            organization_id = rich.organization_id
+            return queries.stored_bytes(session, organization_id) + artifacts.stored_bytes(session, organization_id)
 
     held, before = service.claim(job_id), used()
     service.write_checkpoint(held, 1)
