@@ -31,6 +31,8 @@ def test_a_short_run_is_drawn_whole() -> None:
 
 
 def test_an_evaluation_says_nothing_of_pace_and_rate() -> None:
-    data = {"step": 0, "train_loss": None, "valid_loss": 2.5, "learning_rate": 3e-4, "tokens_per_second": 0.0}
-    assert point(data) == Point(0, None, 2.5, None, None, None)
-    assert point({**data, "step": 1, "train_loss": 2.0, "valid_loss": None}) == Point(1, 2.0, None, 3e-4, 0.0, None)
+    step = {"train_loss": 2.0, "learning_rate": 3e-4, "tokens_per_second": 50.0}
+    assert point({"step": 1, **step}) == Point(1, step)
+    evaluation = point({"step": 1, **step, "train_loss": None, "valid_loss": 2.5})
+    assert (evaluation.step, evaluation.loss, evaluation.is_evaluation) == (1, 2.5, True)
+    assert {name for name, value in evaluation.values.items() if value is not None} == {"valid_loss"}
