@@ -86,6 +86,7 @@ class TrainingWorker:
         self._draining = threading.Event()
         self._warm = threading.Event()
         self._claiming = threading.Lock()
+        self._reporting = threading.Lock()  # the first report makes the worker's row
         self._changed = threading.Condition()
         self._at_work = 0  # threads that claim or run jobs
         self._reports = OutageLog("heartbeat_failed", "heartbeat_works_again")
@@ -211,7 +212,8 @@ class TrainingWorker:
     def _beat_once(self) -> None:
         """Report; what fails is said, and the next beat tries again: a report lost is no reason to lose a worker."""
         try:
-            self._report()
+            with self._reporting:
+                self._report()
         except SQLAlchemyError as error:
             self._reports.away(getattr(error, "orig", None) or error)
         except (DriverError, OSError, psutil.Error) as error:

@@ -41,8 +41,9 @@ def here(tmp_path: Path, models_dir: Path, valkey_url: str) -> Iterator[Installa
 
 
 def test_two_jobs_run_side_by_side_each_on_a_device_of_its_own(here: Installation) -> None:
-    job_ids = {here.submit(chat_rows(), replace(LORA, n_epochs=5)) for _ in range(2)}
+    job_ids = {here.submit(chat_rows(), replace(LORA, n_epochs=20)) for _ in range(2)}
     worker = TrainingWorker(here.runtime, HALVES)
+    worker._heartbeat.start()
     worker._warm.set()  # the fork server that this process has already
     threads = [threading.Thread(target=worker.work) for _ in HALVES]
     for thread in threads:
@@ -61,6 +62,7 @@ def test_two_jobs_run_side_by_side_each_on_a_device_of_its_own(here: Installatio
         job = here.job(job_id)
         assert (job.status, job.devices) == (JobStatus.SUCCEEDED, None), here.messages(job_id)
     assert [device.address for device in worker.pool.free("cpu")] == ["half:0", "half:1"]
+    worker.stop()
 
 
 def test_a_drain_puts_back_what_every_device_runs(here: Installation) -> None:
