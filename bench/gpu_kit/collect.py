@@ -24,7 +24,7 @@ KIT = Path(__file__).resolve().parent
 ROOT = KIT.parents[1]
 WHEELS, SCRIPTS = ROOT / ".whl", ROOT / ".kit"
 # What the training side imports, and TRL to compare with.
-PINNED = ("transformers", "peft", "bitsandbytes", "orjson", "zstandard", "trl", "liger-kernel")
+PINNED = ("transformers", "peft", "bitsandbytes", "orjson", "structlog", "zstandard", "trl", "liger-kernel")
 # What those need beyond the image; datasets wants an older dill and multiprocess than are newest.
 NEEDED = ("pydantic", "annotated-types", "typing-inspection", "datasets", "dill<0.4.2", "multiprocess<0.70.20")
 PLATFORMS = (
