@@ -64,6 +64,7 @@ class Recorder:
         self._runtime, self._lease, self._job = runtime, lease, job
         self._keeper, self._lost = keeper, lost
         self._eta = Eta()
+        self._metrics = [metric.name for metric in SPECS[deserialize(TrainingSetup, job.setup).objective].metrics]
         self._store_is_away = False
         self._database = OutageLog("database_away", "database_back")
 
@@ -131,10 +132,9 @@ class Recorder:
     def _record_metrics(self, reports: Sequence[MetricsReport]) -> None:
         seconds_left = None
         metrics = []
-        names = [metric.name for metric in SPECS[deserialize(TrainingSetup, self._job.setup).objective].metrics]
         for report in reports:
             seconds_left = self._eta.seconds_left(report)
-            metrics.append(Metrics(report.shown(names), report.processed_tokens))
+            metrics.append(Metrics(report.shown(self._metrics), report.processed_tokens))
         self.write(
             partial(
                 progress.record_metrics,

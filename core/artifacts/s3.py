@@ -166,7 +166,7 @@ class _Stream(io.RawIOBase):
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
         self._buffer = bytearray()
-        self.failure: Exception | None = None  # of whoever gives the chunks
+        self.failure: OSError | None = None  # of whoever gives the chunks: it looks as one of the bucket's would
 
     def readable(self) -> bool:
         return True
@@ -176,7 +176,7 @@ class _Stream(io.RawIOBase):
         while size < 0 or len(self._buffer) < size:
             try:
                 chunk = next(self._chunks, None)
-            except Exception as error:
+            except OSError as error:
                 self.failure = error
                 raise
             if chunk is None:
